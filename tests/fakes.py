@@ -1,0 +1,71 @@
+"A project whose notebooks take the real parameters but only pretend to train: the engine, the kernels and papermill are real."
+import json, os, shutil, subprocess, sys
+from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_notebook
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = """
+import os, time
+from catscans import records
+from catscans.core import Run, UserError
+run = Run(source, globals().get("target"), profile, protocol, seed)
+if run.slug == os.environ.get("FAKE_FAIL"): raise ValueError("a planted fault")
+if run.slug == os.environ.get("FAKE_USER_ERROR"): raise UserError("images/7.png cannot be read")
+if run.slug == os.environ.get("FAKE_DIE"): os.kill(os.getpid(), 9)
+time.sleep(float(os.environ.get("FAKE_SLEEP", 0)))
+if run.target is None: run.weights.write_text(run.slug)
+elif run.source != "random": assert Run(run.source, None, profile, protocol, seed).weights.exists()
+rec = records._example(run)
+from dataclasses import asdict
+from catscans.steps import expected_settings
+rec["settings"] |= expected_settings(run)
+records.write(rec)
+"""
+SIMILARITY = """
+import json
+from catscans.core import atomic, results_dir
+with atomic(results_dir(profile)/"records"/f"similarity-{protocol}-s{seed}.json") as tmp: tmp.write_text("{}")
+"""
+DRAW = """
+from catscans.core import figures_dir, atomic
+with atomic(figures_dir({profile})/"fig3_auc.csv") as tmp: tmp.write_text("drawn")
+"""
+
+
+def parameters_cell(name):
+    path = ROOT/"nbs"/"paper"/f"{name}.ipynb"
+    if not path.exists(): return "profile = 'toy'"
+    cells = nbformat.read(path, 4).cells
+    return next((c.source for c in cells if "parameters" in c.metadata.get("tags", [])), "")
+
+
+def write_notebook(path, code, parameters):
+    cells = [new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_code_cell(code)]
+    nb = new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nb, path)
+
+
+def fake_project(folder):
+    "A project in `folder` with the real workflow and pretending notebooks; returns the environment to run it in."
+    shutil.copytree(ROOT/"workflow", folder/"workflow")
+    shutil.copy(ROOT/"settings.ini", folder)
+    for name, code in dict(pretrain=TRAIN, finetune=TRAIN, similarity=SIMILARITY, results=DRAW.format(profile="profile"),
+                           audit=DRAW.format(profile="'published'")).items():
+        write_notebook(folder/"nbs"/"paper"/f"{name}.ipynb", code, parameters_cell(name))
+    env = {k: v for k, v in os.environ.items() if not k.startswith("CATSCANS_")}
+    return dict(env, CATSCANS_PROJECT=str(folder), PYTHONPATH=str(ROOT))
+
+
+def command(*args): return [sys.executable, "-c", "import sys; from catscans.study import main; sys.exit(main())", *args]
+
+
+def catscans(env, *args, timeout=240, **more):
+    "Run the command line; returns the completed process with its text."
+    return subprocess.run(command(*args), env=dict(env, **more), capture_output=True, text=True, timeout=timeout, cwd=env.get("CATSCANS_PROJECT"))
+
+
+def records_of(folder, profile="toy"):
+    return {f.stem: json.loads(f.read_text()) for f in sorted((Path(folder)/"results"/profile/"records").glob("*.json"))}

@@ -1,0 +1,130 @@
+"What the command line promises: exit codes, one line per mistake, and no heavy import before it is needed."
+import json, os, subprocess, sys, time
+from pathlib import Path
+
+import pytest
+
+from fakes import ROOT, catscans, fake_project
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory):
+    return fake_project(tmp_path_factory.mktemp("project"))
+
+
+def files(env): return {f for f in Path(env["CATSCANS_PROJECT"]).rglob("*") if f.is_file() and f.name != "run.lock"}
+
+
+@pytest.mark.parametrize("line,says", [
+    ("run --profile tyo", "allowed are toy, lite, paper, published"),
+    ("run --profile toy --source cifar", "allowed are toy-imagenet"),
+    ("run --profile toy --target dtd", "allowed are toy-isic2018, toy-chest, toy-pcam-middle"),
+    ("run --profile toy --source pcam-small --target pcam-middle", "no pair"),
+    ("run --protocol fair", "allowed are grouped, described, published"),
+    ("run --jobs none", "whole number from 1"),
+    ("run --engine cloud", "allowed are local, slurm"),
+    ("run --profile published --source dtd", "leave out --source"),
+    ("run --profile lite", "CATSCANS_DATA, which is not set"),
+    ("run --profile lite --source random --target kermany", "medical_chest_kermany_224.zip"),
+    ("status --profile huge", "allowed are"),
+    ("figures --profile toy", "is not complete, 37 steps are left"),
+    ("report --profile toy", "do catscans run --profile toy"),
+    ("audit --record /nowhere", "/nowhere"),
+    ("data where cifar", "allowed are"),
+    ("data check kermany", "CATSCANS_DATA, which is not set"),
+    ("data get dtd", "invalid choice"),
+    ("rank photos", "invalid choice"),
+    ("run --sources dtd", "unrecognized arguments"),
+    ("", "a command is needed"),
+])
+def test_a_wrong_request_is_one_line_and_leaves_nothing(env, line, says):
+    before = files(env)
+    p = catscans(env, *line.split())
+    assert p.returncode == 2, (p.stdout, p.stderr)
+    assert len(p.stderr.splitlines()) == 1 and p.stderr.startswith("catscans: error: ") and says in p.stderr, p.stderr
+    assert files(env) == before
+
+
+def test_data_not_where_it_should_be(env, tmp_path):
+    p = catscans(env, "run", "--profile", "lite", CATSCANS_DATA=str(tmp_path))
+    assert p.returncode == 2 and str(tmp_path) in p.stderr and len(p.stderr.splitlines()) == 1
+    p = catscans(env, "run", "--profile", "lite", CATSCANS_DATA=str(tmp_path/"absent"))
+    assert p.returncode == 2 and "not a folder" in p.stderr
+
+
+def test_damaged_image_is_named_before_work_starts(env, tmp_path):
+    import io, zipfile
+    import numpy as np
+    from PIL import Image
+    rng, rows = np.random.default_rng(0), ["path,class,label,patient"]
+    with zipfile.ZipFile(tmp_path/"medical_chest_kermany_224.zip", "w") as z:
+        for i in range(20):
+            b = io.BytesIO(); Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(b, "jpeg")
+            z.writestr(f"{i}.jpg", b"not an image" if i == 7 else b.getvalue()); rows.append(f"{i}.jpg,{'AB'[i % 2]},{i % 2},person{i}")
+        z.writestr("labels.csv", "\n".join(rows))
+    p = catscans(env, "run", "--profile", "lite", "--source", "random", "--target", "kermany", CATSCANS_DATA=str(tmp_path))
+    assert p.returncode == 2 and "7.jpg" in p.stderr.splitlines()[-1], p.stderr
+    assert not list(Path(env["CATSCANS_PROJECT"]).glob("results/lite/**/*.json"))
+
+
+def test_outside_a_project(tmp_path):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("CATSCANS_")} | {"PYTHONPATH": str(ROOT), "CATSCANS_PROJECT": str(tmp_path)}
+    p = catscans(env, "run", "--profile", "toy")
+    assert p.returncode == 2 and "inside a clone of its project" in p.stderr and len(p.stderr.splitlines()) == 1
+    assert catscans(env, "audit").returncode == 0
+    assert catscans(env, "data", "list").returncode == 0
+
+
+def test_help_names_the_commands(env):
+    p = catscans(env, "--help")
+    assert p.returncode == 0
+    for command in ("run", "status", "figures", "report", "audit", "published", "data"): assert f"\n    {command}" in p.stdout
+    assert catscans(env, "--version").stdout.strip()
+
+
+def test_console_script():
+    from importlib.metadata import entry_points
+    (script,) = [e for e in entry_points(group="console_scripts") if e.name == "catscans"]
+    assert script.value == "catscans.study:main"
+
+
+def test_nothing_heavy_is_imported():
+    code = "import sys, catscans.study, catscans.steps; print([m for m in ('tensorflow', 'keras', 'jax', 'torch', 'pandas', 'matplotlib', 'papermill', 'snakemake') if m in sys.modules])"
+    began = time.time()
+    p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert p.stdout.strip() == "[]", p.stdout + p.stderr
+    assert time.time() - began < 2
+
+
+def test_audit(env):
+    code = "import sys; from catscans.study import main; c = main(sys.argv[1:]); assert not {'tensorflow', 'keras'} & set(sys.modules); sys.exit(c)"
+    began = time.time()
+    p = subprocess.run([sys.executable, "-c", code, "audit", "--json"], env=env, capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
+    assert time.time() - began < 10
+    assert [r["id"] for r in json.loads(p.stdout)] == list(range(1, 33))
+    assert "reproduced" in catscans(env, "audit").stdout
+
+
+def test_published_export_and_audit_of_a_copy(env, tmp_path):
+    copy = tmp_path/"copy"
+    assert catscans(env, "published", "export", str(copy)).returncode == 0
+    assert (copy/"fold_auc.csv").exists()
+    assert catscans(env, "audit", "--record", str(copy)).stdout == catscans(env, "audit").stdout
+    text = (copy/"fold_auc.csv").read_text().splitlines()
+    (copy/"fold_auc.csv").write_text("\n".join(text[:-1]) + "\n")
+    p = catscans(env, "audit", "--record", str(copy))
+    assert p.returncode == 2 and "fold_auc.csv" in p.stderr and len(p.stderr.splitlines()) == 1
+
+
+def test_data(env):
+    out = catscans(env, "data", "list").stdout.splitlines()
+    assert len(out) == 25 and out[0].startswith("imagenet ")
+    assert catscans(env, "data", "where", "toy-dtd").stdout.strip() == "toy-dtd is generated"
+    assert "fingerprint" in catscans(env, "data", "check", "toy-kimia960").stdout
+
+
+def test_output_may_be_cut_off(env):
+    from fakes import command
+    p = subprocess.run(" ".join(f"'{c}'" for c in command("audit")) + " | head -1", shell=True, env=env, capture_output=True, text=True)
+    assert p.stderr == "" and p.stdout.count("\n") == 1

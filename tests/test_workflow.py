@@ -1,0 +1,206 @@
+"The grid through the real engine and real kernels: done once, resumed after any death, never by two at once."
+import json, os, shutil, signal, subprocess, sys, time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fakes import ROOT, catscans, command, fake_project, records_of
+
+SMALL = "run --profile toy --source dtd stl10 --target chest --jobs 2".split()
+SLUGS = ["finetune-toy-dtd--toy-chest-grouped-s1", "finetune-toy-stl10--toy-chest-grouped-s1", "pretrain-toy-dtd-grouped-s1", "pretrain-toy-stl10-grouped-s1"]
+
+
+@pytest.fixture
+def project(tmp_path):
+    return tmp_path, fake_project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    env = fake_project(folder)
+    return folder, env, catscans(env, *SMALL)
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path):
+    "a copy of a project whose grid has been run"
+    folder, env, p = finished_once
+    assert p.returncode == 0, p.stderr
+    shutil.copytree(folder, tmp_path/"copy")
+    return tmp_path/"copy", env | {"CATSCANS_PROJECT": str(tmp_path/"copy")}
+
+
+def of_this_project(folder):
+    "processes that work for a project, kernels included"
+    found = []
+    for p in psutil.process_iter():
+        try:
+            if p.pid != os.getpid() and p.status() != psutil.STATUS_ZOMBIE and p.environ().get("CATSCANS_PROJECT") == str(folder): found.append(p)
+        except psutil.Error: pass
+    return found
+
+
+def wait_for(what, seconds=90):
+    end = time.time() + seconds
+    while not (got := what()):
+        assert time.time() < end, "nothing happened"
+        time.sleep(.1)
+    return got
+
+
+def start(env, *args, **more):
+    return subprocess.Popen(command(*args), env=dict(env, **more), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=env["CATSCANS_PROJECT"])
+
+
+def test_grid_runs_once(finished_once):
+    folder, env, p = finished_once
+    assert p.returncode == 0, p.stderr
+    assert "4 of 4 steps are done" in p.stdout
+    assert sorted(records_of(folder)) == SLUGS
+    for slug in SLUGS: assert (folder/"work"/"toy"/"notebooks"/f"{slug}.ipynb").exists()
+    assert len(p.stderr.splitlines()) == 4, p.stderr                 # one line per step, nothing of the engine's talk
+    before = {f: f.stat().st_mtime_ns for f in folder.rglob("*.json") if ".snakemake" not in str(f)}
+    began = time.time()
+    again = catscans(env, *SMALL)
+    assert (again.returncode, "nothing to do" in again.stdout) == (0, True)
+    assert time.time() - began < 5
+    assert before == {f: f.stat().st_mtime_ns for f in folder.rglob("*.json") if ".snakemake" not in str(f)}
+    status = catscans(env, "status", "--profile", "toy")
+    assert "pretrain      2 of 9 done" in status.stdout and "left: pretrain toy-imagenet (not run yet)" in status.stdout
+    assert "with" in status.stdout.splitlines()[-1]                  # an estimate from recorded times
+
+
+def test_failure_is_named_and_the_rest_goes_on(project):
+    folder, env = project
+    p = catscans(env, *SMALL, FAKE_FAIL="pretrain-toy-dtd-grouped-s1")
+    executed = folder/"work"/"toy"/"notebooks"/"pretrain-toy-dtd-grouped-s1.ipynb"
+    assert p.returncode == 1
+    assert "ValueError: a planted fault" in p.stderr and f"executed notebook: {executed}" in p.stderr and "1 were not started" in p.stderr
+    assert "a planted fault" in executed.read_text()
+    assert sorted(records_of(folder)) == [s for s in SLUGS if "dtd" not in s]
+    assert "failed: pretrain toy-dtd" in catscans(env, "status").stdout
+    before = (folder/"results/toy/records/pretrain-toy-stl10-grouped-s1.json").stat().st_mtime_ns
+    p = catscans(env, *SMALL)
+    assert p.returncode == 0 and sorted(records_of(folder)) == SLUGS
+    assert (folder/"results/toy/records/pretrain-toy-stl10-grouped-s1.json").stat().st_mtime_ns == before
+
+
+def test_a_mistake_of_the_user_found_late_is_still_exit_code_2(project):
+    folder, env = project
+    p = catscans(env, *SMALL, FAKE_USER_ERROR="finetune-toy-dtd--toy-chest-grouped-s1")
+    assert p.returncode == 2 and "images/7.png cannot be read" in p.stderr
+
+
+def test_a_dead_kernel_is_a_failure_with_a_name(project):
+    folder, env = project
+    p = catscans(env, *SMALL, FAKE_DIE="pretrain-toy-dtd-grouped-s1")
+    assert p.returncode == 1 and "pretrain toy-dtd: DeadKernelError" in p.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_run_leaves_nothing_running_and_resumes(project, how):
+    folder, env = project
+    p = start(env, *SMALL, FAKE_SLEEP="60")
+    marker = folder/"work"/"toy"/"state"/"pretrain-toy-dtd-grouped-s1.json"
+    wait_for(marker.exists)
+    wait_for(lambda: any("ipykernel" in " ".join(q.cmdline()) for q in of_this_project(folder)))
+    p.send_signal(how)
+    out, err = p.communicate(timeout=20)
+    if how != signal.SIGKILL: assert p.returncode == 130 and "interrupted" in err
+    wait_for(lambda: not of_this_project(folder), 8)
+    assert records_of(folder) == {}
+    p = catscans(env, *SMALL)
+    assert p.returncode == 0 and sorted(records_of(folder)) == SLUGS, p.stderr
+
+
+def test_two_runs_at_once(project):
+    folder, env = project
+    first = start(env, *SMALL, FAKE_SLEEP="5")
+    wait_for((folder/"work"/"toy"/"state").exists)
+    second = catscans(env, *SMALL)
+    assert second.returncode == 2 and f"is being run already (process {first.pid})" in second.stderr
+    assert "running: pretrain toy-" in catscans(env, "status").stdout
+    out, err = first.communicate(timeout=120)
+    assert first.returncode == 0, err
+
+
+def test_other_settings_and_lost_weights_are_run_again(finished):
+    folder, env = finished
+    path = folder/"results"/"toy"/"records"/"finetune-toy-dtd--toy-chest-grouped-s1.json"
+    rec = json.loads(path.read_text())
+    path.write_text(json.dumps(rec | {"settings": rec["settings"] | {"size": 999}}))
+    (folder/"work/toy/weights/pretrain-toy-dtd-grouped-s1.weights.h5").unlink()
+    others = {f: f.stat().st_mtime_ns for f in path.parent.glob("*stl10*")}
+    p = catscans(env, *SMALL)
+    assert p.returncode == 0 and "2 of them now" in p.stdout and "1 records do not count any more" in p.stderr, p.stderr
+    assert json.loads(path.read_text())["settings"]["size"] == 32
+    assert len(list((folder/"work"/"toy"/"set-aside").iterdir())) == 1
+    assert others == {f: f.stat().st_mtime_ns for f in others}
+
+
+def test_damaged_record_is_run_again(finished):
+    folder, env = finished
+    path = folder/"results"/"toy"/"records"/"finetune-toy-dtd--toy-chest-grouped-s1.json"
+    whole = path.read_text()
+    path.write_text(whole[:500])
+    assert catscans(env, *SMALL).returncode == 0
+    json.loads(path.read_text())
+
+
+def test_a_clone_with_records_but_no_work_has_nothing_to_train(finished):
+    "as for committed records: no weights, any times"
+    folder, env = finished
+    shutil.rmtree(folder/"work")
+    for f in (folder/"nbs"/"paper").iterdir(): os.utime(f)
+    assert "nothing to do" in catscans(env, *SMALL).stdout
+
+
+def test_whole_toy_grid_is_planned(project):
+    folder, env = project
+    cmd = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT/"workflow"/"Snakefile"), "--directory", str(folder/"work"), "--cores", "2",
+           "--config", "profile=toy", "--dry-run", "--quiet", "host"]
+    p = subprocess.run(cmd, env=env, capture_output=True, text=True, timeout=120)
+    assert p.returncode == 0, p.stderr
+    text = p.stdout + p.stderr
+    assert "total" in text and any(line.split() == ["total", "39"] for line in text.splitlines()), text[-800:]   # 9 + 27 + similarity + results + all
+
+
+def test_published_is_drawn_once_and_again_when_a_figure_is_gone(project):
+    folder, env = project
+    p = catscans(env, "run", "--profile", "published")
+    assert p.returncode == 0, p.stderr
+    assert (folder/"results"/"published"/"report.md").exists()
+    assert "nothing to do" in catscans(env, "run", "--profile", "published").stdout
+    (folder/"figures"/"published"/"fig3_auc.csv").unlink()
+    assert "fig3_auc.csv is missing" in catscans(env, "status", "--profile", "published").stdout
+    assert catscans(env, "run", "--profile", "published").returncode == 0
+    assert (folder/"figures"/"published"/"fig3_auc.csv").exists()
+
+
+def test_two_sources_one_target_for_real(tmp_path):
+    "the real notebooks, kernels, training and images; killed once and resumed, the records are the same"
+    from catscans import records
+    env = {k: v for k, v in os.environ.items() if not k.startswith("CATSCANS_")} | {"PYTHONPATH": str(ROOT)}
+    projects = [tmp_path/"whole", tmp_path/"killed"]
+    for folder in projects:
+        folder.mkdir()
+        shutil.copy(ROOT/"settings.ini", folder)
+        for d in ("nbs/paper", "workflow"): shutil.copytree(ROOT/d, folder/d)
+    small = "run --profile toy --source kimia960 random --target chest --jobs 2".split()
+    whole, killed = (env | {"CATSCANS_PROJECT": str(f)} for f in projects)
+    p = catscans(whole, *small, timeout=600)
+    assert p.returncode == 0, p.stderr
+    first = start(killed, *small)
+    wait_for(lambda: list(projects[1].glob("work/toy/checkpoints/finetune-*/fold2.npz")), 300)
+    first.kill(); first.wait()
+    assert not records_of(projects[1]).get("finetune-random--toy-chest-grouped-s1")
+    p = catscans(killed, *small, timeout=600)
+    assert p.returncode == 0, p.stderr
+    a, b = (records_of(f) for f in projects)
+    assert sorted(a) == sorted(b) and len(a) == 3
+    for slug in a: assert records.differences(a[slug], b[slug]) == []
+    for slug in a:
+        text = (projects[0]/"work"/"toy"/"notebooks"/f"{slug}.ipynb").read_text()
+        assert text.count("image/png") == 2 and "Parameters" in text
