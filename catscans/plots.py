@@ -377,7 +377,7 @@ def fig2(
     fig.frame = pd.DataFrame(st.pairs, columns=["source", "target"]).assign(folds=k)
     return fig
 
-# %% ../nbs/69_plots.ipynb #a1366087
+# %% ../nbs/69_plots.ipynb #ea3f2112
 def _fall(loss):
     "Relative fall of the loss per epoch over the last two epochs, in percent."
     loss = loss.to_numpy(float)
@@ -419,7 +419,7 @@ def curves(
             low.plot(v, [i]*len(v), "o", ms=3.2, mew=.8, color=colour(s), alpha=.8)
         top.set(title=title, xlabel="epoch", ylim=(0, None)); top.grid(axis="y"); top.locator_params(axis="x", integer=True, nbins=5)
         low.axvline(limit, color="#B00020", lw=.9, ls=(0, (3, 2))); low.axvline(0, color="#999999", lw=.7); low.grid(axis="x")
-        low.set(xlabel="fall of loss (% per epoch)", ylim=(len(rows)-.5, -.5)); low.tick_params(axis="y", length=0)
+        low.set(xlabel="fall (% per epoch)", ylim=(len(rows)-.5, -.5)); low.tick_params(axis="y", length=0)
         low.set_yticks(range(len(rows)), [label(s) for s in rows] if j == 0 else []); low.locator_params(axis="x", nbins=5)
     axes[0, 0].set_ylabel("training loss")
     legend(fig, _origins(st))

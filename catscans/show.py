@@ -71,7 +71,7 @@ def _one_vs_rest(axes, classes, p):
     pr.set(xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.02))
     pr.legend(fontsize=6, title="class (held-out images)", title_fontsize=6, frameon=False)
 
-# %% ../nbs/75_show.ipynb #86440929
+# %% ../nbs/75_show.ipynb #712de6ab
 def _figure(*args, **kw):
     "A figure outside pyplot, whose import would cost every notebook most of a second."
     import io
@@ -86,7 +86,7 @@ def curves(
 ):
     "Learning curves, and ROC and precision-recall curves of the held-out predictions."
     classes, p = _held_out(rec)
-    fig = _figure(figsize=(10, 3))
+    fig = _figure(figsize=(10, 3.2))
     axes = fig.subplots(1, 3) if p is not None else [fig.subplots()]
     for i, h in enumerate(rec["history"]): axes[0].plot(range(1, len(h["loss"])+1), h["loss"], lw=1, label=f"fold {i+1}")
     axes[0].set(xlabel="epoch", ylabel="training loss", title="training", ylim=(0, None))
@@ -97,9 +97,9 @@ def curves(
     return fig
 
 def _mark(fig, rec):
-    if (w := get_profile(rec["profile"]).watermark): fig.text(.5, .5, w, ha="center", va="center", fontsize=28, color="0.5", alpha=.18, rotation=12)
+    if (w := get_profile(rec["profile"]).watermark): fig.supxlabel(w, fontsize=10, color="#D55E00", weight="bold")
 
-# %% ../nbs/75_show.ipynb #dd0b4c26
+# %% ../nbs/75_show.ipynb #c411c48f
 def samples(
     rec:dict,     # a record
     images=None,  # datasets.Images; default: loaded as the run did
@@ -110,7 +110,7 @@ def samples(
     if p is None: raise UserError(f"record {rec['slug']} holds no predictions")
     images = images or _images(rec)
     pick = np.sort(np.random.default_rng(seed_for(rec["slug"], "samples")).permutation(len(p.y))[:n])
-    fig = _figure(figsize=(10, 1.75)); axes = np.atleast_1d(fig.subplots(1, len(pick)))
+    fig = _figure(figsize=(10, 1.95)); axes = np.atleast_1d(fig.subplots(1, len(pick)))
     for a, i in zip(axes, pick):
         given = int(p.p[i].argmax())
         a.imshow(images.x[p.index[i]]); a.set_axis_off()

@@ -248,7 +248,7 @@ def plane(
     flat = squareform(d, checks=False)
     return pd.DataFrame(xy, distances.index, ["x", "y"]), float(np.sqrt(((pdist(xy) - flat)**2).sum()/max((flat**2).sum(), 1e-12)))
 
-# %% ../nbs/55_similarity.ipynb #ec75265c
+# %% ../nbs/55_similarity.ipynb #85bf4616
 def atlas(
     distances:pd.DataFrame,  # datasets x datasets
     title:str="",
@@ -264,7 +264,8 @@ def atlas(
         if len(distances) < 12: a.text(j, i, f"{v:.2g}", ha="center", va="center", fontsize=6, color="white" if v > distances.to_numpy().max()/2 else "black")
     xy, stress = plane(distances)
     b.scatter(xy.x, xy.y, s=14)
-    for n, (u, v) in xy.iterrows(): b.annotate(n, (u, v), xytext=(3, 3), textcoords="offset points", fontsize=6.5)
+    near = (xy/max(np.ptp(xy.to_numpy(), axis=0).max(), 1e-12)*20).round()                                    # points on one spot share a label
+    for _, g in xy.groupby([near.x, near.y]): b.annotate("\n".join(g.index), g.mean(), xytext=(3, 3), textcoords="offset points", fontsize=6.5)
     b.set(aspect="equal", xticks=[], yticks=[]); b.margins(.25); b.set_title(f"stress {stress:.2f}", fontsize=8)
     a.set_title(title, fontsize=8)
     if mark: fig.text(.5, .5, mark, fontsize=24, color="grey", alpha=.25, ha="center", va="center", rotation=20)

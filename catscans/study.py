@@ -6,8 +6,8 @@
 __all__ = ['ENGINES', 'only_one', 'cores', 'gpus', 'jobs_for', 'check_data', 'duration', 'Watch', 'run', 'status', 'report',
            'main']
 
-# %% ../nbs/80_study.ipynb #99ac4712
-import argparse, json, os, shutil, signal, subprocess, sys, threading, time
+# %% ../nbs/80_study.ipynb #3ddf535c
+import argparse, json, os, re, shutil, signal, subprocess, sys, threading, time
 from contextlib import contextmanager
 from pathlib import Path
 from .core import (PROFILES, PROTOCOLS, UserError, atomic, choose, data_dir, figures_dir, project_dir, results_dir, work_dir)
@@ -305,7 +305,7 @@ def _running(profile):
         except OSError: return True
     return False
 
-# %% ../nbs/80_study.ipynb #807ee29d
+# %% ../nbs/80_study.ipynb #12408b77
 def report(
     profile:str,
     check:bool=True,  # refuse notebooks that are older than what they show
@@ -320,11 +320,11 @@ def report(
     exporter = nbconvert.MarkdownExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
     shutil.rmtree(to.parent/"report", ignore_errors=True)
     for s in steps:
-        body, more = exporter.from_notebook_node(nbformat.read(s.executed, 4), dict(unique_key=f"report/{s.slug}", output_files_dir="report"))
+        body, more = exporter.from_notebook_node(nbformat.read(s.executed, 4), dict(unique_key=s.slug, output_files_dir="report"))
         for name, data in more["outputs"].items():
             with atomic(to.parent/name) as tmp: tmp.write_bytes(data)
         text.append(body.strip())
-    with atomic(to) as tmp: tmp.write_text("\n\n".join(text) + "\n")
+    with atomic(to) as tmp: tmp.write_text(re.sub(r"\n\s*\n\s*\n+", "\n\n", "\n\n".join(text)) + "\n")
     return to
 
 # %% ../nbs/80_study.ipynb #788d3c79

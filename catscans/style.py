@@ -14,7 +14,7 @@ import numpy as np, pandas as pd
 from .core import (atomic, choose, figures_dir, get_profile, NOT_RECORDED, PAPER_SOURCES, PAPER_TARGETS, PROFILES, runs, UserError)
 from . import records
 
-# %% ../nbs/67_style.ipynb #8ec0fe8a
+# %% ../nbs/67_style.ipynb #070d529b
 @dataclass(frozen=True)
 class Study:
     "The part of a profile that a figure shows."
@@ -33,7 +33,7 @@ class Study:
             from catscans import published
             df = published.fold_auc()
         else:
-            records.require(self.profile, self.protocol, "finetune", self.sources + (("random",) if self.baseline == "random" else ()), self.targets)
+            records.require(self.profile, self.protocol, "finetune", tuple(dict.fromkeys(s for s, _ in self.pairs)), self.targets)
             df = records.tidy(self.profile, self.protocol)
         if len(p := set(df.protocol)) > 1: raise UserError(f"no table mixes protocols: received {', '.join(sorted(p))}")
         pairs = set(self.pairs)
@@ -145,7 +145,14 @@ def legend(fig, handles, ncols=5):
                bbox_to_anchor=(0, fig.foot)).set_in_layout(False)
     fig.get_layout_engine().set(rect=(0, top, 1, 1 - top))
 
-# %% ../nbs/67_style.ipynb #0fc73d8d
+# %% ../nbs/67_style.ipynb #ae58e475
+def _settle(fig):
+    "End the layout on round numbers: its solver's last digit depends on the order of objects in memory, and an SVG's ids on the last digit."
+    fig.draw_without_rendering()
+    where = [ax.get_position(original=True).bounds for ax in fig.axes]
+    fig.set_layout_engine("none")
+    for ax, b in zip(fig.axes, where): ax.set_position(np.round(b, 6))
+
 def write_csv(frame:pd.DataFrame, path:Path):
     with atomic(path) as tmp: frame.to_csv(tmp, index=False, float_format="%.10g", lineterminator="\n")
     return Path(path)
@@ -158,6 +165,7 @@ def save(
     name:str,               # "fig3_auc"
 )->list: # paths of .png, .svg, .csv
     "Write a figure as figures/<profile>/<name>.png, .svg and .csv."
+    _settle(fig)
     base = figures_dir(profile)/name
     paths = [base.with_name(f"{name}.{e}") for e in ("png", "svg")]
     for path, meta in zip(paths, ({"Software": None}, {"Date": None, "Creator": None})):

@@ -81,7 +81,7 @@ class Probe:
         "Pooled features of images, BatchNorm and Dropout at inference."
         return np.asarray(self.body.predict(np.asarray(x, np.float32), batch_size=batch, verbose=0))
 
-# %% ../nbs/52_task2vec.ipynb #ec6ef80c
+# %% ../nbs/52_task2vec.ipynb #2af07f2c
 def fit_head(
     features,      # (n, d)
     y,             # (n,) class index; classes without an image get no row
@@ -93,8 +93,9 @@ def fit_head(
     from threadpoolctl import threadpool_limits  # comes with scikit-learn
     if len(np.unique(y)) < 2: raise UserError("a head needs images of at least 2 classes, received 1")
     s = StandardScaler().fit(features)
-    u, d, v = np.linalg.svd(s.transform(features), full_matrices=False)  # the solution lies in the span of the images: solve there, exactly
-    with threadpool_limits(1): m = LogisticRegression(C=c, max_iter=1000).fit(u*d, y)  # tiny products: threads would only wait for each other
+    with threadpool_limits(1):  # small products: threads would only wait for each other
+        u, d, v = np.linalg.svd(s.transform(features), full_matrices=False)  # the solution lies in the span of the images: solve there, exactly
+        m = LogisticRegression(C=c, max_iter=1000).fit(u*d, y)
     w, b = v.T @ m.coef_.T, m.intercept_
     if w.shape[1] == 1: w, b = np.hstack([-w/2, w/2]), np.r_[-b/2, b/2]  # two classes: one logit becomes two
     return (w/s.scale_[:, None]).astype("float32"), (b - (s.mean_/s.scale_) @ w).astype("float32")

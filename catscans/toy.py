@@ -161,11 +161,11 @@ def _draw_stl10(pad, kind, group):
     img = _over(sky, np.clip(tone, 0, 1), _step(horizon-pad.v+.06*pad.noise(4)))
     return _place(pad, img, _LIFE[kind], {"deer": .07, "horse": .05, "cat": .09}.get(kind), smallest=.42)
 
-# %% ../nbs/12_toy.ipynb #2889f309
+# %% ../nbs/12_toy.ipynb #2013ea13
 def _warped(pad, amount=.12):
     "A turned, scaled, gently warped frame: coordinates of one texture."
     r = pad.rng
-    x, y = pad.turned(r.uniform(0, np.pi), scale=r.uniform(.75, 1.5))
+    x, y = pad.turned(r.uniform(0, np.pi), scale=r.uniform(.85, 1.3))
     return x+amount*pad.noise(2), y+amount*pad.noise(2)
 
 def _wave(t): return .5+.5*np.sin(t)
@@ -182,7 +182,7 @@ def _hexes(x, y, n):
     px, py = np.abs(np.where(first, ax, bx)), np.abs(np.where(first, ay, by))
     return .5-np.maximum(px, px*.5+py*np.sqrt(3)/2), np.sin(12.9*(x-np.where(first, ax, bx))+78.2*(y-np.where(first, ay, by)))
 
-# %% ../nbs/12_toy.ipynb #51adb251
+# %% ../nbs/12_toy.ipynb #bcd4b275
 _PATTERNS = dict(
     striped=lambda p, x, y, f: _sharp(_wave(f*x)),
     chequered=lambda p, x, y, f: _sharp(.5+.5*np.sin(f*x*.8)*np.sin(f*y*.8), 8),
@@ -202,7 +202,7 @@ def _draw_dtd(pad, kind, group):
     h = r.random()
     a, b = _hsv(h, r.uniform(.1, .8), r.uniform(.05, .4)), _hsv(h+r.uniform(-.25, .25), r.uniform(.05, .6), r.uniform(.7, 1))
     if r.random() < .5: a, b = b, a
-    m = _PATTERNS[kind](pad, x, y, r.uniform(10, 15))
+    m = _PATTERNS[kind](pad, x, y, r.uniform(9, 13.5))
     img = _over(a*np.ones((pad.px, pad.px, 1), np.float32), b, m)
     return img*(1+.1*pad.clouds(3)[..., None])
 
@@ -314,11 +314,11 @@ def _nuclei(pad, img, s, at, size, spread=.2, oval=.25, depth=.85):
     m = m[1:-1, 1:-1]
     return _over(img, np.clip(s["nucleus"]*(1+.12*pad.noise(16)+.08*pad.noise(28))[..., None], 0, 1), depth*m)
 
-# %% ../nbs/12_toy.ipynb #a30ce2a5
+# %% ../nbs/12_toy.ipynb #97bfd550
 def _draw_pcam(pad, kind, group):
     "Lymph node: `tumour` has larger, more irregular, crowded nuclei; how much varies, so that the classes overlap."
     r, s = pad.rng, group
-    t = np.clip(r.normal(.75 if kind == "tumour" else .25, .16), 0, 1)  # how tumorous this field looks
+    t = np.clip(r.normal(.77 if kind == "tumour" else .23, .13), 0, 1)  # how tumorous this field looks
     img = _stroma(pad, s, 1-t)
     if r.random() < .3: img = _over(img, s["white"], _sharp(pad.noise(2)-1.1, 3))
     at = _scatter(r, int(26+10*r.normal()*.5+8*t), .13+.09*t)
@@ -403,10 +403,10 @@ def _draw_isic(pad, kind, g):
         img = _over(img, (.15, .1, .08), .8*_step(np.abs(b+r.normal(0, .25)*a*a)-.012, .03))
     return img*(1.02-.22*(pad.u**2+pad.v**2))[..., None]*r.normal(1, .06)*(1+r.normal(0, .02, 3))
 
-# %% ../nbs/12_toy.ipynb #fc2bfc7b
+# %% ../nbs/12_toy.ipynb #cbd07997
 def _patient(rng):
     "What all radiographs of one patient share."
-    return dict(width=rng.normal(1, .07), tall=rng.normal(1, .06), heart=rng.normal(.3, .035), ribs=rng.uniform(10, 14), rib=rng.uniform(.03, .07), bright=rng.normal(0, .05), gamma=rng.uniform(.8, 1.25))
+    return dict(width=rng.normal(1, .07), tall=rng.normal(1, .06), heart=rng.normal(.3, .035), ribs=rng.uniform(10, 14), rib=rng.uniform(.03, .07), bright=rng.normal(0, .04), gamma=rng.uniform(.85, 1.2))
 
 def _draw_chest(pad, kind, g):
     "One radiograph of patient `g`."
@@ -425,10 +425,10 @@ def _draw_chest(pad, kind, g):
     grey += torso*g["rib"]*1.6*np.sin(g["ribs"]*(y+.55*x*x+.1*np.abs(x))*1.35)*(np.abs(x) > .1)      # ribs
     grey += .22*_step(np.hypot((x-.13-.12*y)/g["heart"], (y-.26)/(g["heart"]*1.15))-1, .35)         # heart
     grey += .10*_step(np.abs(y+.66-.22*np.abs(x))-.03, .05)*torso                                     # collar bones
-    haze = np.clip(r.normal(.34, .11), .05, .6) if kind == "pneumonia" else np.clip(r.normal(.05, .04), 0, .2)
+    haze = np.clip(r.normal(.38, .11), .05, .65) if kind == "pneumonia" else np.clip(r.normal(.04, .04), 0, .2)
     spot = np.clip(.55+.55*pad.clouds(2, 2), 0, 1.4)
     grey += haze*spot*lungs + .045*lungs*pad.noise(14)
-    grey = np.clip(grey+g["bright"]+r.normal(0, .03), 0, 1)**g["gamma"]
+    grey = np.clip(grey+g["bright"]+r.normal(0, .02), 0, 1)**g["gamma"]
     return np.repeat(grey[..., None], 3, -1)
 
 # %% ../nbs/12_toy.ipynb #c82ab43b

@@ -6,8 +6,8 @@
 __all__ = ['RECIPES', 'Recipe', 'lr_at', 'recipe_for', 'draw_affine', 'affine', 'warp', 'balanced_weights', 'set_threads', 'adam',
            'Trainer', 'reset', 'weights', 'epoch', 'predict', 'recalibrate', 'fit']
 
-# %% ../nbs/30_training.ipynb #639a9d40
-import functools, os, time
+# %% ../nbs/30_training.ipynb #2f863ab2
+import functools, os, time, zipfile
 from dataclasses import dataclass, replace, asdict
 from pathlib import Path
 import numpy as np
@@ -51,7 +51,7 @@ def lr_at(
     over = epoch - after + 1   # how many epochs at or past the switch
     return recipe.lr * (1 if over <= 0 else factor if kind == "step" else factor**over)
 
-# %% ../nbs/30_training.ipynb #68c04f4b
+# %% ../nbs/30_training.ipynb #3bc455e1
 _table3 = {  # source: image side, batch, learning rate, schedule, epochs (Table III)
     "stl10": (96, 128, 1e-3, "step:0.5:30", 50), "sti10": (112, 128, 1e-4, "step:0.5:50", 70),
     "dtd": (300, 12, 1e-3, "constant", 60), "isic2018": (112, 128, 1e-5, "constant", 70),
@@ -65,9 +65,9 @@ RECIPES = {
         finetune={t: Recipe(size=px, batch=128, lr=lr, epochs=e) for t, (px, lr, e) in _appendix_b.items()}),
     "lite": dict(pretrain={"*": Recipe(lr=1e-3, epochs=12, batch=64, schedule="cosine"),
                            "tinyimagenet": Recipe(lr=1e-3, epochs=10, batch=128, schedule="cosine")},
-                 # few training images (300): smaller batches and more epochs, so that there are steps enough
-                 finetune={"*": Recipe(lr=5e-4, epochs=8, batch=64, schedule="cosine"),
-                           "kermany": Recipe(lr=5e-4, epochs=12, batch=32, schedule="cosine")}),
+                 # 300 training images: smaller batches and more epochs, so that there are steps enough
+                 finetune={"*": Recipe(lr=1e-3, epochs=8, batch=64, schedule="cosine"),
+                           "kermany": Recipe(lr=1e-3, epochs=16, batch=32, schedule="cosine")}),
     "toy": dict(pretrain={"*": Recipe(lr=2e-3, epochs=8, batch=32, schedule="cosine")},
                 finetune={"*": Recipe(lr=2e-3, epochs=6, batch=32, schedule="cosine")}),
 }
@@ -308,7 +308,7 @@ def recalibrate(self,
         share = 1 - l.momentum**len(starts)
         l.moving_mean.assign(np.asarray(l.moving_mean)/share); l.moving_variance.assign(np.asarray(l.moving_variance)/share)
 
-# %% ../nbs/30_training.ipynb #cf7be244
+# %% ../nbs/30_training.ipynb #5e2406d3
 def _save_checkpoint(path, key, trainer, history):
     arrays = {f"w/{k}": v for k, v in trainer.weights().items()}
     arrays |= {f"o/{i}": np.asarray(v) for i, v in enumerate(trainer.optimizer.variables)}
@@ -325,11 +325,11 @@ def _load_checkpoint(path, key, trainer)->list:
             set_backbone(trainer.model, {k[2:]: z[k] for k in z.files if k[0] == "w"}, head=True)
             for i, v in enumerate(trainer.optimizer.variables): v.assign(z[f"o/{i}"])
             cols = {k[2:]: z[k].tolist() for k in z.files if k[0] == "h"}
-    except (OSError, ValueError, KeyError, EOFError) as e:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
         raise UserError(f"the checkpoint {path} is damaged ({type(e).__name__}); delete it to train this fold from its beginning") from None
     return [dict(zip(cols, row)) for row in zip(*cols.values())]
 
-# %% ../nbs/30_training.ipynb #f1bb7ba5
+# %% ../nbs/30_training.ipynb #888c4cfc
 def fit(
     trainer:Trainer,
     x, y,
@@ -337,12 +337,13 @@ def fit(
     seed:int,                  # of order, augmentation, dropout and initial weights
     weights:dict|None=None,    # where to start; None: random
     checkpoint:Path|None=None, # file for resuming
-    every:float=15.,           # seconds between checkpoints, at least one epoch
+    every:float|None=None,     # seconds between checkpoints, at least one epoch; default CATSCANS_CHECKPOINT_EVERY or 15
     key:str="",                # what makes this training different from any other
     on_epoch=None,             # called with (epoch, epochs, log)
 )->list:  # one dict per epoch: loss, accuracy, lr, seconds
     "Train `recipe.epochs` epochs from the start or from the checkpoint."
     trainer.reset(weights, seed)
+    if every is None: every = float(os.environ.get("CATSCANS_CHECKPOINT_EVERY", 15))
     key = digest(key, seed, asdict(trainer.recipe), np.asarray(index), trainer.arch, trainer.size)
     history, last = _load_checkpoint(checkpoint, key, trainer) if checkpoint else [], time.time()
     for e in range(len(history), trainer.recipe.epochs):

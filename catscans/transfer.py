@@ -6,8 +6,8 @@
 __all__ = ['WATTS_PER_THREAD', 'environment', 'energy', 'Progress', 'Pretrained', 'pretrain', 'Folds', 'finetune', 'relation',
            'execute']
 
-# %% ../nbs/40_transfer.ipynb #1f7b9bc1
-import json, os, platform, shutil, sys, time
+# %% ../nbs/40_transfer.ipynb #83388dab
+import json, os, platform, shutil, time, zipfile
 from dataclasses import dataclass, asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -123,7 +123,7 @@ class Folds:
     @property
     def auc(self): return np.array([f["auc_ovr_weighted"] for f in self.folds])
 
-# %% ../nbs/40_transfer.ipynb #0244f672
+# %% ../nbs/40_transfer.ipynb #1ca222cb
 def _keep_fold(path, key, out, p):
     with atomic(path) as tmp: np.savez(tmp, key=np.array(key), out=np.array(json.dumps(out)), p=p)
 
@@ -132,7 +132,7 @@ def _kept_fold(path, key):
     if path is None or not path.exists(): return None
     try:
         with np.load(path, allow_pickle=False) as z: return (json.loads(str(z["out"])), z["p"]) if str(z["key"]) == key else None
-    except (OSError, ValueError, KeyError, EOFError): raise UserError(f"{path} is damaged; delete it to compute this fold again") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): raise UserError(f"{path} is damaged; delete it to compute this fold again") from None
 
 # %% ../nbs/40_transfer.ipynb #2933bd43
 def _one_fold(trainer, images, fold, start, seed, recipe, say, checkpoint, key):
@@ -233,7 +233,7 @@ def _means(folds):
         out |= {f"{k}_mean": v.mean(), f"{k}_sd_sample": v.std(ddof=1) if len(v) > 1 else np.nan, f"{k}_sd_population": v.std()}
     return out
 
-# %% ../nbs/40_transfer.ipynb #d06178f9
+# %% ../nbs/40_transfer.ipynb #2ba454ab
 def execute(
     run:Run,
     show=print,  # called with progress lines
@@ -249,7 +249,8 @@ def execute(
     body = (_pretrain_run if run.kind == "pretrain" else _finetune_run)(run, profile, recipe, size, show)
     train_s = sum(sum(h["seconds"]) for h in body["history"])
     wh, mode = energy(joules, train_s, threads)
-    settings = asdict(recipe) | dict(arch=profile.arch, size=size, threads=threads, folds=profile.folds, max_train=dict(profile.max_train).get(run.target),
+    augment = f"rotation {recipe.rotation:g} degrees, shifts {recipe.shift:g}, {'horizontal flip' if recipe.flip else 'no flip'}"
+    settings = asdict(recipe) | dict(bn_policy=recipe.batchnorm, augment=augment, arch=profile.arch, size=size, threads=threads, folds=profile.folds, max_train=dict(profile.max_train).get(run.target),
                                      selection="last epoch") | body.pop("settings", {})
     rec = dict(schema=1, kind=run.kind, slug=run.slug, source=run.source, target=run.target, profile=run.profile, protocol=run.protocol, seed=run.seed,
                settings=settings, env=environment(),

@@ -188,7 +188,7 @@ def test_two_sources_one_target_for_real(tmp_path):
         folder.mkdir()
         shutil.copy(ROOT/"settings.ini", folder)
         for d in ("nbs/paper", "workflow"): shutil.copytree(ROOT/d, folder/d)
-    small = "run --profile toy --source kimia960 random --target chest --jobs 2".split()
+    small = "run --profile toy --source pcam-small random --target chest --jobs 2".split()
     whole, killed = (env | {"CATSCANS_PROJECT": str(f)} for f in projects)
     p = catscans(whole, *small, timeout=600)
     assert p.returncode == 0, p.stderr
