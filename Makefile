@@ -38,7 +38,11 @@ test: env
 	@$(BIN)/python -m pytest tests
 
 docs: env
-	@$(BIN)/python -m catscans.site
+	rm -rf _proc _site
+	$(BIN)/nbdev-proc-nbs
+	cp docs/conf.py docs/contents.md _proc/
+	$(BIN)/sphinx-build -q -b html _proc _site
+	@echo "the site is in _site/index.html"
 
 readme: env
 	@$(BIN)/python -m nbconvert --to markdown --output-dir . --output README nbs/index.ipynb

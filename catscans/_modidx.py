@@ -18,6 +18,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'catscans/audit_figures.py'),
                                         'catscans.audit_figures._canvas': ('audit_figures.html#_canvas', 'catscans/audit_figures.py'),
                                         'catscans.audit_figures._dot': ('audit_figures.html#_dot', 'catscans/audit_figures.py'),
+                                        'catscans.audit_figures._norms': ('audit_figures.html#_norms', 'catscans/audit_figures.py'),
+                                        'catscans.audit_figures._spread': ('audit_figures.html#_spread', 'catscans/audit_figures.py'),
                                         'catscans.audit_figures.baseline': ('audit_figures.html#baseline', 'catscans/audit_figures.py'),
                                         'catscans.audit_figures.baseline_frame': ( 'audit_figures.html#baseline_frame',
                                                                                    'catscans/audit_figures.py'),

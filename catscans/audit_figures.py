@@ -169,7 +169,7 @@ def baseline(rec=None):
     fig.frame = d.reset_index(drop=True)
     return fig
 
-# %% ../nbs/67_audit_figures.ipynb #250f39f4
+# %% ../nbs/67_audit_figures.ipynb #f8a0a868
 def geometry_frame(
     rec=None,
 )->pd.DataFrame: # per dataset: classes, within, nearest, nearest_distance, norm, effective_dimensions, ...
@@ -194,6 +194,27 @@ def geometry_numbers(
     return dict(norm_classes=rho(norm, g.classes), norm_classes_p=stats.correlation(norm, g.classes, n_boot=2)["spearman_rho_perm_p"], norm_ratio=float(norm.max()/norm.min()),
                 within_above_nearest=int((g.within > g.nearest_distance).sum()), cosine_scaled=rho(a[i, j], b[i, j]), scaled_norm_gap=rho(b[i, j], gap), cosine_norm_gap=rho(a[i, j], gap))
 
+# %% ../nbs/67_audit_figures.ipynb #ef5079c5
+def _spread(ax, m):
+    "distances within (dot) and to the others (bars) of each dataset"
+    for y, d in enumerate(m.index):
+        rest = m.loc[d].drop(d)
+        ax.plot(rest, [y]*len(rest), "|", color="#AAAAAA", ms=8, mew=1.2)
+        ax.plot(m.loc[d, d], y, "o", color="#B5403A" if m.loc[d, d] > rest.min() else "#2A9D8F", ms=6)
+    ax.set(title="Own subsets are not always nearest", yticks=range(len(m)), yticklabels=[label(d) for d in m.index],
+           xlabel="cosine distance: ● within, | to other datasets", xlim=(0, 1)); ax.invert_yaxis()
+
+_BESIDE = {"stl10": (-7, -3), "isic2018": (5, 4), "pcam-middle": (7, -1), "pcam-small": (7, -6), "chest": (7, -2), "kimia960": (6, -11), "dtd": (4, 7)}
+
+def _norms(ax, g, rho):
+    "norm of the mean embedding against the number of classes"
+    ax.scatter(g.classes, g.norm, s=28, color=[colour(d) for d in g.dataset])
+    for d, x, y in zip(g.dataset, g.classes, g.norm):
+        ax.annotate(label(d), (x, y), xytext=_BESIDE.get(d, (5, 4)), textcoords="offset points", fontsize=7, ha="right" if d in ("stl10", "kimia960", "dtd") else "left")
+    ax.set(title=f"Norm falls with classes: ρ = {rho:.2f}".translate(MINUS), xscale="log", yscale="log", xlabel="classes", ylabel="norm of the mean embedding",
+           xlim=(1.5, 80), ylim=(7e-4, .8), xticks=[2, 7, 10, 20, 47], xticklabels=[2, 7, 10, 20, 47]); ax.minorticks_off()
+
+# %% ../nbs/67_audit_figures.ipynb #68ca9e2a
 @styled
 def geometry(rec=None):
     "Within and between distances, norm against classes, effective dimensions, and what awslabs' scaling does."
@@ -202,29 +223,15 @@ def geometry(rec=None):
     m, s = published.matrix("cosine_all_cross", rec), published.matrix("scaled_cosine_all_cross", rec)
     fig, axes = _canvas("What the Task2Vec embeddings measure", (7.2, 5.6), 2, 2, "8 datasets of 100 embeddings, all pairs of embeddings",
         "Effective dimensions: (sum)² / sum of squares of the mean embedding. ImageNet has no embedding.")
-    ax = axes[0][0]
-    for y, d in enumerate(m.index):
-        ax.plot(m.loc[d].drop(d), [y]*7, "|", color="#AAAAAA", ms=8, mew=1.2)
-        ax.plot(m.loc[d, d], y, "o", color="#B5403A" if m.loc[d, d] > m.loc[d].drop(d).min() else "#2A9D8F", ms=6)
-    ax.set(title="Own subsets are not always nearest", yticks=range(8), yticklabels=[label(d) for d in m.index], xlabel="cosine distance: ● within, | to other datasets", xlim=(0, 1)); ax.invert_yaxis()
-    ax = axes[0][1]
-    ax.scatter(g.classes, g.norm, s=28, color=[colour(d) for d in g.dataset])
-    off = {"stl10": (5, -9), "isic2018": (5, 4), "pcam-middle": (7, -1), "pcam-small": (7, -6), "chest": (7, -2), "sti10": (5, 4)}
-    left = {"kimia960": (6, -11), "dtd": (4, 7), "stl10": (-7, -3)}
-    for d, x, y in zip(g.dataset, g.classes, g.norm):
-        ax.annotate(label(d), (x, y), xytext=left.get(d, off.get(d, (5, 4))), textcoords="offset points", fontsize=7, ha="right" if d in left else "left")
-    ax.set(title=f"Norm falls with classes: ρ = {n['norm_classes']:.2f}".translate(MINUS), xscale="log", yscale="log", xlabel="classes", ylabel="norm of the mean embedding", xlim=(1.5, 80), ylim=(7e-4, .8),
-           xticks=[2, 7, 10, 20, 47], xticklabels=[2, 7, 10, 20, 47]); ax.minorticks_off()
+    _spread(axes[0][0], m); _norms(axes[0][1], g, n["norm_classes"])
     ax = axes[1][0]
     ax.barh([label(d) for d in g.dataset], g.effective_dimensions, color=[colour(d) for d in g.dataset], height=.65); ax.invert_yaxis()
     for y, v in enumerate(g.effective_dimensions): ax.text(v + 90, y, f"{v:,.0f}", va="center", fontsize=7)
     ax.set(title=f"Few of {rec.task2vec_geometry.filters.iloc[0]:,} filters count", xlabel="effective dimensions", xlim=(0, 9900))
-    ax = axes[1][1]
-    i, j = np.triu_indices(8, 1)
+    ax, (i, j) = axes[1][1], np.triu_indices(len(m), 1)
     norm = g.norm.to_numpy()
-    gap = np.abs(np.log10(norm[i]/norm[j]))
-    sc = ax.scatter(m.to_numpy()[i, j], s.to_numpy()[i, j], c=gap, cmap="viridis", s=26)
-    cb = fig.colorbar(sc, ax=ax, pad=.02); cb.set_label("norms differ by 10 to the", fontsize=7.5); cb.outline.set_visible(False)
+    dots = ax.scatter(m.to_numpy()[i, j], s.to_numpy()[i, j], c=np.abs(np.log10(norm[i]/norm[j])), cmap="viridis", s=26)
+    bar = fig.colorbar(dots, ax=ax, pad=.02); bar.set_label("norms differ by 10 to the", fontsize=7.5); bar.outline.set_visible(False)
     ax.set(title=f"awslabs' scaling reorders: ρ = {n['cosine_scaled']:.2f}".translate(MINUS), xlabel="cosine of raw embeddings", ylabel="scaled cosine")
     fig.frame = g
     return fig

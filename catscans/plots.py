@@ -22,7 +22,7 @@ def auc_summary(
         folds="size", mean="mean", sd_sample=lambda v: v.std(ddof=1), sd_population=lambda v: v.std(ddof=0)).reset_index()
     return out.assign(rank=out.groupby("target")["mean"].rank(ascending=False).astype(int))
 
-# %% ../nbs/69_plots.ipynb #97479570
+# %% ../nbs/69_plots.ipynb #5a547afe
 def _rows(st): return st.sources + (("random",) if ("random", st.targets[0]) in st.pairs else ())
 
 def _origins(st):
@@ -63,12 +63,13 @@ def fig3(
         ax.set_yticks(range(len(rows)), [label(s) for s in rows]); ax.tick_params(axis="y", length=0); ax.grid(axis="x")
     axes[0].invert_yaxis()
     extra = [Line2D([], [], color="#333333", lw=.9, ls=(0, (3, 2)), label="baseline AUC($D_T$)" + (": self pair" if st.baseline == "self" else ""))]
+    if not any((st.baseline_of(t), t) in st.pairs for t in st.targets): extra = []
     if any(s == t for s, t in st.pairs): extra.insert(0, Patch(fc="#999999", ec="white", hatch="////", label="self pair"))
     legend(fig, _origins(st) + extra)
     fig.frame = data
     return fig
 
-# %% ../nbs/69_plots.ipynb #316fba12
+# %% ../nbs/69_plots.ipynb #0ea40b44
 @styled
 def rank_heatmap(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
@@ -78,7 +79,7 @@ def rank_heatmap(
     data = auc_summary(st.fold_auc())
     rows = _rows(st)
     rank, mean = (data.pivot(index="source", columns="target", values=v).reindex(index=rows, columns=st.targets) for v in ("rank", "mean"))
-    fig, [[ax]] = canvas(st, "Rank of the sources", (1.9+.95*len(st.targets), 1.3+.3*len(rows)), 1, 1, f"{len(data)} pairs",
+    fig, [[ax]] = canvas(st, "Rank of the sources", (max(3.9, 1.9+.95*len(st.targets)), 1.3+.3*len(rows)), 1, 1, f"{len(data)} pairs",
                          "1 is the highest mean AUC (small print).")
     import matplotlib as mpl
     ax.imshow(rank, cmap=mpl.colormaps["YlGnBu_r"].with_extremes(bad="#F4F4F4"), vmin=.5, vmax=max(rank.max().max()*1.15, 2), aspect="auto")
@@ -334,7 +335,7 @@ def _fold_icon(ax, x, y, k, color, cell=.085):
         for j in range(k):
             ax.add_patch(Rectangle((x+j*cell, y+(k/2-1-i)*cell), cell*.86, cell*.86, fc=color if i == j else "#E6E6E6", ec="none", zorder=3))
 
-# %% ../nbs/69_plots.ipynb #685ab5cb
+# %% ../nbs/69_plots.ipynb #ce2c876a
 @styled
 def fig2(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
@@ -352,7 +353,7 @@ def fig2(
     yt = {t: mid + ((m-1)/2-i)*min(1.15, n*step/m) for i, t in enumerate(st.targets)}
     runs = sum(s != "random" for s, _ in st.pairs)
     heads = (("1  sources", .7), (f"2  pretraining: {len(st.sources)-len(given)}\n(Table II)", 2.05), (f"3  fine-tuning: {runs} pairs" +
-        (f"\n+ {len(st.pairs)-runs} from random weights" if runs < len(st.pairs) else "\nself pair as baseline"), 4.17), ("4  results", 6.2))
+        (f"\n+ {len(st.pairs)-runs} from random weights" if runs < len(st.pairs) else "\nself pair as baseline" if st.baseline == "self" else ""), 4.17), ("4  results", 6.2))
     for text, x in heads: ax.text(x, n*step-.08, text, ha="center", va="bottom", fontsize=7.8, weight="bold", linespacing=1.2)
     grey = dict(color="#777777", lw=1)
     for s, y in ys.items():

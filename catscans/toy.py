@@ -240,7 +240,7 @@ def _chains(pad, tone):
         img = _over(img, np.clip(np.asarray(tone)*(1.2-5*d+.3*np.sin(9*a))[..., None], 0, 1), _step(d-.13, .08))
     return img
 
-# %% ../nbs/12_toy.ipynb #54e24b28
+# %% ../nbs/12_toy.ipynb #f7dcb66c
 def _petals(pad, hue):
     "A meadow of flowers seen from above."
     r = pad.rng
@@ -276,6 +276,7 @@ def _material(pad, kind):
         return _over(_hsv(.56+r.normal(0, .03), r.uniform(.5, .85), r.uniform(.3, .6))*flat, (.85, .95, 1), .12+.3*w+.18*pad.noise(16))
     return _petals(pad, r.choice([.0, .9, .75, .15]))
 
+# %% ../nbs/12_toy.ipynb #a815ee4f
 def _draw_sti10(pad, kind, group):
     "A material, or two that meet; under light of some colour."
     r = pad.rng
@@ -325,20 +326,11 @@ def _draw_pcam(pad, kind, group):
     img = _nuclei(pad, img, s, at, .085+.075*t, .12+.25*t, .1+.2*t, .9-.2*t)
     return img*s["gain"]
 
-# %% ../nbs/12_toy.ipynb #e19137fd
+# %% ../nbs/12_toy.ipynb #60de92e0
 def _ring(rng, centre, radius, k, wobble=.03):
     "`k` points around a centre."
     t = np.arange(k)/k*2*np.pi+rng.uniform(0, 1)
     return np.stack([centre[0]+radius*np.cos(t), centre[1]+radius*np.sin(t)], 1)+rng.normal(0, wobble, (k, 2))
-
-_TISSUES = ("epithelium", "fat", "gland", "lymphoid", "muscle", "nests", "tendon", "vessel")
-def _draw_kimia(pad, kind, group):
-    "Eight tissues: the arrangement is the class. In some fields a second tissue begins."
-    r, img = pad.rng, _tissue_of(pad, kind, group)
-    if r.random() < .4:
-        other = _tissue_of(pad, _TISSUES[r.integers(len(_TISSUES))], group)
-        img = _over(img, other, _step(pad.turned(r.uniform(0, 2*np.pi))[0]+r.uniform(0, .5)+.12*pad.noise(3), .1))
-    return img
 
 def _tissue_of(pad, kind, s):
     "A field of one tissue on a slide with stain `s`."
@@ -370,6 +362,16 @@ def _tissue_of(pad, kind, s):
     at = _scatter(r, k, apart)
     if kind == "epithelium": at = at[at[:, 1]+.3*np.sin(2*at[:, 0]) > r.normal(-.1, .15)]; img = _over(img, s["white"], _step(pad.v+.3*np.sin(2*pad.u)+.5+.05*pad.noise(6), .1))
     return _nuclei(pad, img, s, at, size, .15, .15 if kind != "tendon" else .6)*s["gain"]
+
+# %% ../nbs/12_toy.ipynb #c5d1ed6e
+_TISSUES = ("epithelium", "fat", "gland", "lymphoid", "muscle", "nests", "tendon", "vessel")
+def _draw_kimia(pad, kind, group):
+    "Eight tissues: the arrangement is the class. In some fields a second tissue begins."
+    r, img = pad.rng, _tissue_of(pad, kind, group)
+    if r.random() < .4:
+        other = _tissue_of(pad, _TISSUES[r.integers(len(_TISSUES))], group)
+        img = _over(img, other, _step(pad.turned(r.uniform(0, 2*np.pi))[0]+r.uniform(0, .5)+.12*pad.noise(3), .1))
+    return img
 
 # %% ../nbs/12_toy.ipynb #0f85ebfc
 _LESIONS = dict(  # colour (hue, saturation, value), irregularity of the border, its softness, patches of second colour

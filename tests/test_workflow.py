@@ -76,7 +76,7 @@ def test_failure_is_named_and_the_rest_goes_on(project):
     folder, env = project
     p = catscans(env, *SMALL, FAKE_FAIL="pretrain-toy-dtd-grouped-s1")
     executed = folder/"work"/"toy"/"notebooks"/"pretrain-toy-dtd-grouped-s1.ipynb"
-    assert p.returncode == 1
+    assert p.returncode == 1 and "1 of 4 steps failed" in p.stderr, p.stderr
     assert "ValueError: a planted fault" in p.stderr and f"executed notebook: {executed}" in p.stderr and "1 were not started" in p.stderr
     assert "a planted fault" in executed.read_text()
     assert sorted(records_of(folder)) == [s for s in SLUGS if "dtd" not in s]
@@ -117,8 +117,8 @@ def test_interrupted_run_leaves_nothing_running_and_resumes(project, how):
 
 def test_two_runs_at_once(project):
     folder, env = project
-    first = start(env, *SMALL, FAKE_SLEEP="5")
-    wait_for((folder/"work"/"toy"/"state").exists)
+    first = start(env, *SMALL, FAKE_SLEEP="10")
+    wait_for(lambda: list((folder/"work"/"toy"/"state").glob("pretrain-*.json")))
     second = catscans(env, *SMALL)
     assert second.returncode == 2 and f"is being run already (process {first.pid})" in second.stderr
     assert "running: pretrain toy-" in catscans(env, "status").stdout
