@@ -102,7 +102,7 @@ PAPER_TARGETS = ("isic2018", "chest", "pcam-middle")
 NOT_RECORDED = (("pcam-small", "pcam-middle"), ("kimia960", "isic2018"), ("kimia960", "chest"))
 PROTOCOLS = ("grouped", "described", "published")
 
-# %% ../nbs/00_core.ipynb #4ff7d22f
+# %% ../nbs/00_core.ipynb #6909fe7f
 @dataclass(frozen=True)
 class Profile:
     "Everything that distinguishes one way of running the study from another."
@@ -122,10 +122,11 @@ class Profile:
     probe:str = "source:0"   # Task2Vec probe: "source:<name>", a weights file, or "imagenet"
     subsets:int = 5          # Task2Vec subsets per dataset
     watermark:str = ""       # printed on every figure
+    ready:tuple = ()         # sources whose weights come with Keras: not pretrained here
     note:str = ""            # what the profile can and cannot show
     budget:str = ""          # expected wall time, printed in the report
 
-# %% ../nbs/00_core.ipynb #76b1fcbb
+# %% ../nbs/00_core.ipynb #b0602bc2
 def _toy(n): return f"toy-{n}"
 
 _recorded = tuple((s, t) for t in PAPER_TARGETS for s in PAPER_SOURCES if (s, t) not in NOT_RECORDED)
@@ -148,7 +149,7 @@ PROFILES = {p.name: p for p in (
         budget="about 90 minutes on four cores"),
     Profile("paper", PAPER_SOURCES, PAPER_TARGETS,
         tuple((s, t) for t in PAPER_TARGETS for s in (*PAPER_SOURCES, "random")),
-        size=None, recipe="paper", threads=4, probe="imagenet", subsets=100,
+        size=None, recipe="paper", threads=4, probe="imagenet", subsets=100, ready=("imagenet",),
         note="The nine datasets with the settings of Table III and Appendix B.", budget="about 215 million training passes: GPU-days"),
 )}
 
@@ -175,7 +176,7 @@ class Run:
     @property
     def weights(self)->Path: return work_dir(self.profile, "weights")/f"{self.slug}.weights.h5"
 
-# %% ../nbs/00_core.ipynb #709732c1
+# %% ../nbs/00_core.ipynb #e4bd9d08
 def runs(
     profile:str|Profile,     # name or value
     sources=None,            # only these sources (default: all)
@@ -188,7 +189,7 @@ def runs(
     targets = [_resolve(p, "target", t, p.targets) for t in targets] if targets else p.targets
     protocol = choose("protocol", protocol or p.protocol, PROTOCOLS)
     pairs = [(s, t) for s, t in p.pairs if s in sources and t in targets]
-    needed = [s for s in p.sources if s in sources]
+    needed = [s for s in p.sources if s in sources and s not in p.ready]
     return ([Run(s, None, p.name, protocol, p.seed) for s in needed] +
             [Run(s, t, p.name, protocol, p.seed) for s, t in pairs])
 

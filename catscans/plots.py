@@ -6,10 +6,11 @@
 __all__ = ['MEASURES', 'PRINTED', 'auc_summary', 'fig3', 'rank_heatmap', 'transfer_frame', 'fig4', 'correlations', 'gain_frame',
            'gain', 'rank_frame', 'critical_difference', 'fig1', 'fig2', 'fall_frame', 'curves']
 
-# %% ../nbs/69_plots.ipynb #5f27506d
+# %% ../nbs/69_plots.ipynb #96a98871
 import numpy as np, pandas as pd
 from . import records
 from .core import get_profile, seed_for, UserError
+from .protocols import setting
 from .style import canvas, colour, GREY, label, legend, origin, ORIGIN, small, Study, study, styled, TARGETS
 
 # %% ../nbs/69_plots.ipynb #1fa89e2a
@@ -22,7 +23,7 @@ def auc_summary(
         folds="size", mean="mean", sd_sample=lambda v: v.std(ddof=1), sd_population=lambda v: v.std(ddof=0)).reset_index()
     return out.assign(rank=out.groupby("target")["mean"].rank(ascending=False).astype(int))
 
-# %% ../nbs/69_plots.ipynb #5a547afe
+# %% ../nbs/69_plots.ipynb #a778512e
 def _rows(st): return st.sources + (("random",) if ("random", st.targets[0]) in st.pairs else ())
 
 def _origins(st):
@@ -41,7 +42,7 @@ def fig3(
     from matplotlib.lines import Line2D
     st = study(profile)
     data = auc_summary(st.fold_auc())
-    sd = "sd_population" if st.profile == "published" else "sd_sample"
+    sd = ("sd_population", "sd_sample")[setting("error_bars", st.protocol)["fig3"]]
     rows, n = _rows(st), len(st.targets)
     fig, [axes] = canvas(st, "AUC after fine-tuning, per source and target", (7.2, 1.5+.2*len(rows)), 1, n, f"{data.folds.sum()} folds of {len(data)} pairs",
         f"Bars: mean; lines: standard deviation over folds (divisor {'n' if sd == 'sd_population' else 'n-1'}). AUC is one-vs-rest, weighted by class share.",

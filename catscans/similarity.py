@@ -125,7 +125,7 @@ def probe_for(
     caffe_preprocess()   # makes the layer known to Keras
     return Probe(keras.models.load_model(path, compile=False), path.name)
 
-# %% ../nbs/55_similarity.ipynb #96377536
+# %% ../nbs/55_similarity.ipynb #d734426e
 @dataclass(frozen=True)
 class Sampling:
     "Settings of Task2Vec."
@@ -134,7 +134,7 @@ class Sampling:
     passes:int=200          # images that go through the network per subset
     batch:int=5
     labels:str="weighted"   # key of task2vec.LABELS
-    c:float=1.              # inverse ridge penalty of the head
+    c:float=2.5             # inverse ridge penalty of the head
 
 SAMPLING = dict(toy=Sampling(), lite=Sampling(), paper=Sampling("paper", passes=9984, batch=64, labels="model"))
 

@@ -6,8 +6,9 @@
 __all__ = ['PUBLISHED', 'Step', 'plan', 'read_json', 'expected_settings', 'problem', 'drawn_from', 'starts_from', 'todo',
            'notebook', 'parameters_of', 'check_parameters', 'execute_notebook', 'job']
 
-# %% ../nbs/78_steps.ipynb #db0029e2
-import ast, json, os, signal, sys, threading, time
+# %% ../nbs/78_steps.ipynb #d805bea4
+import ast, json, os, signal, sys, tempfile, threading, time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from .core import (PROFILES, Run, UserError, atomic, choose, digest, figures_dir, get_profile, project_dir, results_dir, runs, work_dir)
@@ -57,7 +58,7 @@ def plan(
     return [*steps, Step(slug, "similarity", p.name, results_dir(p.name)/"records"/f"{slug}.json", all_of),
             Step("results", "results", p.name, work_dir(p.name, "drawn")/"results.json", dict(profile=p.name))]
 
-# %% ../nbs/78_steps.ipynb #9421e9a9
+# %% ../nbs/78_steps.ipynb #00d1b5fe
 def read_json(path):
     "the JSON of a file, None when there is none, or the reason why it cannot be read"
     try: return json.loads(Path(path).read_text())
@@ -68,7 +69,7 @@ def expected_settings(run):
     "what a record's settings must say today"
     from catscans.training import recipe_for
     p = get_profile(run.profile)
-    recipe = recipe_for(p.recipe, run.kind, run.target or run.source, run.protocol)
+    recipe = recipe_for(p.recipe, run.kind, run.target or run.source, run.protocol, run.source)
     return asdict(recipe) | dict(arch=p.arch, size=recipe.size or p.size, threads=p.threads, folds=p.folds, max_train=dict(p.max_train).get(run.target))
 
 # %% ../nbs/78_steps.ipynb #08065d0f
@@ -100,10 +101,10 @@ def drawn_from(step)->str:
     nb = notebook(step.notebook)
     return digest(_code(nb), *[(f.name, digest(f.read_bytes())) for f in (*sorted(src), *sorted(records))])
 
-# %% ../nbs/78_steps.ipynb #a9eaeab6
+# %% ../nbs/78_steps.ipynb #13fa9dce
 def starts_from(step):
     "the pretraining whose weights a step reads, or None"
-    if step.run and step.run.target and step.run.source != "random":
+    if step.run and step.run.target and step.run.source not in ("random", *get_profile(step.profile).ready):
         r = step.run
         return Run(r.source, None, r.profile, r.protocol, r.seed)
     if step.notebook == "similarity":
@@ -153,7 +154,7 @@ def check_parameters(
     unknown = sorted(set(parameters) - set(known))
     if unknown: raise UserError(f"{Path(path).name}: received unknown parameter {', '.join(unknown)}; allowed are {', '.join(known)}")
 
-# %% ../nbs/78_steps.ipynb #c9fcedda
+# %% ../nbs/78_steps.ipynb #53e1b6db
 _THREADS = ("CATSCANS_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 
 def execute_notebook(
@@ -168,11 +169,29 @@ def execute_notebook(
     os.environ.update({k: str(threads) for k in _THREADS}, TF_NUM_INTEROP_THREADS="1", TF_CPP_MIN_LOG_LEVEL="2",
                       CATSCANS_PROJECT=str(project_dir()), PYTHONHASHSEED="0")
     executed = Path(executed); executed.parent.mkdir(parents=True, exist_ok=True)
-    try: pm.execute_notebook(path, executed, parameters, progress_bar=False, cwd=project_dir(), extra_arguments=["--log-level=40"])
-    except pm.PapermillExecutionError as e: return f"{e.ename}: {e.evalue}"
-    except Exception as e:           # a kernel that died (out of memory, killed) comes as one of many classes
-        return f"{type(e).__name__}: {e}".splitlines()[0]
-    return ""
+    with _private_channel() as config:
+        for attempt in (1, 2):
+            try:
+                pm.execute_notebook(path, executed, parameters, progress_bar=False, cwd=project_dir(), start_timeout=180, config=config,
+                                    extra_arguments=["--log-level=40"])
+                return ""
+            except pm.PapermillExecutionError as e: return f"{e.ename}: {e.evalue}"
+            except Exception as e:           # a kernel that died (out of memory, killed) comes as one of many classes
+                if attempt == 1 and "Kernel didn't respond" in str(e): continue     # it never started: nothing is lost
+                return f"{type(e).__name__}: {e}".splitlines()[0]
+
+@contextmanager
+def _private_channel():
+    "kernels started together can be given the same network port, and others on the machine can listen: sockets in a folder of our own have neither fault"
+    from traitlets.config import Config
+    with tempfile.TemporaryDirectory(prefix="catscans-") as d:
+        old = os.environ.get("JUPYTER_RUNTIME_DIR")
+        os.environ["JUPYTER_RUNTIME_DIR"] = d
+        short = os.name == "posix" and len(d) < 90          # a socket's path may have about 107 characters
+        try: yield Config(KernelManager=dict(transport="ipc", ip=f"{d}/kernel")) if short else Config()
+        finally:
+            if old is None: del os.environ["JUPYTER_RUNTIME_DIR"]
+            else: os.environ["JUPYTER_RUNTIME_DIR"] = old
 
 # %% ../nbs/78_steps.ipynb #28b913ef
 def _mark(step, state, **more):

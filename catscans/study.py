@@ -70,14 +70,14 @@ def jobs_for(profile:str)->int:
     except (ValueError, OSError): gb = 4
     return max(1, min(cores()//threads, int(gb/1.5)))
 
-# %% ../nbs/80_study.ipynb #386528b2
+# %% ../nbs/80_study.ipynb #3467ea31
 def check_data(
     steps:list,         # of Step: what is about to run
     decode:bool=True,   # also decode the images now, so that a damaged one is named before work starts
 ):
     "Refuse settings that do not exist, datasets that cannot be found, and classes with fewer images or groups than folds."
     from catscans.datasets import DATASETS, _absent, where
-    from catscans.splits import check_classes
+    from catscans.splits import by_group, check_classes
     from catscans.transfer import _load
     p, need = PROFILES[steps[0].profile], {}
     for s in steps:
@@ -91,7 +91,7 @@ def check_data(
     for name, sizes in need.items() if decode else ():
         for size in sorted(sizes):
             images = _load(name, p, size)
-            if name in targets: check_classes(images.y, images.groups if steps[0].run.protocol == "grouped" else None, p.folds, images.classes, name)
+            if name in targets: check_classes(images.y, images.groups if by_group(steps[0].run.protocol) else None, p.folds, images.classes, name)
 
 # %% ../nbs/80_study.ipynb #f8bd3ad2
 ENGINES = dict(local="default", slurm="slurm")   # name -> folder in workflow/profiles

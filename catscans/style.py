@@ -6,13 +6,14 @@
 __all__ = ['SHORT', 'ORIGIN', 'TARGETS', 'GREY', 'Study', 'study', 'label', 'origin', 'colour', 'style', 'styled', 'provenance',
            'canvas', 'legend', 'write_csv', 'save', 'markdown', 'save_table', 'small']
 
-# %% ../nbs/67_style.ipynb #9c393918
+# %% ../nbs/67_style.ipynb #19233546
 import functools, re
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
 from .core import (atomic, choose, figures_dir, get_profile, NOT_RECORDED, PAPER_SOURCES, PAPER_TARGETS, PROFILES, runs, UserError)
 from . import records
+from .protocols import setting
 
 # %% ../nbs/67_style.ipynb #070d529b
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Study:
 
     def baseline_of(self, target)->str: return target if self.baseline == "self" else self.baseline
 
-# %% ../nbs/67_style.ipynb #101698a8
+# %% ../nbs/67_style.ipynb #052f5b41
 def study(
     profile:str,              # "toy", "lite", "paper" or "published"
     protocol:str|None=None,   # default: the profile's
@@ -55,11 +56,11 @@ def study(
         keep = lambda kind, names, of: tuple(choose(kind, n, of) for n in names) if names else of
         sources, targets = keep("source", sources, PAPER_SOURCES), keep("target", targets, PAPER_TARGETS)
         pairs = tuple((s, t) for t in targets for s in sources if (s, t) not in NOT_RECORDED)
-        return Study(profile, "published", sources, targets, pairs, "self", note="The numbers behind the paper's figures, from the authors' public record.")
+        return Study(profile, "published", sources, targets, pairs, setting("baseline", "published"), note="The numbers behind the paper's figures, from the authors' public record.")
     p, rs = get_profile(profile), runs(profile, sources, targets, protocol)
     pairs = tuple((r.source, r.target) for r in rs if r.target)
     return Study(profile, rs[0].protocol, tuple(s for s in p.sources if s in {r.source for r in rs}), tuple(t for t in p.targets if t in {t for _, t in pairs}),
-                 pairs, "random", p.watermark, p.note)
+                 pairs, setting("baseline", rs[0].protocol), p.watermark, p.note)
 
 # %% ../nbs/67_style.ipynb #be1b5f3b
 SHORT = {"imagenet": "ImageNet", "stl10": "STL-10", "sti10": "STI-10", "dtd": "DTD", "isic2018": "ISIC2018", "chest": "Chest X-ray",

@@ -81,21 +81,23 @@ class Probe:
         "Pooled features of images, BatchNorm and Dropout at inference."
         return np.asarray(self.body.predict(np.asarray(x, np.float32), batch_size=batch, verbose=0))
 
-# %% ../nbs/52_task2vec.ipynb #2af07f2c
+# %% ../nbs/52_task2vec.ipynb #78f654a0
 def fit_head(
     features,      # (n, d)
-    y,             # (n,) class index; classes without an image get no row
-    c:float=1.,    # inverse strength of the ridge penalty, as in scikit-learn
+    y,             # (n,) class index; classes without an image get no column
+    c:float=2.5,   # inverse strength of the ridge penalty; scikit-learn's C is c/d
 )->tuple: # (w (d, classes), b (classes,)) for the classes present, in order
     "A linear softmax head on frozen features."
+    import warnings
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits  # comes with scikit-learn
     if len(np.unique(y)) < 2: raise UserError("a head needs images of at least 2 classes, received 1")
     s = StandardScaler().fit(features)
-    with threadpool_limits(1):  # small products: threads would only wait for each other
-        u, d, v = np.linalg.svd(s.transform(features), full_matrices=False)  # the solution lies in the span of the images: solve there, exactly
-        m = LogisticRegression(C=c, max_iter=1000).fit(u*d, y)
+    with threadpool_limits(1), warnings.catch_warnings():  # small products: threads would only wait for each other
+        warnings.filterwarnings("ignore", "The number of unique classes")   # one image per class is a subset of many classes, not a mistake
+        u, d, v = np.linalg.svd(s.transform(features), full_matrices=False) # the solution lies in the span of the images: solve there, exactly
+        m = LogisticRegression(C=c/features.shape[1], max_iter=1000).fit(u*d, y)
     w, b = v.T @ m.coef_.T, m.intercept_
     if w.shape[1] == 1: w, b = np.hstack([-w/2, w/2]), np.r_[-b/2, b/2]  # two classes: one logit becomes two
     return (w/s.scale_[:, None]).astype("float32"), (b - (s.mean_/s.scale_) @ w).astype("float32")
@@ -189,7 +191,7 @@ def subset(
     if (take > 0).sum() < 2: take[take.argmax()] -= 1; take[rng.choice(np.flatnonzero(take == 0))] += 1
     return np.sort(np.concatenate([rng.choice(np.flatnonzero(y == c), k, replace=False) for c, k in zip(classes, take)]))
 
-# %% ../nbs/52_task2vec.ipynb #d51906df
+# %% ../nbs/52_task2vec.ipynb #775f7eee
 @dataclass(frozen=True, eq=False)
 class Embedding:
     "One subset of a dataset, seen through a probe."
@@ -209,7 +211,7 @@ def embed(
     draws:int=2,           # labels drawn per image
     batch:int=5,           # images per squared gradient
     labels:str="weighted", # how labels are drawn
-    c:float=1.,            # inverse ridge penalty of the head
+    c:float=2.5,           # inverse ridge penalty of the head
 )->Embedding:
     "Task2Vec of a random subset: fit a head on frozen features, then the Monte-Carlo Fisher diagonal per filter."
     probe = probe if isinstance(probe, Probe) else Probe(probe)
@@ -223,7 +225,7 @@ def embed(
     p = predict(f, head)
     return Embedding(montecarlo_fisher(probe, x, head, rng, draws, batch, labels, p), probe.layers, images.name, len(i), int(y.max())+1, seed, float((p.argmax(1) == y).mean()))
 
-# %% ../nbs/52_task2vec.ipynb #69b1be48
+# %% ../nbs/52_task2vec.ipynb #d8c3f73e
 def _vector(e): return np.asarray(e.fisher if isinstance(e, Embedding) else e, float)
 
 def cosine(
@@ -233,7 +235,7 @@ def cosine(
     "Cosine distance between two embeddings (section IV.B)."
     a, b = _vector(a), _vector(b)
     if a.shape != b.shape: raise UserError(f"embeddings of {a.size} and {b.size} filters cannot be compared: they come from different probes")
-    if not a.any() or not b.any(): raise UserError("an embedding is zero everywhere: the fitted head's predictions are certain; lower `c`")
+    if not a.any() or not b.any(): raise UserError("an embedding is zero everywhere: the fitted head's predictions are certain; lower c")
     return float(np.clip(1 - a @ b/np.linalg.norm(a)/np.linalg.norm(b), 0, 2))
 
 # %% ../nbs/52_task2vec.ipynb #89d811c8

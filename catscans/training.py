@@ -51,17 +51,18 @@ def lr_at(
     over = epoch - after + 1   # how many epochs at or past the switch
     return recipe.lr * (1 if over <= 0 else factor if kind == "step" else factor**over)
 
-# %% ../nbs/30_training.ipynb #3bc455e1
-_table3 = {  # source: image side, batch, learning rate, schedule, epochs (Table III)
-    "stl10": (96, 128, 1e-3, "step:0.5:30", 50), "sti10": (112, 128, 1e-4, "step:0.5:50", 70),
-    "dtd": (300, 12, 1e-3, "constant", 60), "isic2018": (112, 128, 1e-5, "constant", 70),
-    "chest": (112, 128, 1e-6, "constant", 70), "pcam-middle": (96, 128, 1e-6, "constant", 50),
-    "pcam-small": (96, 128, 1e-6, "constant", 70), "kimia960": (168, 12, 1e-5, "constant", 100)}
+# %% ../nbs/30_training.ipynb #dbf3a28f
+_table3 = {  # source: image side, batch, learning rate, epoch from which it is halved, epochs (Table III)
+    "stl10": (96, 128, 1e-3, 30, 50), "sti10": (112, 128, 1e-4, 50, 70),
+    "dtd": (300, 12, 1e-3, None, 60), "isic2018": (112, 128, 1e-5, None, 70),
+    "chest": (112, 128, 1e-6, None, 70), "pcam-middle": (96, 128, 1e-6, None, 50),
+    "pcam-small": (96, 128, 1e-6, None, 70), "kimia960": (168, 12, 1e-5, None, 100)}
 _appendix_b = {"isic2018": (112, 1e-5, 50), "chest": (112, 1e-6, 50), "pcam-middle": (96, 1e-6, 20)}  # image side, lr, epochs
 
 RECIPES = {
     "paper": dict(
-        pretrain={s: Recipe(size=px, batch=b, lr=lr, schedule=sch, epochs=e) for s, (px, b, lr, sch, e) in _table3.items()},
+        pretrain={s: Recipe(size=px, batch=b, lr=lr, schedule=f"step:0.5:{at}" if at else "constant", epochs=e)
+                  for s, (px, b, lr, at, e) in _table3.items()},
         finetune={t: Recipe(size=px, batch=128, lr=lr, epochs=e) for t, (px, lr, e) in _appendix_b.items()}),
     "lite": dict(pretrain={"*": Recipe(lr=1e-3, epochs=12, batch=64, schedule="cosine"),
                            "tinyimagenet": Recipe(lr=1e-3, epochs=10, batch=128, schedule="cosine")},
@@ -77,13 +78,20 @@ def recipe_for(
     kind:str,   # "pretrain" or "finetune"
     dataset:str,# source of a pretraining, target of a fine-tuning
     protocol:str="grouped",
+    source:str|None=None,  # of a fine-tuning: `published` has a learning rate per pair
 )->Recipe:
-    "The recipe of one run. `published` keeps Keras' own BatchNorm behaviour."
+    "The recipe of one run, with what `protocols` says of schedule, learning rate, dropout and BatchNorm."
+    from catscans import protocols
     table = RECIPES[choose("recipe", name, RECIPES)][kind]
     if dataset not in table and "*" not in table:
         raise UserError(f"recipe {name!r} has no {kind} settings for {dataset!r}; it has {', '.join(table)}")
-    r = table.get(dataset, table.get("*"))
-    return replace(r, batchnorm="keras") if protocol == "published" else r
+    r = replace(table.get(dataset, table.get("*")), batchnorm=protocols.batchnorm(protocol))
+    if r.schedule.startswith("step"): r = replace(r, schedule=r.schedule.replace("step", protocols.setting("lr_schedule", protocol)))
+    if kind == "finetune":
+        if name == "paper": r = replace(r, lr=protocols.finetune_lr(source or "imagenet", dataset, protocols.setting("finetune_lr", protocol)))
+        if protocols.setting("finetune_dropout", protocol) == "source_layer":  # the source's dropout layer is kept
+            old = RECIPES[name]["pretrain"]; r = replace(r, dropout=old.get(source, old.get("*", r)).dropout)
+    return r
 
 # %% ../nbs/30_training.ipynb #edf2ac99
 def draw_affine(

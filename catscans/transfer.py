@@ -6,13 +6,14 @@
 __all__ = ['WATTS_PER_THREAD', 'environment', 'energy', 'Progress', 'Pretrained', 'pretrain', 'Folds', 'finetune', 'relation',
            'execute']
 
-# %% ../nbs/40_transfer.ipynb #83388dab
+# %% ../nbs/40_transfer.ipynb #f2cf79ae
 import json, os, platform, shutil, time, zipfile
 from dataclasses import dataclass, asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np
 from .core import UserError, Run, atomic, choose, digest, get_profile, pack, seed_for, work_dir, PROTOCOLS
+from .protocols import setting
 
 # %% ../nbs/40_transfer.ipynb #2f0f7f84
 def environment()->dict:
@@ -233,7 +234,7 @@ def _means(folds):
         out |= {f"{k}_mean": v.mean(), f"{k}_sd_sample": v.std(ddof=1) if len(v) > 1 else np.nan, f"{k}_sd_population": v.std()}
     return out
 
-# %% ../nbs/40_transfer.ipynb #2ba454ab
+# %% ../nbs/40_transfer.ipynb #17e87e40
 def execute(
     run:Run,
     show=print,  # called with progress lines
@@ -244,7 +245,7 @@ def execute(
     profile, started, t0, joules = get_profile(run.profile), datetime.now(timezone.utc), time.time(), _joules()
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     threads = set_threads(int(os.environ.get("CATSCANS_THREADS") or profile.threads))
-    recipe = recipe_for(profile.recipe, run.kind, run.source if run.kind == "pretrain" else run.target, run.protocol)
+    recipe = recipe_for(profile.recipe, run.kind, run.target or run.source, run.protocol, run.source)
     size = recipe.size or profile.size
     body = (_pretrain_run if run.kind == "pretrain" else _finetune_run)(run, profile, recipe, size, show)
     train_s = sum(sum(h["seconds"]) for h in body["history"])
@@ -291,24 +292,27 @@ def _pretrain_without(run, profile, source, size, keep, show, name):
     save_weights(out.weights, path)
     return out.weights
 
-# %% ../nbs/40_transfer.ipynb #aa4daecd
+# %% ../nbs/40_transfer.ipynb #1e5b091a
 def _finetune_run(run, profile, recipe, size, show):
     "body of a fine-tuning's record"
-    from catscans.models import load_weights, weights_sha256
+    from catscans.models import is_head, load_weights, named_weights, resnet50, weights_sha256
     from catscans.splits import shared_group_rate
     target = _load(run.target, profile, size)
-    source = None if run.source == "random" else _load(run.source, profile, size)
+    ready = run.source in profile.ready
+    source = None if run.source == "random" or ready else _load(run.source, profile, size)
     how, shared = relation(source, target)
-    if run.protocol == "published": how = "none"
+    if setting("baseline", run.protocol) == "self": how = "none"   # the authors' self pair: a source that has seen 80 % of what is held out
     weights = per_fold = None
     if how == "self": per_fold = lambda trainer, fold, i: _pretrain_without(run, profile, source, size,
         np.flatnonzero(~np.isin(_ids(source), _ids(target)[fold.test])), show, f"source-fold{i+1}")
     elif how == "shared": weights = _pretrain_without(run, profile, source, size, np.flatnonzero(~np.isin(_ids(source), list(shared))), show, "source-cleaned")
+    elif ready: weights = {k: v for k, v in named_weights(resnet50(2, size, weights=run.source, arch=profile.arch)).items() if not is_head(k)}
     elif source is not None: weights = load_weights(Run(run.source, None, run.profile, run.protocol, run.seed).weights)
     out = finetune(weights, target, recipe, run.protocol, profile.folds, seed_for(run.slug), profile.arch, dict(profile.max_train).get(run.target),
                    _checkpoints(run), per_fold, show, digest(run.slug), split_seed=profile.seed)
-    return dict(strategy="random" if source is None else "self" if how == "self" else "finetune",
+    described = dict(name=run.source, n=None, classes=[], fingerprint="weights that come with Keras") if ready else _describe(source)
+    return dict(strategy="random" if run.source == "random" else "self" if how == "self" else "finetune",
                 settings=dict(source_relation=how, shared_groups=len(shared), source_weights_sha256=weights_sha256(weights) if weights else None),
-                data=dict(source=_describe(source), target=_describe(target)), folds=out.folds, metrics=_means(out.folds), history=out.history,
+                data=dict(source=described, target=_describe(target)), folds=out.folds, metrics=_means(out.folds), history=out.history,
                 splits=dict(fingerprint=out.splits.fingerprint, k=len(out.splits), protocol=run.protocol, shared_group_rate=shared_group_rate(out.splits, target.groups)),
                 predictions=dict(index=pack(out.index.astype("int32")), fold=pack(out.fold.astype("int8")), y=pack(out.y.astype("int16")), p=pack(out.p)))

@@ -87,6 +87,13 @@ def test_failure_is_named_and_the_rest_goes_on(project):
     assert (folder/"results/toy/records/pretrain-toy-stl10-grouped-s1.json").stat().st_mtime_ns == before
 
 
+def test_many_kernels_at_once(project):
+    "started together they must not take each other's channel"
+    folder, env = project
+    p = catscans(env, *"run --profile toy --source dtd stl10 sti10 imagenet --target chest --jobs 8".split())
+    assert p.returncode == 0 and len(records_of(folder)) == 8, p.stderr
+
+
 def test_a_mistake_of_the_user_found_late_is_still_exit_code_2(project):
     folder, env = project
     p = catscans(env, *SMALL, FAKE_USER_ERROR="finetune-toy-dtd--toy-chest-grouped-s1")
