@@ -45,7 +45,7 @@ docs: env
 	@echo "the site is in _site/index.html"
 
 readme: env
-	@$(BIN)/python -m nbconvert --to markdown --output-dir . --output README nbs/index.ipynb
+	@$(BIN)/python -m nbconvert --log-level WARN --to markdown --output-dir . --output README nbs/index.ipynb
 
 lock:
 	$(BIN)/python -m pip install -q uv

@@ -235,7 +235,7 @@ def weights(self)->dict:
     from catscans.models import named_weights
     return named_weights(self.model)
 
-# %% ../nbs/30_training.ipynb #8976688a
+# %% ../nbs/30_training.ipynb #5d52c3e5
 @_patch(Trainer)
 def _dropout_state(self, *key):
     for layer in self.model.layers:
@@ -257,15 +257,17 @@ def epoch(self,
     batch = min(r.batch, len(index))
     order, w = rng.permutation(index), balanced_weights(y[index], self.n_classes)
     lr = float(lr_at(r, epoch)); self.optimizer.learning_rate.assign(lr)
-    self.net.reset_metrics()
+    logs = []
     for i in range(0, len(order)-batch+1, batch):
+        self.net.reset_metrics()        # a batch's own loss and accuracy; the epoch's are their means
         at = np.sort(order[i:i+batch])  # reading a memory map in order is faster, and a batch has no order
         theta = draw_affine(batch, r, self.size, rng)
         weight = w[y[at]] if r.class_weight else np.ones(batch, "float32")
-        log = self.net.train_on_batch([x[at], theta], y[at], sample_weight=weight, return_dict=True)
-    if not np.isfinite(log["loss"]):
-        raise FloatingPointError(f"the loss became {log['loss']} in epoch {epoch+1}: lower the learning rate (now {lr:g}); the last checkpoint is intact")
-    return dict(loss=float(log["loss"]), accuracy=float(log["accuracy"]), lr=lr)
+        logs.append(self.net.train_on_batch([x[at], theta], y[at], sample_weight=weight, return_dict=True))
+    mean = {k: float(np.mean([l[k] for l in logs])) for k in ("loss", "accuracy")}
+    if not np.isfinite(mean["loss"]):
+        raise FloatingPointError(f"the loss became {mean['loss']} in epoch {epoch+1}: lower the learning rate (now {lr:g}); the last checkpoint is intact")
+    return dict(**mean, lr=lr)
 
 # %% ../nbs/30_training.ipynb #881d37de
 @_patch(Trainer)
