@@ -35,7 +35,7 @@ paper: env
 	@$(BIN)/catscans run --profile $(PROFILE)
 
 test: env
-	@$(BIN)/python -m pytest tests
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 docs: env
 	rm -rf _proc _site

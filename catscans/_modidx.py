@@ -602,7 +602,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'catscans.transfer._joules': ('transfer.html#_joules', 'catscans/transfer.py'),
                                    'catscans.transfer._keep_fold': ('transfer.html#_keep_fold', 'catscans/transfer.py'),
                                    'catscans.transfer._kept_fold': ('transfer.html#_kept_fold', 'catscans/transfer.py'),
-                                   'catscans.transfer._load': ('transfer.html#_load', 'catscans/transfer.py'),
                                    'catscans.transfer._means': ('transfer.html#_means', 'catscans/transfer.py'),
                                    'catscans.transfer._one_fold': ('transfer.html#_one_fold', 'catscans/transfer.py'),
                                    'catscans.transfer._plain': ('transfer.html#_plain', 'catscans/transfer.py'),
@@ -612,5 +611,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'catscans.transfer.environment': ('transfer.html#environment', 'catscans/transfer.py'),
                                    'catscans.transfer.execute': ('transfer.html#execute', 'catscans/transfer.py'),
                                    'catscans.transfer.finetune': ('transfer.html#finetune', 'catscans/transfer.py'),
+                                   'catscans.transfer.images_of': ('transfer.html#images_of', 'catscans/transfer.py'),
                                    'catscans.transfer.pretrain': ('transfer.html#pretrain', 'catscans/transfer.py'),
                                    'catscans.transfer.relation': ('transfer.html#relation', 'catscans/transfer.py')}}}

@@ -165,7 +165,7 @@ def fold_auc(
     "The 24 x 5 recorded AUCs as a tidy frame."
     return record(rec).fold_auc.rename(columns={"auc": "auc_ovr_weighted"}).assign(profile="published", protocol="published", seed=0)
 
-# %% ../nbs/65_published.ipynb #85d3f556
+# %% ../nbs/65_published.ipynb #3e5eabdc
 def transferability(
     auc:pd.DataFrame|None=None,  # tidy frame; default: the published one
     baseline:str="self",         # "self": the pair (target, target); "random": random initialisation; "table2": Table II's test AUC
@@ -173,18 +173,11 @@ def transferability(
     value:str="auc_ovr_weighted",
 )->pd.DataFrame: # source, target, fold, transferability in percent
     "Eq. 1 per fold: 100 (AUC(S, T) - AUC(D_T)) / AUC(D_T)."
+    from catscans import similarity
     auc = fold_auc(rec) if auc is None else auc
     choose("baseline", baseline, ("self", "random", "table2"))
-    if baseline == "table2":
-        t2 = record(rec).table2.set_index("source").test_auc
-        base = auc.target.map(t2)
-    else:
-        own = auc[auc.source == (auc.target if baseline == "self" else "random")].set_index(["target", "fold"])[value]
-        base = pd.Series(own.reindex(pd.MultiIndex.from_frame(auc[["target", "fold"]])).to_numpy(), auc.index)
-    if base.isna().any():
-        raise UserError(f"no baseline {baseline!r} for target {auc.target[base.isna()].iloc[0]}: run it first, or choose another baseline")
-    keep = auc.source != "random"
-    return auc.assign(transferability=100*(auc[value] - base)/base).loc[keep, ["source", "target", "fold", "transferability"]].reset_index(drop=True)
+    base = record(rec).table2.set_index("source").test_auc if baseline == "table2" else baseline
+    return similarity.transferability(auc, base, value)
 
 # %% ../nbs/65_published.ipynb #82b2e89c
 DISTANCES = {  # name -> matrix of task2vec_matrices.csv, or None for the record's own pairs

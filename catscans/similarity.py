@@ -181,7 +181,7 @@ def rows(
     if hamming is not None: matrices["experts"] = dict(names=names, value=hamming.loc[names, names].values.tolist())
     return sorted(out, key=lambda r: r["measure"]), matrices
 
-# %% ../nbs/55_similarity.ipynb #b4472c61
+# %% ../nbs/55_similarity.ipynb #7ba89b4c
 def measure(
     profile,                   # name or catscans.core.Profile
     protocol:str|None=None,    # default: the profile's; names the probe's pretraining
@@ -194,7 +194,7 @@ def measure(
     from catscans.records import write
     from catscans.task2vec import probe_fingerprint
     from catscans.training import set_threads
-    from catscans.transfer import _load, environment
+    from catscans.transfer import images_of, environment
     p = get_profile(profile) if isinstance(profile, str) else profile
     protocol, seed = choose("protocol", protocol or p.protocol, PROTOCOLS), p.seed if seed is None else seed
     started, clock, threads = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter(), set_threads(p.threads)
@@ -202,7 +202,7 @@ def measure(
     hamming, why = _hamming(names, answers)
     if hamming is None: show(f"experts: left out, {why}")
     probe = probe or probe_for(p, protocol, seed)
-    images = {n: _load(n, p, p.size or SIZE) for n in names}
+    images = {n: images_of(n, p, p.size or SIZE) for n in names}
     key, smallest, embedded, new, begun = probe_fingerprint(probe), min(map(len, images.values())), {}, 0, time.perf_counter()
     for i, (n, im) in enumerate(images.items(), 1):
         embedded[n], k = embeddings(im, probe, smallest, sampling, p.subsets, seed, work_dir(p.name, "embeddings"), key)

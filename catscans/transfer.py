@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WATTS_PER_THREAD', 'environment', 'energy', 'Progress', 'Pretrained', 'pretrain', 'Folds', 'finetune', 'relation',
-           'execute']
+           'images_of', 'execute']
 
 # %% ../nbs/40_transfer.ipynb #f2cf79ae
 import json, os, platform, shutil, time, zipfile
@@ -210,8 +210,13 @@ def relation(
     if not shared: return "none", shared
     return ("self" if len(shared) == len(set(_ids(target))) else "shared"), shared
 
-# %% ../nbs/40_transfer.ipynb #a60f2cf2
-def _load(name, profile, size):
+# %% ../nbs/40_transfer.ipynb #a1c47810
+def images_of(
+    name:str,  # dataset
+    profile,   # core.Profile
+    size:int,
+):  # datasets.Images
+    "The images of a dataset as a profile uses them: at its size, and at most so many."
     from catscans.datasets import load
     cut = dict(profile.max_images).get(name)
     return load(name, size=size, max_images=cut, seed=profile.seed) if cut else load(name, size=size)
@@ -262,12 +267,12 @@ def execute(
 
 def _checkpoints(run): return work_dir(run.profile, "checkpoints")/run.slug
 
-# %% ../nbs/40_transfer.ipynb #8d4ec43f
+# %% ../nbs/40_transfer.ipynb #b84d6391
 def _pretrain_run(run, profile, recipe, size, show):
     "body of a pretraining's record; writes the weights"
     from catscans.models import save_weights, weights_sha256
     from catscans.splits import shared_group_rate
-    images = _load(run.source, profile, size)
+    images = images_of(run.source, profile, size)
     key = digest(run.slug, images.fingerprint)
     out = pretrain(images, recipe, run.protocol, seed_for(run.slug), size, profile.arch, show=show, key=key, checkpoint=_checkpoints(run)/"checkpoint.npz")
     save_weights(out.weights, run.weights, source=run.source, classes=json.dumps(list(map(str, images.classes))), licence=str(getattr(images.card, "licence", "") or ""))
@@ -292,14 +297,14 @@ def _pretrain_without(run, profile, source, size, keep, show, name):
     save_weights(out.weights, path)
     return out.weights
 
-# %% ../nbs/40_transfer.ipynb #1e5b091a
+# %% ../nbs/40_transfer.ipynb #79b5e277
 def _finetune_run(run, profile, recipe, size, show):
     "body of a fine-tuning's record"
     from catscans.models import is_head, load_weights, named_weights, resnet50, weights_sha256
     from catscans.splits import shared_group_rate
-    target = _load(run.target, profile, size)
+    target = images_of(run.target, profile, size)
     ready = run.source in profile.ready
-    source = None if run.source == "random" or ready else _load(run.source, profile, size)
+    source = None if run.source == "random" or ready else images_of(run.source, profile, size)
     how, shared = relation(source, target)
     if setting("baseline", run.protocol) == "self": how = "none"   # the authors' self pair: a source that has seen 80 % of what is held out
     weights = per_fold = None
