@@ -23,7 +23,7 @@ def auc_summary(
         folds="size", mean="mean", sd_sample=lambda v: v.std(ddof=1), sd_population=lambda v: v.std(ddof=0)).reset_index()
     return out.assign(rank=out.groupby("target")["mean"].rank(ascending=False).astype(int))
 
-# %% ../nbs/69_plots.ipynb #a778512e
+# %% ../nbs/69_plots.ipynb #a9d15a95
 def _rows(st): return st.sources + (("random",) if ("random", st.targets[0]) in st.pairs else ())
 
 def _origins(st):
@@ -56,7 +56,7 @@ def fig3(
         for b, s in zip(bars, got):
             if s == target: b.set(hatch="////", edgecolor="white", linewidth=0)
             ax.text(d.loc[s, "mean"] + np.nan_to_num(d.loc[s, sd]) + .012, b.get_y() + b.get_height()/2, f"{d.loc[s, 'mean']:.3f}", va="center", fontsize=6.8,
-                    bbox=dict(boxstyle="square,pad=.08", fc="white", ec="none", alpha=.85))
+                    zorder=4, bbox=dict(boxstyle="square,pad=.08", fc="white", ec="none", alpha=.85))
         for i, s in enumerate(rows):
             if i not in at: ax.text(low + .012, i, "not recorded" if st.profile == "published" else "not run", va="center", fontsize=6.8, color="#999999", style="italic")
         if (base := st.baseline_of(target)) in d.index: ax.axvline(d.loc[base, "mean"], color="#333333", lw=.8, ls=(0, (3, 2)), zorder=3)
