@@ -70,7 +70,7 @@ def jobs_for(profile:str)->int:
     except (ValueError, OSError): gb = 4
     return max(1, min(cores()//threads, int(gb/1.5)))
 
-# %% ../nbs/80_study.ipynb #3467ea31
+# %% ../nbs/80_study.ipynb #ccedb440
 def check_data(
     steps:list,         # of Step: what is about to run
     decode:bool=True,   # also decode the images now, so that a damaged one is named before work starts
@@ -78,7 +78,7 @@ def check_data(
     "Refuse settings that do not exist, datasets that cannot be found, and classes with fewer images or groups than folds."
     from catscans.datasets import DATASETS, _absent, where
     from catscans.splits import by_group, check_classes
-    from catscans.transfer import _load
+    from catscans.transfer import images_of
     p, need = PROFILES[steps[0].profile], {}
     for s in steps:
         if s.run: size = expected_settings(s.run)["size"]
@@ -90,7 +90,7 @@ def check_data(
     if need and decode: print(f"{p.name}: {len(need)} datasets are read; the first time takes longest", file=sys.stderr)
     for name, sizes in need.items() if decode else ():
         for size in sorted(sizes):
-            images = _load(name, p, size)
+            images = images_of(name, p, size)
             if name in targets: check_classes(images.y, images.groups if by_group(steps[0].run.protocol) else None, p.folds, images.classes, name)
 
 # %% ../nbs/80_study.ipynb #f8bd3ad2
