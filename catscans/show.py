@@ -99,7 +99,7 @@ def curves(
 def _mark(fig, rec):
     if (w := get_profile(rec["profile"]).watermark): fig.supxlabel(w, fontsize=10, color="#D55E00", weight="bold")
 
-# %% ../nbs/75_show.ipynb #9a972279
+# %% ../nbs/75_show.ipynb #2a7db295
 def samples(
     rec:dict,     # a record
     images=None,  # datasets.Images; default: loaded as the run did
@@ -120,7 +120,7 @@ def samples(
 
 def _images(rec):
     "the images of a record, as its run loaded them"
-    from catscans.transfer import _load
+    from catscans.transfer import images_of
     data = rec["data"]["target"] or rec["data"]["source"]
     images = images_of(data["name"], get_profile(rec["profile"]), rec["settings"]["size"])
     if images.fingerprint != data["fingerprint"]:
