@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'GROUP_COLUMNS', 'Card', 'Cards', 'table1', 'pick', 'from_path', 'from_folder', 'from_csv', 'from_npz',
-           'where', 'load', 'check_card']
+           'where', 'absent', 'load', 'check_card']
 
 # %% ../nbs/10_datasets.ipynb #2734f86f
 import io, re, warnings, zipfile
@@ -394,7 +394,7 @@ def from_npz(path, size:int=112, name:str|None=None, max_images:int|None=None, s
     path = _there(path, ".npz file"); check_size(size)
     return build(_cut(_by_npz(path, name or path.stem), max_images, seed), size)
 
-# %% ../nbs/10_datasets.ipynb #1cf35279
+# %% ../nbs/10_datasets.ipynb #60b0ed3e
 def where(
     name:str, # a dataset that is not generated
 )->Path|None:
@@ -410,7 +410,7 @@ def _known(name):
     if name in DATASETS: return name
     raise UserError(f"unknown dataset: received {str(name)!r}, allowed are {', '.join(DATASETS)}, or the path of a folder, .csv, .npz or .zip")
 
-def _absent(c:Card)->UserError:
+def absent(c:Card)->UserError:
     "What to put where"
     base = data_dir()
     head = f"{c.name}: no images under CATSCANS_DATA, which is " + (str(base) if base else "not set")
@@ -419,11 +419,11 @@ def _absent(c:Card)->UserError:
     return UserError(f"{head}; get them from {c.url} (licence: {c.licence}) and put them into {base or '<CATSCANS_DATA>'}/{c.name}/, as class sub-folders "
                      f"or with a labels.csv{group}; the original archives are not read yet")
 
-# %% ../nbs/10_datasets.ipynb #3ae80a07
+# %% ../nbs/10_datasets.ipynb #184c8a3a
 def _real(c:Card)->Listing:
     "The listing of a dataset that lies under CATSCANS_DATA."
     path = where(c.name)
-    if path is None: raise _absent(c)
+    if path is None: raise absent(c)
     table = path.is_file() and path.suffix == ".zip" or path.is_dir() and (path/"labels.csv").exists()
     kw = dict(group_col=c.group_key or False, keep=c.keep) if c.archive else dict(group_col=c.group_key) if table and c.group_key and not c.group_pattern else {}
     li = _listing_of(path, c.name, c.group_pattern, **kw)

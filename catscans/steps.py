@@ -58,7 +58,7 @@ def plan(
     return [*steps, Step(slug, "similarity", p.name, results_dir(p.name)/"records"/f"{slug}.json", all_of),
             Step("results", "results", p.name, work_dir(p.name, "drawn")/"results.json", dict(profile=p.name))]
 
-# %% ../nbs/78_steps.ipynb #00d1b5fe
+# %% ../nbs/78_steps.ipynb #33e269d8
 def read_json(path):
     "the JSON of a file, None when there is none, or the reason why it cannot be read"
     try: return json.loads(Path(path).read_text())
@@ -70,7 +70,8 @@ def expected_settings(run):
     from catscans.training import recipe_for
     p = get_profile(run.profile)
     recipe = recipe_for(p.recipe, run.kind, run.target or run.source, run.protocol, run.source)
-    return asdict(recipe) | dict(arch=p.arch, size=recipe.size or p.size, threads=p.threads, folds=p.folds, max_train=dict(p.max_train).get(run.target))
+    return asdict(recipe) | dict(arch=p.arch, size=recipe.size or p.size, threads=p.threads, folds=p.folds, max_train=dict(p.max_train).get(run.target),
+                            max_images=dict(p.max_images).get(run.target or run.source))
 
 # %% ../nbs/78_steps.ipynb #08065d0f
 def problem(step:Step)->str:

@@ -70,13 +70,13 @@ def jobs_for(profile:str)->int:
     except (ValueError, OSError): gb = 4
     return max(1, min(cores()//threads, int(gb/1.5)))
 
-# %% ../nbs/80_study.ipynb #ccedb440
+# %% ../nbs/80_study.ipynb #93e8208c
 def check_data(
     steps:list,         # of Step: what is about to run
     decode:bool=True,   # also decode the images now, so that a damaged one is named before work starts
 ):
     "Refuse settings that do not exist, datasets that cannot be found, and classes with fewer images or groups than folds."
-    from catscans.datasets import DATASETS, _absent, where
+    from catscans.datasets import DATASETS, absent, where
     from catscans.splits import by_group, check_classes
     from catscans.transfer import images_of
     p, need = PROFILES[steps[0].profile], {}
@@ -85,7 +85,7 @@ def check_data(
         for name in (s.run.source, s.run.target) if s.run else (*p.sources, *p.targets) if s.notebook == "similarity" else ():
             if name in DATASETS and not name.startswith("toy-"): need.setdefault(name, set()).add(size)   # toy data are made, not found
     for name in need:
-        if where(name) is None: raise _absent(DATASETS[name])
+        if where(name) is None: raise absent(DATASETS[name])
     targets = {s.run.target for s in steps if s.run}
     if need and decode: print(f"{p.name}: {len(need)} datasets are read; the first time takes longest", file=sys.stderr)
     for name, sizes in need.items() if decode else ():
@@ -381,9 +381,9 @@ def _audit(as_json, record):
     print(audit_json(table) if as_json else audit_text(table, max(80, min(160, shutil.get_terminal_size((100, 24)).columns))))
     return 0
 
-# %% ../nbs/80_study.ipynb #61b29c30
+# %% ../nbs/80_study.ipynb #1956f14a
 def _data(what, name=None):
-    from catscans.datasets import DATASETS, _absent, check_card, load, where
+    from catscans.datasets import DATASETS, absent, check_card, load, where
     generated = lambda c: c.name.startswith("toy-")
     if what == "list":
         for c in DATASETS.values():
@@ -393,7 +393,7 @@ def _data(what, name=None):
     c = DATASETS[choose("dataset", name, DATASETS)]
     if what == "where":
         if generated(c): print(f"{name} is generated")
-        elif (p := where(name)) is None: raise _absent(c)
+        elif (p := where(name)) is None: raise absent(c)
         else: print(p)
         return 0
     images = check_card(c, load(name, size=32))
