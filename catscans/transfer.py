@@ -65,7 +65,7 @@ class Progress:
         self.show(f"{self.label} {fold+1}/{self.folds}  epoch {epoch+1}/{self.epochs}  loss {log['loss']:.4f}  accuracy {log['accuracy']:.3f}  "
                   f"{n/max(log['seconds'], 1e-9):.0f} images/s  {left/60:.1f} min left")
 
-# %% ../nbs/40_transfer.ipynb #f93a8eda
+# %% ../nbs/40_transfer.ipynb #cb96a781
 @dataclass
 class Pretrained:
     "A source network: its weights by name and how good it is at its own task."
@@ -95,6 +95,7 @@ def pretrain(
     from catscans.metrics import summarise
     split = split or single_split(images.y, images.groups, protocol, seed)
     trainer = trainer or Trainer(len(images.classes), size or images.x.shape[1], recipe, arch)
+    trainer.recipe = recipe
     say = Progress(show, 1, recipe.epochs, "pretraining")
     history = fit(trainer, images.x, images.y, split.train, seed, None, checkpoint, key=key,
                   on_epoch=lambda e, n, log: say(0, e, log, len(split.train)))
@@ -193,10 +194,10 @@ def finetune(
                  cat([f.test for f in splits]), cat([np.full(len(f.test), i+1) for i, f in enumerate(splits)]),
                  cat([images.y[f.test] for f in splits]), cat([p for _, p in done]), splits)
 
-# %% ../nbs/40_transfer.ipynb #4ef9cb5f
-def _ids(images, by_image=False):
+# %% ../nbs/40_transfer.ipynb #10e7479e
+def _ids(images):
     "what identifies an image for leaks: its group, or itself where no group is known"
-    return images.paths.astype(str) if images.groups is None or by_image else images.groups.astype(str)
+    return (images.paths if images.groups is None else images.groups).astype(str)
 
 def relation(
     source,  # Images or None (random initialisation)
@@ -283,8 +284,8 @@ def _pretrain_run(run, profile, recipe, size, show):
                 history=[{k: [h[k] for h in out.history] for k in out.history[0]}],
                 predictions=dict(index=pack(s.test.astype("int32")), fold=pack(np.ones(len(s.test), "int8")), y=pack(images.y[s.test].astype("int16")), p=pack(out.predictions)))
 
-# %% ../nbs/40_transfer.ipynb #e3b8e812
-def _pretrain_without(run, profile, source, size, keep, show, name):
+# %% ../nbs/40_transfer.ipynb #62373bea
+def _pretrain_without(run, profile, source, size, keep, show, name, trainer=None):
     "weights of the source trained only on the positions `keep`; kept on disk, since a killed run will ask again"
     from catscans.models import load_weights, save_weights
     from catscans.splits import Fold
@@ -292,12 +293,13 @@ def _pretrain_without(run, profile, source, size, keep, show, name):
     path = _checkpoints(run)/f"{name}.h5"
     if path.exists(): return load_weights(path)
     recipe, none = recipe_for(profile.recipe, "pretrain", run.source, run.protocol), np.array([], int)
-    out = pretrain(source, recipe, run.protocol, seed_for(run.slug, name), size, profile.arch, split=Fold(keep, none, none), show=show,
+    if trainer and (trainer.n_classes, trainer.recipe.dropout) != (len(source.classes), recipe.dropout): trainer = None   # another network
+    out = pretrain(source, recipe, run.protocol, seed_for(run.slug, name), size, profile.arch, split=Fold(keep, none, none), show=show, trainer=trainer,
                    checkpoint=_checkpoints(run)/f"{name}-checkpoint.npz", key=digest(run.slug, name, source.fingerprint), evaluate=False)
     save_weights(out.weights, path)
     return out.weights
 
-# %% ../nbs/40_transfer.ipynb #79b5e277
+# %% ../nbs/40_transfer.ipynb #d782c002
 def _finetune_run(run, profile, recipe, size, show):
     "body of a fine-tuning's record"
     from catscans.models import is_head, load_weights, named_weights, resnet50, weights_sha256
@@ -309,7 +311,7 @@ def _finetune_run(run, profile, recipe, size, show):
     if setting("baseline", run.protocol) == "self": how = "none"   # the authors' self pair: a source that has seen 80 % of what is held out
     weights = per_fold = None
     if how == "self": per_fold = lambda trainer, fold, i: _pretrain_without(run, profile, source, size,
-        np.flatnonzero(~np.isin(_ids(source), _ids(target)[fold.test])), show, f"source-fold{i+1}")
+        np.flatnonzero(~np.isin(_ids(source), _ids(target)[fold.test])), show, f"source-fold{i+1}", trainer)
     elif how == "shared": weights = _pretrain_without(run, profile, source, size, np.flatnonzero(~np.isin(_ids(source), list(shared))), show, "source-cleaned")
     elif ready: weights = {k: v for k, v in named_weights(resnet50(2, size, weights=run.source, arch=profile.arch)).items() if not is_head(k)}
     elif source is not None: weights = load_weights(Run(run.source, None, run.profile, run.protocol, run.seed).weights)
