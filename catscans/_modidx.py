@@ -391,6 +391,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'catscans.stats': { 'catscans.stats._all_orders': ('statistics.html#_all_orders', 'catscans/stats.py'),
                                 'catscans.stats._correlation_within': ('statistics.html#_correlation_within', 'catscans/stats.py'),
                                 'catscans.stats._kendall': ('statistics.html#_kendall', 'catscans/stats.py'),
+                                'catscans.stats._null_spearman': ('statistics.html#_null_spearman', 'catscans/stats.py'),
                                 'catscans.stats._pearson': ('statistics.html#_pearson', 'catscans/stats.py'),
                                 'catscans.stats._permutation_p': ('statistics.html#_permutation_p', 'catscans/stats.py'),
                                 'catscans.stats._permutations': ('statistics.html#_permutations', 'catscans/stats.py'),

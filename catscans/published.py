@@ -67,10 +67,10 @@ SCHEMA = {  # file -> (key columns, column -> parser); other columns are refused
     "sources": ("file", {k: _text for k in "file origin place revision licence note".split()}),
 }
 
-# %% ../nbs/65_published.ipynb #1afc7f27
+# %% ../nbs/65_published.ipynb #e9e78eb8
 def _line(path, line, row, columns):
     "One row as parsed values, or a `UserError` with file, line and column."
-    if None in row or None in row.values(): raise UserError(f"{path}:{line}: received {len([v for v in row.values() if isinstance(v, str)])} columns, expected {len(columns)}")
+    if None in row or None in row.values(): raise UserError(f"{path}:{line}: received {sum(isinstance(v, str) for v in row.values()) + len(row.get(None) or [])} columns, expected {len(columns)}")
     out = {}
     for k, parse in columns.items():
         try: out[k] = parse(row[k].strip())
@@ -98,7 +98,7 @@ def _read(
             rows.append(r); lines.append(reader.line_num)
     return pd.DataFrame(rows, columns=list(columns)), lines
 
-# %% ../nbs/65_published.ipynb #42d5dffe
+# %% ../nbs/65_published.ipynb #47b3c414
 @dataclass(frozen=True)
 class Record:
     "All files of a record as frames: `record().fold_auc`, `.expert_distances`, `.table1`, ... (the keys of `SCHEMA`)."
@@ -114,9 +114,11 @@ class Record:
         return dict(zip(f["name"], f["value"]))[choose("fact", name, list(f["name"]))]
 
 def _whole(name, df, lines, original, path):
-    "Refuse a file that lacks a row of the original; the last line about the same thing is the line at fault."
+    "Refuse a file that lacks a row of the original, or has one more; the last line about the same thing is the line at fault."
     key = SCHEMA[name][0].split()
-    have = set(map(tuple, df[key].values))
+    have, known = set(map(tuple, df[key].values)), set(map(tuple, original[key].values))
+    for line, k in zip(lines, map(tuple, df[key].values)):
+        if k not in known: raise UserError(f"{path}:{line}: {', '.join(f'{c} {v}' for c, v in zip(key, k))} is not in the record, whose {len(original)} rows may be changed but not added to")
     for k in map(tuple, original[key].values):
         if k in have: continue
         near = [l for l, r in zip(lines, df[key[:-1]].values) if tuple(r) == k[:-1]] or lines or [1]

@@ -160,7 +160,13 @@ def correlation_table(
                     dict(pairs=name, **correlation(f[x], f[y], f.target if f.target.nunique() > 1 else None, **kw), undefined=None))
     return pd.DataFrame(rows)
 
-# %% ../nbs/44_statistics.ipynb #277a12fb
+# %% ../nbs/44_statistics.ipynb #b09be13d
+@lru_cache(maxsize=None)
+def _null_spearman(n):
+    "|rho| of every order of n values, sorted: the exact null distribution for small n"
+    orders = np.array(list(itertools.permutations(range(n))))
+    return np.sort(np.abs(1 - 6*((orders - np.arange(n))**2).sum(1)/(n*(n*n-1))))
+
 def spearman_power(
     n:int,         # pairs
     rho:float,     # Spearman correlation in the population
@@ -174,7 +180,8 @@ def spearman_power(
     rng, r = np.random.default_rng(seed), 2*math.sin(math.pi*rho/6)
     x, e = rng.standard_normal((2, n_sim, n))
     s = np.clip(_spearman(x, r*x + math.sqrt(1-r*r)*e), -1+1e-15, 1-1e-15)
-    p = 2*student.sf(np.abs(s)*np.sqrt((n-2)/(1-s*s)), n-2)
+    if n <= 8: p = 1 - np.searchsorted(_null_spearman(n), np.abs(s)-1e-9)/math.factorial(n)   # the t approximation is too bold there
+    else: p = 2*student.sf(np.abs(s)*np.sqrt((n-2)/(1-s*s)), n-2)
     return float((p < alpha).mean())
 
 # %% ../nbs/44_statistics.ipynb #440f056d

@@ -51,7 +51,7 @@ def lr_at(
     over = epoch - after + 1   # how many epochs at or past the switch
     return recipe.lr * (1 if over <= 0 else factor if kind == "step" else factor**over)
 
-# %% ../nbs/30_training.ipynb #8d1f1baa
+# %% ../nbs/30_training.ipynb #3d88c9c0
 _table3 = {  # source: image side, batch, learning rate, epoch from which it is halved, epochs (Table III)
     "stl10": (96, 128, 1e-3, 30, 50), "sti10": (112, 128, 1e-4, 50, 70),
     "dtd": (300, 12, 1e-3, None, 60), "isic2018": (112, 128, 1e-5, None, 70),
@@ -70,7 +70,7 @@ RECIPES = {
                  finetune={"*": Recipe(lr=1e-3, epochs=8, batch=64, schedule="cosine"),
                            "kermany": Recipe(lr=1e-3, epochs=16, batch=32, schedule="cosine")}),
     "toy": dict(pretrain={"*": Recipe(lr=2e-3, epochs=8, batch=32, schedule="cosine")},
-                finetune={"*": Recipe(lr=2e-3, epochs=4, batch=32, schedule="cosine")}),
+                finetune={"*": Recipe(lr=2e-3, epochs=3, batch=32, schedule="cosine")}),
 }
 
 def recipe_for(
