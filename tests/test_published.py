@@ -130,6 +130,28 @@ def test_protocols_differ_in_exactly_the_settings():
     assert setting("subset_pairs", "published") == (62, 62, 47, 62, 51)
 
 
+def test_the_settings_said_to_be_obeyed_are_read_by_code():
+    from pathlib import Path
+    import catscans
+    from catscans.protocols import OBEYED
+    code = "".join(f.read_text() for f in Path(catscans.__file__).parent.glob("*.py") if f.stem not in ("protocols", "_modidx"))
+    for name in PROTOCOL_SETTINGS: assert (f'setting("{name}"' in code) == (name in OBEYED), name
+
+
+def test_recipes_of_the_two_protocols_part_only_where_said():
+    "schedule, learning rate and dropout by PROTOCOL_SETTINGS, BatchNorm by OUR_SETTINGS; nothing else"
+    from dataclasses import asdict
+    from catscans.protocols import OUR_SETTINGS
+    from catscans.training import RECIPES, recipe_for
+    parted = set()
+    for kind, names in (("pretrain", RECIPES["paper"]["pretrain"]), ("finetune", RECIPES["paper"]["finetune"])):
+        for n in names:
+            for source in ("chest", "imagenet"):
+                a, b = (asdict(recipe_for("paper", kind, n, p, source)) for p in ("published", "described"))
+                parted |= {k for k in a if a[k] != b[k]}
+    assert parted <= {"schedule", "lr", "dropout", *OUR_SETTINGS} and {"schedule", "lr", "batchnorm"} <= parted
+
+
 def test_learning_rate_rules():
     f = published.record().finetune_settings
     assert all(finetune_lr(r.source, r.target, "per_pair") == r.lr for r in f.itertuples())
