@@ -305,27 +305,17 @@ def _running(profile):
         except OSError: return True
     return False
 
-# %% ../nbs/80_study.ipynb #12408b77
+# %% ../nbs/80_study.ipynb #e9d99af6
 def report(
     profile:str,
     check:bool=True,  # refuse notebooks that are older than what they show
 )->Path: # results/<profile>/report.md
     "Write the executed results notebook (and the audit of `published`) as Markdown with its pictures."
-    try: import nbformat, nbconvert
-    except ModuleNotFoundError as e: raise UserError(f"{e.name} is not installed; reports need the extra `paper`: pip install 'catscans[paper]'") from None
     steps = [s for s in plan(profile) if s.notebook in ("results", "audit")]
     if (late := [s for s in steps if check and problem(s) or not s.executed.exists()]):
         raise UserError(f"{late[0].title} is not up to date ({problem(late[0]) or 'its executed notebook is missing'}); do catscans run --profile {profile}")
-    to, text = results_dir(profile)/"report.md", []
-    exporter = nbconvert.MarkdownExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
-    shutil.rmtree(to.parent/"report", ignore_errors=True)
-    for s in steps:
-        body, more = exporter.from_notebook_node(nbformat.read(s.executed, 4), dict(unique_key=s.slug, output_files_dir="report"))
-        for name, data in more["outputs"].items():
-            with atomic(to.parent/name) as tmp: tmp.write_bytes(data)
-        text.append(body.strip())
-    with atomic(to) as tmp: tmp.write_text(re.sub(r"\n\s*\n\s*\n+", "\n\n", "\n\n".join(text)) + "\n")
-    return to
+    from catscans import figures
+    return figures.report(profile, [s.executed for s in steps])
 
 # %% ../nbs/80_study.ipynb #788d3c79
 class _Parser(argparse.ArgumentParser):
