@@ -1,5 +1,5 @@
 "What the command line promises: exit codes, one line per mistake, and no heavy import before it is needed."
-import json, os, subprocess, sys, time
+import json, os, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -90,18 +90,14 @@ def test_console_script():
 
 def test_nothing_heavy_is_imported():
     code = "import sys, catscans.study, catscans.steps; print([m for m in ('tensorflow', 'keras', 'jax', 'torch', 'pandas', 'matplotlib', 'papermill', 'snakemake') if m in sys.modules])"
-    began = time.time()
     p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert p.stdout.strip() == "[]", p.stdout + p.stderr
-    assert time.time() - began < 2
 
 
 def test_audit(env):
     code = "import sys; from catscans.study import main; c = main(sys.argv[1:]); assert not {'tensorflow', 'keras'} & set(sys.modules); sys.exit(c)"
-    began = time.time()
     p = subprocess.run([sys.executable, "-c", code, "audit", "--json"], env=env, capture_output=True, text=True)
     assert p.returncode == 0, p.stderr
-    assert time.time() - began < 10
     assert [r["id"] for r in json.loads(p.stdout)] == list(range(1, 33))
     assert "reproduced" in catscans(env, "audit").stdout
 

@@ -85,6 +85,6 @@ def test_missing_results_stop_the_build_by_name(tmp_path, monkeypatch):
 
 
 def test_importing_is_light():
-    code = ("import sys, time; t = time.time(); import catscans.models, catscans.training, catscans.transfer, catscans.datasets, catscans.metrics; "
-            "assert time.time()-t < 2, time.time()-t; assert not {'keras', 'tensorflow', 'jupyterlab', 'papermill', 'snakemake'} & set(sys.modules)")
+    code = ("import sys; import catscans.models, catscans.training, catscans.transfer, catscans.datasets, catscans.metrics; "
+            "assert not {'keras', 'tensorflow', 'jupyterlab', 'papermill', 'snakemake'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -62,10 +62,8 @@ def test_grid_runs_once(finished_once):
     for slug in SLUGS: assert (folder/"work"/"toy"/"notebooks"/f"{slug}.ipynb").exists()
     assert len(p.stderr.splitlines()) == 4, p.stderr                 # one line per step, nothing of the engine's talk
     before = {f: f.stat().st_mtime_ns for f in folder.rglob("*.json") if ".snakemake" not in str(f)}
-    began = time.time()
     again = catscans(env, *SMALL)
     assert (again.returncode, "nothing to do" in again.stdout) == (0, True)
-    assert time.time() - began < 5
     assert before == {f: f.stat().st_mtime_ns for f in folder.rglob("*.json") if ".snakemake" not in str(f)}
     status = catscans(env, "status", "--profile", "toy")
     assert "pretrain      2 of 9 done" in status.stdout and "left: pretrain toy-imagenet (not run yet)" in status.stdout
