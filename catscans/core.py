@@ -126,7 +126,7 @@ class Profile:
     note:str = ""            # what the profile can and cannot show
     budget:str = ""          # expected wall time, printed in the report
 
-# %% ../nbs/00_core.ipynb #b0602bc2
+# %% ../nbs/00_core.ipynb #e741346f
 def _toy(n): return f"toy-{n}"
 
 _recorded = tuple((s, t) for t in PAPER_TARGETS for s in PAPER_SOURCES if (s, t) not in NOT_RECORDED)
@@ -142,7 +142,7 @@ PROFILES = {p.name: p for p in (
         note="Generated images: they show that every stage runs and is wired correctly. Their numbers mean nothing."),
     Profile("lite", _lite_sources, _lite_targets,
         tuple((s, t) for t in _lite_targets for s in (*_lite_sources, "random") if (s, t) not in _lite_self),
-        size=32, recipe="lite", threads=4, probe="source:tinyimagenet",
+        size=32, recipe="lite", threads=1, probe="source:tinyimagenet",
         max_images=(("ham10000", 2000),), max_train=(("kermany", 300),),
         note="A real miniature at 32 pixels: real images, honest splits, a short recipe. It can show the direction of large effects; "
              "it cannot settle small differences between sources nor speak for 112-pixel training.",

@@ -14,10 +14,10 @@ from types import SimpleNamespace
 import numpy as np, pandas as pd
 from .core import UserError, atomic, choose, digest, get_profile, pack, PROTOCOLS, results_dir, Run, runs, seed_for, unpack
 
-# %% ../nbs/60_records.ipynb #317da5dd
+# %% ../nbs/60_records.ipynb #bd0d9502
 SCHEMA = 1
 _HEAD = ("schema", "kind", "slug", "source", "target", "profile", "protocol", "strategy", "seed")
-_SETTINGS = ("arch", "size", "dropout", "batch", "epochs", "lr", "schedule", "class_weight", "augment", "bn_policy", "optimizer")
+_SETTINGS = ("arch", "size", "dropout", "batch", "epochs", "lr", "schedule", "class_weight", "augment", "batchnorm", "optimizer")
 _ENV = ("python", "catscans", "keras", "tensorflow", "numpy", "backend", "device", "platform")
 _FOLD = ("fold", "n_train", "n_test", "auc_ovr_weighted", "auc_ovr_macro", "accuracy", "balanced_accuracy",
          "average_precision_macro", "average_precision_weighted", "auc_ovr_weighted_as_trained", "per_class", "weights_sha256")
@@ -63,7 +63,7 @@ def validate(
             stop(f"auc_ovr_weighted_mean is {rec['metrics']['auc_ovr_weighted_mean']}, its folds give {mean}")
     return rec
 
-# %% ../nbs/60_records.ipynb #54fccec4
+# %% ../nbs/60_records.ipynb #81ba704e
 def _example(run:Run, k=5, n=60, classes=3, epochs=6):
     "A made-up record of `run`, whole and valid; the same for the same run."
     rng = np.random.default_rng(seed_for(run.slug))
@@ -75,7 +75,7 @@ def _example(run:Run, k=5, n=60, classes=3, epochs=6):
     rec = dict(schema=SCHEMA, kind=run.kind, slug=run.slug, source=run.source, target=run.target, profile=run.profile, protocol=run.protocol,
         strategy="pretrain" if run.target is None else "random" if run.source == "random" else "self" if run.source == run.target else "finetune",
         seed=run.seed, settings=dict(arch="none", size=32, dropout=.5, batch=32, epochs=epochs, lr=1e-3, schedule="none", class_weight=True,
-        augment=True, bn_policy="none", optimizer="adam"), splits=dict(fingerprint=digest(run.target), k=k, protocol=run.protocol, shared_group_rate=0.),
+        augment=True, batchnorm="none", optimizer="adam"), splits=dict(fingerprint=digest(run.target), k=k, protocol=run.protocol, shared_group_rate=0.),
         data=dict(source=None if run.source == "random" else dict(data, name=run.source), target=run.target and dict(data, name=run.target)),
         env=dict({e: "" for e in _ENV}, device="made up"), history=[history() for _ in range(k if run.target else 1)],
         timing=dict(started="2000-01-01T00:00:00", wall_s=float(rng.random()), train_s=0., energy_wh=None, energy_mode="none"))

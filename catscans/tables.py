@@ -56,9 +56,9 @@ def table2(
     cols = {f"{p} {n}": [float(e.loc[(s, p), k]) for s in st.sources] for n, k in (("accuracy", "accuracy"), ("AUC", "auc_ovr_weighted")) for p in parts}
     return pd.DataFrame({"source": [label(s) for s in st.sources], **cols})
 
-# %% ../nbs/68_tables.ipynb #1e8c0861
+# %% ../nbs/68_tables.ipynb #91fe3450
 _SETTINGS = {"size": "image size", "batch": "batch", "lr": "learning rate", "schedule": "schedule", "epochs": "epochs", "dropout": "dropout", "class_weight": "class weights",
-             "augment": "augmentation", "optimizer": "optimizer", "bn_policy": "BatchNorm", "arch": "network"}
+             "augment": "augmentation", "optimizer": "optimizer", "batchnorm": "BatchNorm", "arch": "network"}
 
 def _values(v):
     "The one value of a column, or all of them."

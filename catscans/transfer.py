@@ -240,7 +240,7 @@ def _means(folds):
         out |= {f"{k}_mean": v.mean(), f"{k}_sd_sample": v.std(ddof=1) if len(v) > 1 else np.nan, f"{k}_sd_population": v.std()}
     return out
 
-# %% ../nbs/40_transfer.ipynb #eb77a2c5
+# %% ../nbs/40_transfer.ipynb #1d0d7073
 def execute(
     run:Run,
     show=print,  # called with progress lines
@@ -257,7 +257,7 @@ def execute(
     train_s = sum(sum(h["seconds"]) for h in body["history"])
     wh, mode = energy(joules, train_s, threads)
     augment = f"rotation {recipe.rotation:g} degrees, shifts {recipe.shift:g}, {'horizontal flip' if recipe.flip else 'no flip'}"
-    settings = asdict(recipe) | dict(bn_policy=recipe.batchnorm, augment=augment, arch=profile.arch, size=size, threads=threads, folds=profile.folds, max_train=dict(profile.max_train).get(run.target),
+    settings = asdict(recipe) | dict(augment=augment, arch=profile.arch, size=size, threads=threads, folds=profile.folds, max_train=dict(profile.max_train).get(run.target),
                                      max_images=dict(profile.max_images).get(run.target or run.source), selection="last epoch") | body.pop("settings", {})
     rec = dict(schema=1, kind=run.kind, slug=run.slug, source=run.source, target=run.target, profile=run.profile, protocol=run.protocol, seed=run.seed,
                settings=settings, env=environment(),
