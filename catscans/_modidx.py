@@ -575,6 +575,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'catscans.training._patch': ('training.html#_patch', 'catscans/training.py'),
                                    'catscans.training._save_checkpoint': ('training.html#_save_checkpoint', 'catscans/training.py'),
                                    'catscans.training._training_mode': ('training.html#_training_mode', 'catscans/training.py'),
+                                   'catscans.training._undamaged': ('training.html#_undamaged', 'catscans/training.py'),
                                    'catscans.training.adam': ('training.html#adam', 'catscans/training.py'),
                                    'catscans.training.affine': ('training.html#affine', 'catscans/training.py'),
                                    'catscans.training.balanced_weights': ('training.html#balanced_weights', 'catscans/training.py'),

@@ -6,11 +6,11 @@
 __all__ = ['ENGINES', 'only_one', 'cores', 'gpus', 'jobs_for', 'check_data', 'duration', 'Watch', 'run', 'status', 'report',
            'main']
 
-# %% ../nbs/80_study.ipynb #3ddf535c
-import argparse, json, os, re, shutil, signal, subprocess, sys, threading, time
+# %% ../nbs/80_study.ipynb #ea1528aa
+import argparse, json, os, shutil, signal, subprocess, sys, threading, time
 from contextlib import contextmanager
 from pathlib import Path
-from .core import (PROFILES, PROTOCOLS, UserError, atomic, choose, data_dir, figures_dir, project_dir, results_dir, work_dir)
+from .core import (PROFILES, PROTOCOLS, UserError, atomic, choose, data_dir, figures_dir, project_dir, work_dir)
 from .steps import PUBLISHED, expected_settings, notebook, plan, problem, read_json, todo
 
 # %% ../nbs/80_study.ipynb #849a9122

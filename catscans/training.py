@@ -6,8 +6,9 @@
 __all__ = ['RECIPES', 'Recipe', 'lr_at', 'recipe_for', 'draw_affine', 'affine', 'warp', 'balanced_weights', 'set_threads', 'adam',
            'Trainer', 'reset', 'weights', 'epoch', 'predict', 'recalibrate', 'fit']
 
-# %% ../nbs/30_training.ipynb #2f863ab2
+# %% ../nbs/30_training.ipynb #ed763578
 import functools, os, time, zipfile
+from contextlib import contextmanager
 from dataclasses import dataclass, replace, asdict
 from pathlib import Path
 import numpy as np
@@ -318,25 +319,30 @@ def recalibrate(self,
         share = 1 - l.momentum**len(starts)
         l.moving_mean.assign(np.asarray(l.moving_mean)/share); l.moving_variance.assign(np.asarray(l.moving_variance)/share)
 
-# %% ../nbs/30_training.ipynb #5e2406d3
+# %% ../nbs/30_training.ipynb #92faf7a5
 def _save_checkpoint(path, key, trainer, history):
     arrays = {f"w/{k}": v for k, v in trainer.weights().items()}
     arrays |= {f"o/{i}": np.asarray(v) for i, v in enumerate(trainer.optimizer.variables)}
     arrays |= {f"h/{k}": np.array([h[k] for h in history]) for k in history[0]}
     with atomic(path) as tmp: np.savez(tmp, key=np.array(key), **arrays)
 
+@contextmanager
+def _undamaged(path, again):
+    "what numpy raises on a damaged archive, as one line that says what deleting it means"
+    try: yield
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+        if isinstance(e, UserError): raise
+        raise UserError(f"{path} is damaged ({type(e).__name__}); delete it to {again}") from None
+
 def _load_checkpoint(path, key, trainer)->list:
     "history so far; [] where there is no usable checkpoint of this very training"
     from catscans.models import set_backbone
     if not Path(path).exists(): return []
-    try:
-        with np.load(path, allow_pickle=False) as z:
-            if str(z["key"]) != key: return []
-            set_backbone(trainer.model, {k[2:]: z[k] for k in z.files if k[0] == "w"}, head=True)
-            for i, v in enumerate(trainer.optimizer.variables): v.assign(z[f"o/{i}"])
-            cols = {k[2:]: z[k].tolist() for k in z.files if k[0] == "h"}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
-        raise UserError(f"the checkpoint {path} is damaged ({type(e).__name__}); delete it to train this fold from its beginning") from None
+    with _undamaged(path, "train this fold from its beginning"), np.load(path, allow_pickle=False) as z:
+        if str(z["key"]) != key: return []
+        set_backbone(trainer.model, {k[2:]: z[k] for k in z.files if k[0] == "w"}, head=True)
+        for i, v in enumerate(trainer.optimizer.variables): v.assign(z[f"o/{i}"])
+        cols = {k[2:]: z[k].tolist() for k in z.files if k[0] == "h"}
     return [dict(zip(cols, row)) for row in zip(*cols.values())]
 
 # %% ../nbs/30_training.ipynb #888c4cfc

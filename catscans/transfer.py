@@ -6,8 +6,8 @@
 __all__ = ['WATTS_PER_THREAD', 'environment', 'energy', 'Progress', 'Pretrained', 'pretrain', 'Folds', 'finetune', 'relation',
            'images_of', 'execute']
 
-# %% ../nbs/40_transfer.ipynb #f2cf79ae
-import json, os, platform, shutil, time, zipfile
+# %% ../nbs/40_transfer.ipynb #c54281df
+import json, os, platform, shutil, time
 from dataclasses import dataclass, asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -125,16 +125,16 @@ class Folds:
     @property
     def auc(self): return np.array([f["auc_ovr_weighted"] for f in self.folds])
 
-# %% ../nbs/40_transfer.ipynb #1ca222cb
+# %% ../nbs/40_transfer.ipynb #740b0a1f
 def _keep_fold(path, key, out, p):
     with atomic(path) as tmp: np.savez(tmp, key=np.array(key), out=np.array(json.dumps(out)), p=p)
 
 def _kept_fold(path, key):
     "(out, p) of a finished fold, or None"
     if path is None or not path.exists(): return None
-    try:
-        with np.load(path, allow_pickle=False) as z: return (json.loads(str(z["out"])), z["p"]) if str(z["key"]) == key else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): raise UserError(f"{path} is damaged; delete it to compute this fold again") from None
+    from catscans.training import _undamaged
+    with _undamaged(path, "compute this fold again"), np.load(path, allow_pickle=False) as z:
+        return (json.loads(str(z["out"])), z["p"]) if str(z["key"]) == key else None
 
 # %% ../nbs/40_transfer.ipynb #2933bd43
 def _one_fold(trainer, images, fold, start, seed, recipe, say, checkpoint, key):
