@@ -1,0 +1,226 @@
+"""The recommender: what it learns from made-up records whose answer is known, what is claimed of it, and what it refuses."""
+import json, math, subprocess, sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from catscans import medmnist, recommend as rec
+from catscans.core import UserError
+from catscans.images import Images, fingerprint
+
+
+def made(targets=12, sources=8, effect=1., similarity=0., noise=1., seed=0, group=lambda t: f"g{t}"):
+    r = np.random.default_rng(seed)
+    e, out = effect*r.standard_normal(sources), []
+    for t in range(targets):
+        f = r.standard_normal(sources)
+        y = .8 + .02*(e + similarity*f + noise*r.standard_normal(sources))
+        out += [dict(target=f"t{t}", source=f"s{i}", auc=y[i], sim=f[i], group=group(t), family=f"s{i}") for i in range(sources)]
+    return pd.DataFrame(out)
+
+
+def soft(n, seed=0, size=48):
+    a = np.random.default_rng(seed).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+    return np.stack([np.asarray(Image.fromarray(i).resize((size, size), Image.Resampling.BICUBIC)) for i in a])
+
+
+def target(x, name="mine", k=2, y=None):
+    y = np.arange(len(x)) % k if y is None else y
+    c = [f"c{i}" for i in range(k)]
+    return Images(x, y, None, c, None, fingerprint(x, y, None, c), name, np.array([f"{i}.png" for i in range(len(x))]))
+
+
+# ---- learning
+
+def test_the_ridge_is_the_dense_solution_with_families_weighing_equally():
+    d = made(7, 5, similarity=1, group=lambda t: f"g{t//2}")
+    r = rec.rows(d, ["sim"])
+    x = np.column_stack([pd.get_dummies(d.source)[[f"s{i}" for i in range(5)]].to_numpy(float), r.f])
+    w = 1/d.groupby("group").target.transform("nunique").to_numpy()
+    assert sorted(set(w)) == [.5, 1.]
+    big = np.vstack([x*np.sqrt(w)[:, None], np.diag(np.sqrt([2.]*5 + [3.]))])
+    want = np.linalg.lstsq(big, np.concatenate([r.z*np.sqrt(w), np.zeros(6)]), rcond=None)[0]
+    assert np.allclose(np.concatenate(rec._solver(r)(2., 3.)), want)
+
+
+def test_nothing_is_learned_from_the_family_left_out():
+    "other outcomes for a target change nothing of what is predicted for it, and its own source is not learned from"
+    d = made(6, 5, similarity=1)
+    d["family"] = d.source.map(lambda s: s.replace("s", "g"))            # source s0 belongs to the family of target t0
+    d = d[d.family != d.group]
+    _, a = rec.validate(d, ["sim"], imagenet="s4")
+    wild = d.copy(); at = wild.target == "t0"; wild.loc[at, "auc"] = wild.auc[at].to_numpy()[::-1]
+    _, b = rec.validate(wild, ["sim"], imagenet="s4")
+    of = lambda p: p[p.target == "t0"].predicted.to_numpy()
+    assert np.allclose(of(a), of(b))
+    other = d.copy(); at = (other.source == "s0") & (other.target == "t3"); other.loc[at, "sim"] += 3
+    train = lambda f: f[(f.group != "g0") & (f.family != "g0")]
+    assert train(other).equals(train(d))
+    _, c = rec.validate(other, ["sim"], imagenet="s4")
+    assert np.allclose(of(a), of(c))
+
+
+def test_siblings_are_no_candidates():
+    d = rec.candidates()
+    assert len(d) == 162 and not (d.family == d.group).any()
+    assert len(rec.candidates(True)) == 168 and len(rec.candidates(extra=("fu",))) == 148
+
+
+def test_noise_is_not_trusted_and_a_signal_is():
+    assert [rec.choose_trust(rec.rows(made(seed=s), ["sim"]))[1] for s in range(20)].count(math.inf) >= 16
+    assert math.inf not in [rec.choose_trust(rec.rows(made(seed=s, similarity=1.5), ["sim"]))[1] for s in range(5)]
+    with pytest.raises(UserError, match="2 families"): rec.choose_trust(rec.rows(made(2)))
+
+
+def test_intervals_cover_new_families():
+    cover = [rec.coverage(rec.validate(made(12, 6, seed=s), (), .8, imagenet="s0")[1], n_boot=100)[0] for s in range(6)]
+    assert .78 <= np.mean(cover) <= .95, cover
+
+
+def test_a_model_of_few_words():
+    m = rec.fit(rec.rows(made(similarity=2, noise=.2), ["sim"]), ("sim",))
+    assert m.trusts_features and m.weights[0] > .5 and m.width > 0 and m.families == 12
+    assert not rec.fit(rec.rows(made(), ["sim"]), ("sim",)).trusts_features
+    with pytest.raises(UserError, match="level"): rec.fit(rec.rows(made()), level=2)
+
+
+# ---- the published record
+
+def test_known_regrets():
+    assert rec.known().imagenet.mean() == pytest.approx(.53, abs=.005)
+    single = [s for s in medmnist.sources().index if s.endswith("mnist") and s != "medmnist"]
+    assert len(single) == 12
+    k = rec.known(single).mean()
+    for name, want in dict(mean_rank=.69, largest=.73, random=2.47).items(): assert k[name] == pytest.approx(want, abs=.005), name
+
+
+@pytest.mark.parametrize("only", [None, "single"])
+def test_not_worse_than_the_prior(only):
+    single = [s for s in medmnist.sources().index if s.endswith("mnist") and s != "medmnist"]
+    per, pairs = rec.validate(rec.candidates(only=single if only else None), rec.FEATURES)
+    c = rec.claim(per.recommender - per.prior, per.group, n_boot=500)
+    assert len(per) == 12 and per.group.nunique() == 10
+    assert c["difference"] <= rec.MARGIN, f"{c['difference']:.2f} points worse than the prior ({only or 'all sources'})"
+    share, lo, hi = rec.coverage(pairs, n_boot=500)
+    assert lo <= share <= hi and hi >= rec.LEVEL
+
+
+def test_better_is_said_only_when_the_interval_excludes_zero():
+    say = lambda v: rec.claim(v, range(len(v)), n_boot=500)["text"]
+    assert say([-.1]*8) == "similarity beats the prior" and say([.1]*8) == "similarity does worse than the prior"
+    assert say([-1, 1]*4) == say([-5.]*3) == say([0.]*8) == rec.NO_EVIDENCE
+
+
+# ---- rank
+
+def test_rank_without_a_probe_says_that_it_is_the_prior():
+    r = rec.rank(target(soft(40)))
+    assert any("no probe was given: this is the prior" in n for n in r.notes)
+    assert len(r.table) == 15 and r.table.expected.is_monotonic_decreasing and r.table.expected.mean() == pytest.approx(0, abs=1e-9)
+    assert (r.table.lo < r.table.expected).all() and (r.table.expected < r.table.hi).all() and r.table.licence.str.len().gt(3).all() and r.table.cost.str.len().gt(3).all()
+    assert r.unavailable["logme"] == "a source network is needed" and "embeddings" in r.unavailable["fid"] and "log_size" not in r.unavailable
+    assert r.verdict.startswith(("no source is clearly better", f"{r.table.index[0]} is clearly better"))
+    d = json.loads(json.dumps(r.as_dict()))
+    assert [s["source"] for s in d["sources"]] == list(r.table.index) and d["target"]["images"] == 40
+
+
+def test_a_probe_does_not_pretend():
+    assert any("probe was not used" in n for n in rec.rank(target(soft(40)), probe="net.keras").notes)
+
+
+def test_large_targets_are_sampled_and_it_is_said():
+    x = np.repeat(soft(30, size=16), 40, axis=0)
+    a, b = rec.rank(target(x)), rec.rank(target(x))
+    assert a.target["images"] == 1200 and a.target["used"] == 1000 and any("sample of 1,000 of 1,200 images" in n for n in a.notes)
+    assert a.table.equals(b.table)
+    y = np.repeat([0, 1], [4500, 500])
+    assert np.bincount(y[rec.sample(y)]).tolist() == [900, 100] and not np.array_equal(rec.sample(y, seed=1), rec.sample(y, seed=2))
+
+
+@pytest.mark.parametrize("name, gone", [("retinamnist", {"retinamnist"}), ("organsmnist_224", {"organamnist", "organcmnist", "organsmnist"}), ("isic2018", {"dermamnist"}), ("mine", set())])
+def test_the_family_of_the_target_is_dropped_and_named(name, gone):
+    r = rec.rank(target(soft(40), name))
+    assert set(r.dropped) == gone and not gone & set(r.table.index) and all(s in r.text() for s in gone)
+    assert any("pretrained without" in n for n in r.notes) == bool(gone)
+
+
+def test_own_images_are_known_again(tmp_path):
+    im = target(soft(60))
+    rec.save_print(im, tmp_path/"bloodmnist.npz")
+    known = rec.prints(tmp_path)
+    assert rec.rank(im, known=known).dropped == {"bloodmnist": "it has the same fingerprint"}
+    few = target(np.concatenate([soft(3), soft(57, 9)]), "other")            # three of sixty images
+    assert "3 of 60 images are near duplicates" in rec.rank(few, known=known).dropped["bloodmnist"]
+    assert rec.rank(target(np.concatenate([soft(2), soft(58, 9)])), known=known).dropped == {}
+    grey = target(np.full((40, 32, 32, 3), 80, np.uint8))
+    rec.save_print(grey, tmp_path/"pathmnist.npz")
+    assert rec.rank(target(np.full((44, 32, 32, 3), 90, np.uint8)), known=rec.prints(tmp_path)).dropped == {}, "flat images are alike without being the same"
+
+
+# ---- the command
+
+def write(folder, n, c, seed=0):
+    (folder/c).mkdir(parents=True)
+    for i, a in enumerate(soft(n, seed)): Image.fromarray(a).save(folder/c/f"{i}.png")
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    monkeypatch.setenv("CATSCANS_WORK", str(tmp_path/"work")); monkeypatch.delenv("CATSCANS_PROBE", raising=False)
+    return tmp_path
+
+
+def test_folder_csv_and_npz_give_the_same_answer(work, capsys):
+    d = work/"pets"
+    write(d, 12, "cat"); write(d, 11, "dog", 1)
+    files = sorted(f.relative_to(d) for f in d.rglob("*.png"))
+    pd.DataFrame(dict(path=map(str, files), **{"class": [f.parts[0] for f in files]})).to_csv(d/"pets.csv", index=False)
+    np.savez(work/"pets.npz", train_images=np.stack([np.asarray(Image.open(d/f)) for f in files]), train_labels=np.array([f.parts[0] == "dog" for f in files], int))
+    got = []
+    for p in (d/"pets.csv", work/"pets.npz"):
+        assert rec.main_rank(p, as_json=True) == 0
+        got.append(json.loads(capsys.readouterr().out))
+    (d/"pets.csv").unlink()
+    assert rec.main_rank(d, as_json=True) == 0
+    got.append(json.loads(capsys.readouterr().out))
+    assert got[0]["sources"] == got[1]["sources"] == got[2]["sources"] and all(g["target"]["images"] == 23 for g in got)
+    assert rec.main_rank(d) == 0 and "no probe was given" in capsys.readouterr().out
+
+
+def test_bad_requests_are_refused_by_name_before_work(work):
+    one = work/"one"; write(one, 12, "cat")
+    with pytest.raises(UserError, match="one: received 1 class"): rec.main_rank(one)
+    few = work/"few"; write(few, 12, "cat"); write(few, 4, "dog", 1)
+    with pytest.raises(UserError, match=r"few: fewer than 10 images in class dog \(4\)"): rec.main_rank(few)
+    flat = work/"flat"; write(flat, 12, "x")
+    for f in (flat/"x").iterdir(): f.rename(flat/f.name)
+    (flat/"x").rmdir()
+    with pytest.raises(UserError, match="flat holds images but no class sub-folders"): rec.main_rank(flat)
+    bad = work/"bad"; write(bad, 12, "cat"); write(bad, 12, "dog", 1); (bad/"dog"/"3.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="dog/3.png"): rec.main_rank(bad)
+    with pytest.raises(UserError, match="there is no"): rec.main_rank(work/"nothing")
+    with pytest.raises(UserError, match="gone.keras"): rec.main_rank(bad, probe=str(work/"gone.keras"))
+
+
+def test_more_than_a_thousand_images_are_not_all_decoded(work, monkeypatch):
+    d = work/"many"
+    write(d, 1, "a"); write(d, 1, "b", 1)
+    for c in "ab":
+        for i in range(1, 600): (d/c/f"{i}.png").hardlink_to(d/c/"0.png")
+    images, n = rec.load_target(d, size=16)
+    assert (len(images), n) == (1000, 1200) and np.bincount(images.y).tolist() == [500, 500]
+
+
+def test_many_classes_may_be_thin_in_the_sample(work):
+    np.savez(work/"wide.npz", train_images=np.repeat(soft(4, size=16), 1000, axis=0), train_labels=np.arange(4000) % 150)
+    assert rec.main_rank(work/"wide.npz") == 0          # 26 images of each class, 6 or 7 of them in the sample
+
+
+def test_importing_and_ranking_need_no_deep_learning():
+    code = ("import sys, numpy as np\nfrom catscans import recommend\nassert not {'pandas', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules), sorted({'pandas', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules))\n"
+            "from catscans.images import Images\nx = np.random.default_rng(0).integers(0, 255, (24, 16, 16, 3), dtype=np.uint8)\n"
+            "recommend.rank(Images(x, np.arange(24) % 2, None, ['a', 'b'], None, 'f', 'mine', np.arange(24).astype(str)))\nassert not {'tensorflow', 'keras', 'torch', 'jax'} & set(sys.modules)")
+    r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
