@@ -63,20 +63,20 @@ def validate(
             stop(f"auc_ovr_weighted_mean is {rec['metrics']['auc_ovr_weighted_mean']}, its folds give {mean}")
     return rec
 
-# %% ../nbs/60_records.ipynb #81ba704e
+# %% ../nbs/60_records.ipynb #88933206
 def _example(run:Run, k=5, n=60, classes=3, epochs=6):
     "A made-up record of `run`, whole and valid; the same for the same run."
     rng = np.random.default_rng(seed_for(run.slug))
     names = [f"class {c}" for c in range(classes)]
     auc = np.clip(rng.normal(.70 + .2*rng.random(), .02, k), .5, 1)
-    data = dict(name="", n=n, classes=names, fingerprint=digest(run.slug))
+    data = lambda name: dict(name=name, n=n, classes=names, fingerprint=digest(name))
     history = lambda: dict(loss=list(np.round(np.exp(-np.arange(epochs)/2) + .3 + .02*rng.random(epochs), 4)), accuracy=[.5]*epochs, lr=[1e-3]*epochs,
                            seconds=list(rng.random(epochs)))
     rec = dict(schema=SCHEMA, kind=run.kind, slug=run.slug, source=run.source, target=run.target, profile=run.profile, protocol=run.protocol,
         strategy="pretrain" if run.target is None else "random" if run.source == "random" else "self" if run.source == run.target else "finetune",
         seed=run.seed, settings=dict(arch="none", size=32, dropout=.5, batch=32, epochs=epochs, lr=1e-3, schedule="none", class_weight=True,
         augment=True, batchnorm="none", optimizer="adam"), splits=dict(fingerprint=digest(run.target), k=k, protocol=run.protocol, shared_group_rate=0.),
-        data=dict(source=None if run.source == "random" else dict(data, name=run.source), target=run.target and dict(data, name=run.target)),
+        data=dict(source=None if run.source == "random" else data(run.source), target=run.target and data(run.target)),
         env=dict({e: "" for e in _ENV}, device="made up"), history=[history() for _ in range(k if run.target else 1)],
         timing=dict(started="2000-01-01T00:00:00", wall_s=float(rng.random()), train_s=0., energy_wh=None, energy_mode="none"))
     if run.target is None:
@@ -160,7 +160,7 @@ def equal(a:dict, b:dict)->bool:
     "Whether two records agree to the last bit, time and energy aside."
     return not differences(a, b)
 
-# %% ../nbs/60_records.ipynb #08ce8d70
+# %% ../nbs/60_records.ipynb #105c6a69
 def load_all(
     profile:str,             # "toy", "lite", "paper"
     protocol:str|None=None,  # default: the profile's
@@ -176,7 +176,18 @@ def load_all(
         recs.append(read(f))
         got = {k: recs[-1][k] for k in ("slug", "profile", "protocol")}
         if got != (want := dict(slug=f.stem, profile=profile, protocol=protocol)): raise UserError(f"{f}: holds {got}, its place says {want}")
+    _same_data(recs)
     return recs
+
+def _same_data(recs):
+    "refuse records that call different images, or different folds of a target, by one name: they cannot be compared"
+    seen = {}
+    for rec in recs:
+        here = [(f"images of {d['name']} at {rec['settings']['size']} pixels", d["fingerprint"]) for d in rec["data"].values() if d]
+        if rec["kind"] == "finetune": here.append((f"folds of {rec['target']}", rec["splits"]["fingerprint"]))
+        for what, value in here:
+            first, slug = seen.setdefault(what, (value, rec["slug"]))
+            if value != first: raise UserError(f"{slug} and {rec['slug']} were run on different {what} ({first} and {value}); delete the one that is out of date and run it again")
 
 # %% ../nbs/60_records.ipynb #4b838924
 @contextmanager

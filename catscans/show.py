@@ -99,7 +99,7 @@ def curves(
 def _mark(fig, rec):
     if (w := get_profile(rec["profile"]).watermark): fig.supxlabel(w, fontsize=10, color="#D55E00", weight="bold")
 
-# %% ../nbs/75_show.ipynb #2a7db295
+# %% ../nbs/75_show.ipynb #be585d37
 def samples(
     rec:dict,     # a record
     images=None,  # datasets.Images; default: loaded as the run did
@@ -122,7 +122,7 @@ def _images(rec):
     "the images of a record, as its run loaded them"
     from catscans.transfer import images_of
     data = rec["data"]["target"] or rec["data"]["source"]
-    images = images_of(data["name"], get_profile(rec["profile"]), rec["settings"]["size"])
+    images = images_of(data["name"], get_profile(rec["profile"]), rec["settings"]["size"], rec["protocol"])
     if images.fingerprint != data["fingerprint"]:
         raise UserError(f"{data['name']} is not what {rec['slug']} was run on: fingerprint {images.fingerprint}, its record says {data['fingerprint']}")
     return images

@@ -181,7 +181,7 @@ def rows(
     if hamming is not None: matrices["experts"] = dict(names=names, value=hamming.loc[names, names].values.tolist())
     return sorted(out, key=lambda r: r["measure"]), matrices
 
-# %% ../nbs/55_similarity.ipynb #7ba89b4c
+# %% ../nbs/55_similarity.ipynb #ed61ffe3
 def measure(
     profile,                   # name or catscans.core.Profile
     protocol:str|None=None,    # default: the profile's; names the probe's pretraining
@@ -202,7 +202,7 @@ def measure(
     hamming, why = _hamming(names, answers)
     if hamming is None: show(f"experts: left out, {why}")
     probe = probe or probe_for(p, protocol, seed)
-    images = {n: images_of(n, p, p.size or SIZE) for n in names}
+    images = {n: images_of(n, p, p.size or SIZE, protocol) for n in names}
     key, smallest, embedded, new, begun = probe_fingerprint(probe), min(map(len, images.values())), {}, 0, time.perf_counter()
     for i, (n, im) in enumerate(images.items(), 1):
         embedded[n], k = embeddings(im, probe, smallest, sampling, p.subsets, seed, work_dir(p.name, "embeddings"), key)

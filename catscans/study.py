@@ -6,11 +6,11 @@
 __all__ = ['ENGINES', 'only_one', 'cores', 'gpus', 'jobs_for', 'check_data', 'duration', 'Watch', 'run', 'status', 'report',
            'main']
 
-# %% ../nbs/80_study.ipynb #ea1528aa
+# %% ../nbs/80_study.ipynb #99ac4712
 import argparse, json, os, shutil, signal, subprocess, sys, threading, time
 from contextlib import contextmanager
 from pathlib import Path
-from .core import (PROFILES, PROTOCOLS, UserError, atomic, choose, data_dir, figures_dir, project_dir, work_dir)
+from .core import (PROFILES, PROTOCOLS, UserError, atomic, choose, data_dir, figures_dir, project_dir, results_dir, work_dir)
 from .steps import PUBLISHED, expected_settings, notebook, plan, problem, read_json, todo
 
 # %% ../nbs/80_study.ipynb #849a9122
@@ -70,7 +70,7 @@ def jobs_for(profile:str)->int:
     except (ValueError, OSError): gb = 4
     return max(1, min(cores()//threads, int(gb/1.5)))
 
-# %% ../nbs/80_study.ipynb #93e8208c
+# %% ../nbs/80_study.ipynb #4e40be2c
 def check_data(
     steps:list,         # of Step: what is about to run
     decode:bool=True,   # also decode the images now, so that a damaged one is named before work starts
@@ -86,12 +86,17 @@ def check_data(
             if name in DATASETS and not name.startswith("toy-"): need.setdefault(name, set()).add(size)   # toy data are made, not found
     for name in need:
         if where(name) is None: raise absent(DATASETS[name])
-    targets = {s.run.target for s in steps if s.run}
+    targets, protocol = {s.run.target for s in steps if s.run}, next((s.run.protocol for s in steps if s.run), p.protocol)
+    finished = [r for f in results_dir(p.name).glob(f"records/*-{protocol}-s{p.seed}.json") if isinstance(r := read_json(f), dict) and r.get("data") and r["slug"] not in {s.slug for s in steps}]
+    seen = {(d["name"], r["settings"]["size"]): d["fingerprint"] for r in finished for d in r["data"].values() if d}
     if need and decode: print(f"{p.name}: {len(need)} datasets are read; the first time takes longest", file=sys.stderr)
     for name, sizes in need.items() if decode else ():
         for size in sorted(sizes):
-            images = images_of(name, p, size)
-            if name in targets: check_classes(images.y, images.groups if by_group(steps[0].run.protocol) else None, p.folds, images.classes, name)
+            images = images_of(name, p, size, protocol)
+            if (other := seen.get((name, size), images.fingerprint)) != images.fingerprint:
+                raise UserError(f"{name} is not what the finished runs of {p.name} have seen (fingerprints {other} and {images.fingerprint}): put the first images back, "
+                                f"or move {results_dir(p.name)} away to begin again")
+            if name in targets: check_classes(images.y, images.groups if by_group(protocol) else None, p.folds, images.classes, name)
 
 # %% ../nbs/80_study.ipynb #f8bd3ad2
 ENGINES = dict(local="default", slurm="slurm")   # name -> folder in workflow/profiles
@@ -317,7 +322,7 @@ def report(
     from catscans import figures
     return figures.report(profile, [s.executed for s in steps])
 
-# %% ../nbs/80_study.ipynb #788d3c79
+# %% ../nbs/80_study.ipynb #dd09a67c
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         print(f"catscans: error: {message}; see {self.prog} --help", file=sys.stderr)
@@ -354,7 +359,11 @@ def _parser():
     command("export", "write the record as CSV files", parent=pub).add_argument("dir", metavar="DIR")
     data = command("data", "datasets: what there is and where it lies").add_subparsers(dest="what", metavar="COMMAND", required=True, parser_class=_Parser)
     command("list", "all datasets, one per line", parent=data)
-    for n, help in (("where", "where a dataset lies"), ("check", "load a dataset and compare it with its card")): command(n, help, parent=data).add_argument("name", metavar="NAME")
+    command("get", "fetch datasets, check and unpack them (CATSCANS_DATA)", parent=data).add_argument("names", nargs="+", metavar="NAME")
+    for n, help in (("where", "where a dataset lies"), ("check", "load a dataset and compare it with its card, or with what was added")): command(n, help, parent=data).add_argument("name", metavar="NAME")
+    add = command("add", "check your own images and give them a name", parent=data)
+    add.add_argument("path", metavar="FOLDER|CSV|NPZ|ARCHIVE", help="told apart by their content")
+    add.add_argument("--name", metavar="N", help="default: the file's name")
     return top
 
 # %% ../nbs/80_study.ipynb #5b789809
@@ -371,34 +380,67 @@ def _audit(as_json, record):
     print(audit_json(table) if as_json else audit_text(table, max(80, min(160, shutil.get_terminal_size((100, 24)).columns))))
     return 0
 
-# %% ../nbs/80_study.ipynb #1956f14a
-def _data(what, name=None):
-    from catscans.datasets import DATASETS, absent, check_card, load, where
-    generated = lambda c: c.name.startswith("toy-")
-    if what == "list":
-        for c in DATASETS.values():
-            place = "generated" if generated(c) else "there" if where(c.name) else "not here"
-            print(f"{c.name:18}{c.n:>10,} images {c.classes:>5} classes  {place:10} {c.licence}")
-        return 0
-    c = DATASETS[choose("dataset", name, DATASETS)]
-    if what == "where":
-        if generated(c): print(f"{name} is generated")
-        elif (p := where(name)) is None: raise absent(c)
-        else: print(p)
-        return 0
-    images = check_card(c, load(name, size=32))
-    print(f"{name}: {len(images):,} images, {len(images.classes)} classes" + (f", {len(set(images.groups)):,} groups ({c.group_key})" if images.groups is not None else ", no groups known")
+# %% ../nbs/80_study.ipynb #e6af5eba
+def _data(a):
+    from catscans.cards import DATASETS
+    from catscans.fetch import added, check_added, entries
+    if a.what in ("get", "add"): return dict(get=_get, add=_add)[a.what](a)
+    if a.what == "list": return _list(DATASETS, entries())
+    mine = added()
+    c = DATASETS[choose("dataset", a.name, DATASETS)] if a.name not in mine else None
+    if a.what == "where": return _where(a.name, c, mine)
+    if c is None: images = check_added(a.name)
+    else:
+        from catscans.datasets import check_card, load
+        images = check_card(c, load(a.name, size=32))
+    key = c.group_key if c else entries()[a.name]["group_key"]
+    print(f"{a.name}: {len(images):,} images, {len(images.classes)} classes" + (f", {len(set(images.groups)):,} groups ({key})" if images.groups is not None else ", no groups known")
           + f", fingerprint {images.fingerprint}")
     return 0
 
-# %% ../nbs/80_study.ipynb #b3d4613d
+def _list(cards, mine):
+    from catscans.cards import listing
+    from catscans.datasets import where
+    print(listing(state=lambda c: "generated" if c.layout == "toy" else "there" if where(c.name) else c.access or "not here"))
+    if mine: print("\nAdded")
+    for n, e in mine.items(): print(f"  {n:31}{e['images']:>9,} images {len(e['counts']):>5,} classes  {e['path']}")
+    return 0
+
+def _where(name, c, mine):
+    from catscans.datasets import absent, where
+    if c is None: print(mine[name])
+    elif c.layout == "toy": print(f"{name} is generated")
+    elif (p := where(name)) is None: raise absent(c)
+    else: print(p)
+    return 0
+
+# %% ../nbs/80_study.ipynb #66e76794
+def _get(a):
+    from catscans import fetch
+    cards = list({(c.fetch or c.name): c for c in map(fetch.card_of, a.names)}.values())     # PCam-middle and PCam-small are drawn from one set of files
+    for c in cards: fetch.wanted(c)                    # what cannot be had is said before anything is fetched
+    lacking = 0
+    for c in cards:
+        try: print(f"{c.name}: {fetch.get(c)}")
+        except fetch.FetchError as e: lacking = 1; print(f"catscans: error: {c.name}: {' '.join(str(e).split())}", file=sys.stderr)
+    return lacking
+
+def _add(a):
+    from catscans import fetch
+    before = set(fetch.entries())
+    e = fetch.add(a.path, a.name, say=lambda s: print(f"catscans: note: {s}", file=sys.stderr))
+    name = (set(fetch.entries()) - before).pop()
+    print(f"{name}: {e['images']:,} images, {len(e['counts'])} classes, {'no groups known' if e['group_key'] is None else 'groups: ' + e['group_key']}, at {fetch.added()[name]}, fingerprint {e['fingerprint']}")
+    return 0
+
+# %% ../nbs/80_study.ipynb #be6987f2
 def _do(a):
     if a.command == "run": return run(a.profile, a.source, a.target, a.protocol, a.jobs, a.engine, a.verbose)
     if a.command == "status": print(status(a.profile, a.protocol)); return 0
     if a.command == "figures": return _figures(a.profile)
     if a.command == "report": print(report(a.profile)); return 0
     if a.command == "audit": return _audit(a.json, a.record)
-    if a.command == "data": return _data(a.what, getattr(a, "name", None))
+    if a.command == "data": return _data(a)
     from catscans.published import export
     print(f"{len(export(a.dir))} files in {a.dir}; change them and do: catscans audit --record {a.dir}"); return 0
 

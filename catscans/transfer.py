@@ -194,7 +194,7 @@ def finetune(
                  cat([f.test for f in splits]), cat([np.full(len(f.test), i+1) for i, f in enumerate(splits)]),
                  cat([images.y[f.test] for f in splits]), cat([p for _, p in done]), splits)
 
-# %% ../nbs/40_transfer.ipynb #10e7479e
+# %% ../nbs/40_transfer.ipynb #b4581936
 def _ids(images):
     "what identifies an image for leaks: its group, or itself where no group is known"
     return (images.paths if images.groups is None else images.groups).astype(str)
@@ -202,25 +202,26 @@ def _ids(images):
 def relation(
     source,  # Images or None (random initialisation)
     target,  # Images
-)->tuple: # "none" | "shared" | "self", and the ids that both have
+)->tuple: # "none" | "shared" | "self" | "unknown", and the ids that both have
     "Whether a source holds images of the target's patients, lesions or slides."
     if source is None: return "none", set()
     a, b = getattr(source.card, "collection", None) or source.name, getattr(target.card, "collection", None) or target.name
     if a != b: return "none", set()
     shared = set(_ids(source)) & set(_ids(target))
-    if not shared: return "none", shared
+    if not shared: return ("none" if source.groups is not None and target.groups is not None else "unknown"), shared
     return ("self" if len(shared) == len(set(_ids(target))) else "shared"), shared
 
-# %% ../nbs/40_transfer.ipynb #a1c47810
+# %% ../nbs/40_transfer.ipynb #2aca6f06
 def images_of(
     name:str,  # dataset
     profile,   # core.Profile
     size:int,
+    protocol:str="grouped",  # `published` draws PCam's subsets and orders STI-10's colours as the authors did
 ):  # datasets.Images
     "The images of a dataset as a profile uses them: at its size, and at most so many."
     from catscans.datasets import load
     cut = dict(profile.max_images).get(name)
-    return load(name, size=size, max_images=cut, seed=profile.seed) if cut else load(name, size=size)
+    return load(name, size=size, protocol=protocol, **(dict(max_images=cut, seed=profile.seed) if cut else {}))
 
 def _describe(images):
     return None if images is None else dict(name=images.name, n=len(images.y), classes=list(map(str, images.classes)), fingerprint=images.fingerprint)
@@ -268,12 +269,12 @@ def execute(
 
 def _checkpoints(run): return work_dir(run.profile, "checkpoints")/run.slug
 
-# %% ../nbs/40_transfer.ipynb #b84d6391
+# %% ../nbs/40_transfer.ipynb #3f3e8d1c
 def _pretrain_run(run, profile, recipe, size, show):
     "body of a pretraining's record; writes the weights"
     from catscans.models import save_weights, weights_sha256
     from catscans.splits import shared_group_rate
-    images = images_of(run.source, profile, size)
+    images = images_of(run.source, profile, size, run.protocol)
     key = digest(run.slug, images.fingerprint)
     out = pretrain(images, recipe, run.protocol, seed_for(run.slug), size, profile.arch, show=show, key=key, checkpoint=_checkpoints(run)/"checkpoint.npz")
     save_weights(out.weights, run.weights, source=run.source, classes=json.dumps(list(map(str, images.classes))), licence=str(getattr(images.card, "licence", "") or ""))
@@ -284,37 +285,51 @@ def _pretrain_run(run, profile, recipe, size, show):
                 history=[{k: [h[k] for h in out.history] for k in out.history[0]}],
                 predictions=dict(index=pack(s.test.astype("int32")), fold=pack(np.ones(len(s.test), "int8")), y=pack(images.y[s.test].astype("int16")), p=pack(out.predictions)))
 
-# %% ../nbs/40_transfer.ipynb #62373bea
+# %% ../nbs/40_transfer.ipynb #197fceb6
 def _pretrain_without(run, profile, source, size, keep, show, name, trainer=None):
     "weights of the source trained only on the positions `keep`; kept on disk, since a killed run will ask again"
     from catscans.models import load_weights, save_weights
     from catscans.splits import Fold
     from catscans.training import recipe_for
-    path = _checkpoints(run)/f"{name}.h5"
-    if path.exists(): return load_weights(path)
     recipe, none = recipe_for(profile.recipe, "pretrain", run.source, run.protocol), np.array([], int)
+    path = _checkpoints(run)/f"{name}-{digest(source.fingerprint, keep, asdict(recipe), size, profile.arch)[:8]}.h5"
+    if path.exists(): return load_weights(path)
     if trainer and (trainer.n_classes, trainer.recipe.dropout) != (len(source.classes), recipe.dropout): trainer = None   # another network
     out = pretrain(source, recipe, run.protocol, seed_for(run.slug, name), size, profile.arch, split=Fold(keep, none, none), show=show, trainer=trainer,
                    checkpoint=_checkpoints(run)/f"{name}-checkpoint.npz", key=digest(run.slug, name, source.fingerprint), evaluate=False)
     save_weights(out.weights, path)
     return out.weights
 
-# %% ../nbs/40_transfer.ipynb #d782c002
+# %% ../nbs/40_transfer.ipynb #032b682a
+def _source_weights(run, source):
+    "weights of the finished pretraining, refused where it saw other images than those at hand"
+    from catscans.models import load_weights
+    from catscans.records import read
+    before = Run(run.source, None, run.profile, run.protocol, run.seed)
+    if before.record.exists() and (seen := read(before.record)["data"]["source"]["fingerprint"]) != source.fingerprint:
+        raise UserError(f"{run.source} was pretrained on other images than those at hand (fingerprints {seen} and {source.fingerprint}): "
+                        f"put the first ones back, or delete {before.record} to pretrain again")
+    return load_weights(before.weights)
+
+# %% ../nbs/40_transfer.ipynb #6de50bf6
 def _finetune_run(run, profile, recipe, size, show):
     "body of a fine-tuning's record"
     from catscans.models import is_head, load_weights, named_weights, resnet50, weights_sha256
     from catscans.splits import shared_group_rate
-    target = images_of(run.target, profile, size)
+    target = images_of(run.target, profile, size, run.protocol)
     ready = run.source in profile.ready
-    source = None if run.source == "random" or ready else images_of(run.source, profile, size)
+    source = None if run.source == "random" or ready else images_of(run.source, profile, size, run.protocol)
     how, shared = relation(source, target)
+    if how == "unknown" and run.protocol != "published":
+        raise UserError(f"{run.source} and {run.target} come from one collection, and one of them does not say which images belong together: "
+                        f"whether the source has seen the target's patients, lesions or slides cannot be known; choose another source, or --protocol published")
     if setting("baseline", run.protocol) == "self": how = "none"   # the authors' self pair: a source that has seen 80 % of what is held out
     weights = per_fold = None
     if how == "self": per_fold = lambda trainer, fold, i: _pretrain_without(run, profile, source, size,
         np.flatnonzero(~np.isin(_ids(source), _ids(target)[fold.test])), show, f"source-fold{i+1}", trainer)
     elif how == "shared": weights = _pretrain_without(run, profile, source, size, np.flatnonzero(~np.isin(_ids(source), list(shared))), show, "source-cleaned")
     elif ready: weights = {k: v for k, v in named_weights(resnet50(2, size, weights=run.source, arch=profile.arch)).items() if not is_head(k)}
-    elif source is not None: weights = load_weights(Run(run.source, None, run.profile, run.protocol, run.seed).weights)
+    elif source is not None: weights = _source_weights(run, source)
     out = finetune(weights, target, recipe, run.protocol, profile.folds, seed_for(run.slug), profile.arch, dict(profile.max_train).get(run.target),
                    _checkpoints(run), per_fold, show, digest(run.slug), split_seed=profile.seed)
     described = dict(name=run.source, n=None, classes=[], fingerprint="weights that come with Keras") if ready else _describe(source)

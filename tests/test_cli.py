@@ -32,7 +32,9 @@ def files(env): return {f for f in Path(env["CATSCANS_PROJECT"]).rglob("*") if f
     ("audit --record /nowhere", "/nowhere"),
     ("data where cifar", "allowed are"),
     ("data check kermany", "CATSCANS_DATA, which is not set"),
-    ("data get dtd", "invalid choice"),
+    ("data get dtd", "CATSCANS_DATA is not set"),
+    ("data add photos", "CATSCANS_DATA is not set"),
+    ("data fetch dtd", "invalid choice"),
     ("rank photos", "invalid choice"),
     ("run --sources dtd", "unrecognized arguments"),
     ("", "a command is needed"),
@@ -114,8 +116,10 @@ def test_published_export_and_audit_of_a_copy(env, tmp_path):
 
 
 def test_data(env):
+    from catscans.cards import DATASETS, short
     out = catscans(env, "data", "list").stdout.splitlines()
-    assert len(out) == 25 and out[0].startswith("imagenet ")
+    assert out[0] == "The paper's nine" and out[1].startswith("  imagenet ")             # grouped, a line per dataset
+    assert [l.split()[0] for l in out if l.startswith("  ")] == short(DATASETS)
     assert catscans(env, "data", "where", "toy-dtd").stdout.strip() == "toy-dtd is generated"
     assert "fingerprint" in catscans(env, "data", "check", "toy-kimia960").stdout
 

@@ -1,0 +1,32 @@
+"A study goes on only with the images that it began with."
+import os
+
+import numpy as np
+import pytest
+
+from catscans import records
+from catscans.core import Run, UserError
+from catscans.images import Images
+
+
+def images(fingerprint): return Images(np.zeros((4, 8, 8, 3), "uint8"), np.arange(4) % 2, None, ["a", "b"], None, fingerprint, "toy-dtd", np.arange(4).astype(str))
+
+
+def test_weights_of_other_images_are_refused():
+    from catscans.transfer import _source_weights
+    run = Run("toy-dtd", "toy-chest")
+    with records._example_project():
+        with pytest.raises(UserError, match="toy-dtd was pretrained on other images"): _source_weights(run, images("other"))
+        same = records.read(Run("toy-dtd").record)["data"]["source"]["fingerprint"]
+        with pytest.raises(UserError) as e: _source_weights(run, images(same))      # the images are right; there are no weights
+        assert "other images" not in str(e.value)
+
+
+@pytest.mark.skipif(not os.environ.get("CATSCANS_DATA"), reason="CATSCANS_DATA is not set: needs the images of lite")
+def test_a_study_refuses_to_go_on_with_other_images(tmp_path):
+    from catscans.steps import plan
+    from catscans.study import check_data
+    left = "finetune-random--kermany-grouped-s1"
+    with records._example_project("lite", skip=(left,)):
+        with pytest.raises(UserError, match="kermany is not what the finished runs of lite have seen"):
+            check_data([s for s in plan("lite") if s.slug == left])
