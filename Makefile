@@ -38,7 +38,7 @@ test: env
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 docs: env
-	rm -rf _proc _site
+	rm -rf _proc _site jupyter_execute
 	$(BIN)/nbdev-proc-nbs
 	cp docs/conf.py docs/contents.md _proc/
 	$(BIN)/sphinx-build -q -b html _proc _site
@@ -52,4 +52,4 @@ lock:
 	$(BIN)/uv pip compile -q pyproject.toml --extra paper --extra dev --universal --generate-hashes --no-emit-index-url --no-header -o requirements.lock
 
 clean:
-	rm -rf work results/toy figures/toy _site _proc
+	rm -rf work results/toy figures/toy _site _proc jupyter_execute

@@ -322,7 +322,7 @@ def report(
     from catscans import figures
     return figures.report(profile, [s.executed for s in steps])
 
-# %% ../nbs/80_study.ipynb #dd09a67c
+# %% ../nbs/80_study.ipynb #3ea7ef71
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         print(f"catscans: error: {message}; see {self.prog} --help", file=sys.stderr)
@@ -355,6 +355,9 @@ def _parser():
     a = command("audit", "the paper's claims: printed, recomputed from the authors' record, obtained by us")
     a.add_argument("--json", action="store_true", help="a list of objects instead of a table")
     a.add_argument("--record", metavar="DIR", help="audit this copy of the record")
+    k = command("rank", "which source to pretrain on for your own images: a ranked table, and how much it can be trusted")
+    k.add_argument("images", metavar="FOLDER|CSV|NPZ"); k.add_argument("--json", action="store_true", help="an object instead of a table")
+    k.add_argument("--probe", metavar="FILE", help="a network for features (default: CATSCANS_PROBE); without one the ranking is the prior's")
     pub = command("published", "the authors' record").add_subparsers(dest="what", metavar="COMMAND", required=True, parser_class=_Parser)
     command("export", "write the record as CSV files", parent=pub).add_argument("dir", metavar="DIR")
     data = command("data", "datasets: what there is and where it lies").add_subparsers(dest="what", metavar="COMMAND", required=True, parser_class=_Parser)
@@ -433,13 +436,14 @@ def _add(a):
     print(f"{name}: {e['images']:,} images, {len(e['counts'])} classes, {'no groups known' if e['group_key'] is None else 'groups: ' + e['group_key']}, at {fetch.added()[name]}, fingerprint {e['fingerprint']}")
     return 0
 
-# %% ../nbs/80_study.ipynb #be6987f2
+# %% ../nbs/80_study.ipynb #cabd4d91
 def _do(a):
     if a.command == "run": return run(a.profile, a.source, a.target, a.protocol, a.jobs, a.engine, a.verbose)
     if a.command == "status": print(status(a.profile, a.protocol)); return 0
     if a.command == "figures": return _figures(a.profile)
     if a.command == "report": print(report(a.profile)); return 0
     if a.command == "audit": return _audit(a.json, a.record)
+    if a.command == "rank": from catscans.recommend import main_rank; return main_rank(a.images, a.probe, a.json)
     if a.command == "data": return _data(a)
     from catscans.published import export
     print(f"{len(export(a.dir))} files in {a.dir}; change them and do: catscans audit --record {a.dir}"); return 0
