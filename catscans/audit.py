@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['PROFILES_AUDITED', 'COLUMNS', 'audit', 'audit_text', 'audit_json', 'verdict_frame', 'verdict_table']
 
-# %% ../nbs/66_audit.ipynb #903e6bf4
+# %% ../nbs/66_audit.ipynb #2772732d
 import json, math, textwrap
 import numpy as np, pandas as pd
+from .core import UserError
 from .claims import CLAIMS, VERDICTS, NotThere, answer, from_profile, from_record
 from .claims import learning_rates, random_draws, triangle_violations  # findings that belong to it
 
-# %% ../nbs/66_audit.ipynb #a44ef91e
+# %% ../nbs/66_audit.ipynb #94e64217
 PROFILES_AUDITED = ("lite", "paper")
 COLUMNS = ("id", "claim", "where", "printed", "recomputed", "obtained", "tolerance", "verdict", "why")
 
@@ -19,10 +20,10 @@ def _obtained(id, row, evidence):
     "What our records say, per profile."
     out = {}
     for profile, ev in evidence.items():
-        if not CLAIMS[id][1]: out[profile] = "not applicable"; continue
+        if CLAIMS[id][1]: out[profile] = f"not applicable: {CLAIMS[id][1]}"; continue
         if isinstance(ev, NotThere): out[profile] = "not yet run"; continue
         try: f = answer(ev, row, id)
-        except NotThere as e: out[profile] = f"not applicable: {e}"; continue
+        except UserError as e: out[profile] = f"not applicable: {e}"; continue
         out[profile] = dict(value=_plain(f.value), verdict=f.verdict if f.holds is not None else "no verdict", why=f.why)
     return out
 

@@ -6,12 +6,12 @@
 __all__ = ['TITLES', 'why_not', 'items', 'make_one', 'make', 'sentences', 'about', 'say', 'Presented', 'present', 'linked',
            'report']
 
-# %% ../nbs/70_figures.ipynb #dcebedcb
+# %% ../nbs/70_figures.ipynb #d78d639f
 import base64, os, re
 from pathlib import Path
 from . import records
 from .core import atomic, choose, data_dir, figures_dir, get_profile, results_dir, UserError, work_dir
-from .plots import (auc_summary, correlations, critical_difference, curves, fall_frame, fig1, fig2, fig3, fig4, gain, gain_frame, MEASURES, PRINTED,
+from .plots import (auc_summary, correlations, critical_difference, curves, fall_frame, fig1, fig2, fig3, fig4, gain, gain_frame, MEASURES, printed_rho,
                             rank_frame, rank_heatmap, transfer_frame)
 from .plots import _comparable
 from .style import label, markdown, provenance, save, save_table, small, Study, study, style
@@ -72,7 +72,7 @@ def make(
     for o in only or (): choose("table or figure", o, [*names, *(n.split("_")[0] for n in names)])
     return [p for n in names if not only or n in only or n.split("_")[0] in only for p in make_one(st, n)[1]]
 
-# %% ../nbs/70_figures.ipynb #5174222c
+# %% ../nbs/70_figures.ipynb #3d574d2a
 def sentences(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
 )->dict: # name of a figure -> its sentence
@@ -80,7 +80,7 @@ def sentences(
     st = study(profile)
     auc, g, t = auc_summary(st.fold_auc()), gain_frame(st), transfer_frame(st)
     best = auc[auc["rank"] == 1].sort_values("target", key=lambda v: v.map(st.targets.index))
-    printed = lambda m: f" (the text prints Spearman's ρ = {PRINTED[m]})" if st.profile == "published" else ""
+    printed = lambda m: f" (the text prints Spearman's ρ = {printed_rho(m)})" if st.profile == "published" else ""
     each = g[g.source != "mean of sources"]
     up, down = each[each.lo > 0], each[each.hi < 0]
     per = "the self pair" if st.baseline == "self" else "random initialisation"

@@ -37,8 +37,9 @@ PROTOCOL_SETTINGS = {
     "error_bars":         dict(published={"fig3": 0, "fig4": 1}, described={"fig3": 1, "fig4": 1}),  # ddof
 }
 
-# %% ../nbs/17_protocols.ipynb #aedfd44f
-OBEYED = ("fold_protocol", "grouping", "baseline", "finetune_lr", "lr_schedule", "finetune_dropout", "error_bars")
+# %% ../nbs/17_protocols.ipynb #b80630f4
+OBEYED = ("fold_protocol", "grouping", "baseline", "finetune_lr", "lr_schedule", "finetune_dropout",  # by training and transfer
+          "subset_pairs", "imagenet_distance", "correlation", "self_pairs", "error_bars")             # by the analysis of results
 
 # %% ../nbs/17_protocols.ipynb #368f101d
 OUR_SETTINGS = {"batchnorm": dict(published="keras", described="recalibrate")}

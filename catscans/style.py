@@ -103,7 +103,7 @@ def styled(draw):
         with mpl.rc_context(style()): return draw(*args, **kw)
     return inner
 
-# %% ../nbs/67_style.ipynb #f944a4c8
+# %% ../nbs/67_style.ipynb #c7228ea1
 def provenance(
     st:Study,      # what is shown
     what="",       # what was counted: "120 folds of 24 pairs"
@@ -128,7 +128,7 @@ def canvas(
     import textwrap
     fig = Figure(size, layout="constrained")
     fig.suptitle(title, x=.008, **(dict(y=1-.06/size[1], va="top") if head else {}), ha="left")
-    line = textwrap.fill(f"{provenance(st, what, where)} {more}".strip(), int(size[0]*20.5))
+    line = textwrap.fill(f"{provenance(st, what, where)} {more}".strip(), int(size[0]*20.5), break_on_hyphens=False)
     fig.foot = (.06 + .125*(line.count("\n") + 1))/size[1]                # height of the line, in figure heights
     fig.get_layout_engine().set(w_pad=.06, h_pad=.05, rect=(0, fig.foot, 1, 1 - fig.foot - head/size[1]))
     fig.text(.008, .05/size[1], line, va="bottom", fontsize=6.5, color=GREY, linespacing=1.3)

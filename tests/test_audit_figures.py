@@ -1,0 +1,102 @@
+"The audit's figures: each is drawn and has its numbers; what a title or sentence concludes turns with the record."
+import pandas as pd
+import pytest
+from PIL import Image
+
+from catscans import audit_figures as af
+from catscans import published
+from catscans.audit import VERDICTS
+from catscans.style import small
+
+
+@pytest.fixture(scope="module")
+def table(): return pd.DataFrame(dict(id=range(1, 33), claim="a claim", verdict=[VERDICTS[i % len(VERDICTS)] for i in range(32)]))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def changed(tmp_path):
+    "A copy of the record with cells changed: changed((file, row, column, value), ...)"
+    def change(*cells):
+        published.export(d := tmp_path/f"copy{len(list(tmp_path.glob('copy*')))}")
+        for file, row, column, value in cells:
+            f = pd.read_csv(d/f"{file}.csv", dtype=str, keep_default_na=False)
+            hit = pd.concat([f[k] == str(v) for k, v in row.items()], axis=1).all(axis=1)
+            assert hit.any()
+            f.loc[hit, column] = str(value)
+            f.to_csv(d/f"{file}.csv", index=False)
+        return published.record(d)
+    return change
+
+
+@pytest.mark.parametrize("name", af.FIGURES)
+def test_drawn_with_its_numbers(name, table, project):
+    fig = af.draw(name, **(dict(table=table) if name == "verdicts" else {}))
+    base = project/"figures"/"published"
+    image = Image.open(base/f"audit_{name}.png").convert("L")
+    data = [ax for ax in fig.axes if ax.patches or ax.lines or ax.collections or ax.images]
+    assert data and image.getextrema()[0] < 60 and len(image.getcolors(100_000)) > 20
+    csv, frame = pd.read_csv(base/f"audit_{name}.csv"), fig.frame
+    assert list(csv) == list(frame) and len(csv) == len(frame) > 0
+    for c in frame.select_dtypes("number"): assert csv[c].to_numpy(float) == pytest.approx(frame[c].to_numpy(float), rel=1e-9, nan_ok=True)
+    assert (base/f"audit_{name}.svg").stat().st_size > 5000
+    assert len(fig.get_suptitle()) < 90                                    # one line
+
+
+def test_verdicts_by_symbol_as_well(table):
+    words = [t.get_text() for t in af.verdicts(None, table=table).axes[0].texts]
+    assert {s: words.count(s) for s in af.VERDICT_SYMBOL.values()} == {s: 8 for s in af.VERDICT_SYMBOL.values()}
+
+
+def titles(fig): return [fig.get_suptitle(), *(ax.get_title(loc="left") for ax in fig.axes)]
+def foot(fig): return " ".join(" ".join(t.get_text().split()) for t in fig.texts)
+
+
+# figure: cells, and a part of its titles or footer before and after
+CELLS = {
+    "baseline": ([("table2", dict(source="chest"), "test_auc", .999)], "7 of 8 negative", "4 of 8 negative"),
+    "sizes": ([("class_counts", dict(collection="chest", part="NORMAL"), "images", 1590)], "4 of 4 printed", "3 of 4 printed"),
+    "coefficients": ([("claims", dict(id=8), "printed", .291)], "Experts: 0.24 is Pearson's r", "Experts: 0.291 is Spearman's ρ"),
+    "learning_rate": ([("finetune_settings", dict(target="chest", source="isic"), "lr", 3e-3)], "a relation over all pairs", "no relation shown"),
+    "distances": ([("task2vec_distances", dict(target="chest", source="imagenet"), "distance", .95)], "Dashed: ImageNet's Task2Vec distances are those of STL-10", None),
+    "geometry": ([("task2vec_matrices", dict(measure="cosine_all_cross", a="textures", b="textures"), "distance", .01)], "nearest in 6 of 8", "nearest in 7 of 8"),
+    "draws": ([("task2vec_distances", dict(source="chest", target="pcam-middle"), "distance", .66)], "outside the middle", "within the middle"),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_figure_follows_the_record(name, changed):
+    cells, before, after = CELLS[name]
+    old, new = af.FIGURES[name](), af.FIGURES[name](changed(*cells))
+    text = [" ".join(titles(f)) + foot(f) for f in (old, new)]
+    assert before in text[0] and before not in text[1] and (after is None or after in text[1])
+    if name != "coefficients": assert not old.frame.equals(new.frame)      # a printed value is drawn, not tabled
+    assert small(old, 300).data != small(new, 300).data
+
+
+def test_a_copy_is_marked_and_kept_apart(changed, project):
+    rec = changed()
+    fig = af.draw("sizes", rec)
+    assert "ANOTHER RECORD" in foot(fig) and "ANOTHER RECORD" not in foot(af.sizes())
+    assert (project/"figures"/"another-record"/"audit_sizes.png").exists() and not (project/"figures"/"published").exists()
+
+
+def test_phrases_have_two_sides():
+    assert af.is_named(.24, .238, .291) != af.is_named(.24, .291, .238) != af.is_named(.24, 0, 0)
+    assert af.lies(.02).startswith("outside") and af.lies(.03).startswith("within") and af.lies(.98).startswith("outside")
+    assert len({af.related(a, b) for a in (.01, .2) for b in (.01, .2)}) == 4
+    assert af.turned([-1, -1], [1, -1]).startswith("1 of 2") and af.turned([1], [1]).startswith("No gain")
+    assert [af.strength(r) for r in (.1, .3, .9)] == ["very weak", "weak", "very strong"]
+
+
+def test_sentences_follow_the_record(changed):
+    old = af.sentences()
+    new = af.sentences(changed(("table2", dict(source="chest"), "test_auc", .999), ("finetune_settings", dict(target="chest", source="isic"), "lr", 3e-3),
+                               ("task2vec_geometry", dict(dataset="chest"), "effective_dimensions_mean_embedding", 9000)))
+    assert {k for k in old if old[k] != new[k]} == {"baseline", "learning_rate", "geometry"}
+    assert "Chest X-ray has the fewest" in old["geometry"] and "KimiaPath960 has the fewest" in new["geometry"]
