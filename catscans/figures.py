@@ -6,11 +6,11 @@
 __all__ = ['TITLES', 'why_not', 'items', 'make_one', 'make', 'sentences', 'about', 'say', 'Presented', 'present', 'linked',
            'report']
 
-# %% ../nbs/70_figures.ipynb #d78d639f
+# %% ../nbs/70_figures.ipynb #229e549b
 import base64, os, re
 from pathlib import Path
 from . import records
-from .core import atomic, choose, data_dir, figures_dir, get_profile, results_dir, UserError, work_dir
+from .core import PROFILES, atomic, choose, data_dir, figures_dir, get_profile, results_dir, UserError, work_dir
 from .plots import (auc_summary, correlations, critical_difference, curves, fall_frame, fig1, fig2, fig3, fig4, gain, gain_frame, MEASURES, printed_rho,
                             rank_frame, rank_heatmap, transfer_frame)
 from .plots import _comparable
@@ -145,7 +145,7 @@ def present(
     made = made[[c for c in made if c in _BRIEF]] if name == "table6_correlations" else made.drop(columns=list(_HIDE.get(name, ())), errors="ignore")
     return Presented(name, markdown(made, f"*{provenance(st, where='dataset cards' if name == 'table1_datasets' else None)} Whole: figures/{st.profile}/{paths[0].name}.*"), paths[0])
 
-# %% ../nbs/70_figures.ipynb #b450513d
+# %% ../nbs/70_figures.ipynb #72b871fd
 def linked(
     nb,                # an executed notebook (nbformat)
     profile:str,       # whose figures it shows
@@ -157,7 +157,10 @@ def linked(
         for i, o in enumerate(cell.get("outputs", [])):
             if (meta := o.get("metadata", {}).get("catscans")) is None: continue
             there = os.path.relpath(figures_dir(profile)/meta["figure"], folder).replace(os.sep, "/")
-            cell.outputs[i] = new_output("display_data", {"text/markdown": f"![{meta['title']}]({there})"})
+            # what shows the images themselves stays where it was drawn: not every licence lets them be passed on
+            real = profile in PROFILES and not PROFILES[profile].watermark and meta["figure"].startswith("fig1_")
+            text = f"*{meta['title']}: drawn as `{there}`, not committed, since it shows the images themselves.*" if real else f"![{meta['title']}]({there})"
+            cell.outputs[i] = new_output("display_data", {"text/markdown": text})
     return nb
 
 def report(
