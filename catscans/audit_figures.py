@@ -458,7 +458,7 @@ def geometry(rec=None):
     fig.frame = g
     return fig
 
-# %% ../nbs/67_audit_figures.ipynb #a5685307
+# %% ../nbs/67_audit_figures.ipynb #58e3f7a2
 def size_frame(rec=None)->pd.DataFrame: # what, printed, counted, percent
     "Sizes as printed and as counted."
     rec = published.record(rec)
@@ -483,7 +483,7 @@ def sizes(rec=None):
         ax.plot([0, r.percent], [i, i], color=c, lw=2.5, solid_capstyle="butt")
         ax.plot(r.percent, i, ">" if r.percent > 0 else "<" if r.percent < 0 else "o", color=c, ms=6)   # seen even where the line is too short
         ax.text(high + .06*wide, i, f"{r.percent:+.1f}%:  {r.printed:,} printed, {r.counted:,} counted".translate(MINUS), va="center", fontsize=7.5)
-    ax.set(yticks=range(len(d)), yticklabels=d.what, xlabel="printed minus counted (%)", xlim=(low - .06*wide, high + 1.05*wide), ylim=(len(d)-.5, -.5))
+    ax.set(yticks=range(len(d)), yticklabels=d.what, xlabel="printed minus counted (%)", xlim=(low - .06*wide, high + 1.2*wide), ylim=(len(d)-.5, -.5))
     ax.set_xticks([t for t in ax.get_xticks() if low - .06*wide <= t <= high + .06*wide])
     fig.frame = d
     return fig
