@@ -126,7 +126,7 @@ class Profile:
     note:str = ""            # what the profile can and cannot show
     budget:str = ""          # expected wall time, printed in the report
 
-# %% ../nbs/00_core.ipynb #e741346f
+# %% ../nbs/00_core.ipynb #ead43f5a
 def _toy(n): return f"toy-{n}"
 
 _recorded = tuple((s, t) for t in PAPER_TARGETS for s in PAPER_SOURCES if (s, t) not in NOT_RECORDED)
@@ -146,7 +146,7 @@ PROFILES = {p.name: p for p in (
         max_images=(("ham10000", 2000),), max_train=(("kermany", 300),),
         note="A real miniature at 32 pixels: real images, honest splits, a short recipe. It can show the direction of large effects; "
              "it cannot settle small differences between sources nor speak for 112-pixel training.",
-        budget="about 90 minutes on four cores"),
+        budget="about 90 minutes on four quiet cores; the committed run took 2.1 h on four cores that other jobs shared"),
     Profile("paper", PAPER_SOURCES, PAPER_TARGETS,
         tuple((s, t) for t in PAPER_TARGETS for s in (*PAPER_SOURCES, "random")),
         size=None, recipe="paper", threads=4, probe="imagenet", subsets=100, ready=("imagenet",),

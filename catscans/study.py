@@ -70,7 +70,7 @@ def jobs_for(profile:str)->int:
     except (ValueError, OSError): gb = 4
     return max(1, min(cores()//threads, int(gb/1.5)))
 
-# %% ../nbs/80_study.ipynb #4e40be2c
+# %% ../nbs/80_study.ipynb #8ec5578f
 def check_data(
     steps:list,         # of Step: what is about to run
     decode:bool=True,   # also decode the images now, so that a damaged one is named before work starts
@@ -87,7 +87,7 @@ def check_data(
     for name in need:
         if where(name) is None: raise absent(DATASETS[name])
     targets, protocol = {s.run.target for s in steps if s.run}, next((s.run.protocol for s in steps if s.run), p.protocol)
-    finished = [r for f in results_dir(p.name).glob(f"records/*-{protocol}-s{p.seed}.json") if isinstance(r := read_json(f), dict) and r.get("data") and r["slug"] not in {s.slug for s in steps}]
+    finished = [r for f in results_dir(p.name).glob(f"records/*-{protocol}-s{p.seed}.json") if isinstance(r := read_json(f), dict) and r.get("kind") in ("pretrain", "finetune") and r["slug"] not in {s.slug for s in steps}]
     seen = {(d["name"], r["settings"]["size"]): d["fingerprint"] for r in finished for d in r["data"].values() if d}
     if need and decode: print(f"{p.name}: {len(need)} datasets are read; the first time takes longest", file=sys.stderr)
     for name, sizes in need.items() if decode else ():
