@@ -285,7 +285,7 @@ def _cd_axis(ax, d, k, cd, most):
         ax.text(x-.08 if left else x+.08, y, f"{label(r.source)}  {r.mean_rank:.1f}" if left else f"{r.mean_rank:.1f}  {label(r.source)}",
                 ha="right" if left else "left", va="center", fontsize=7.5, color=colour(r.source))
 
-# %% ../nbs/69_plots.ipynb #bf2b12d8
+# %% ../nbs/69_plots.ipynb #92cbc2c6
 def _shown(name, n, size, seed=0):
     "`n` images of a dataset (n, size, size, 3), their classes as even as can be, and how many images and classes it has."
     from catscans.datasets import DATASETS, load
@@ -308,7 +308,7 @@ def fig1(
     names, seen = list(dict.fromkeys((*st.sources, *st.targets))), get_profile(st.profile).size
     size = size or (seen if st.watermark else 96)
     shown = [_shown(name, n, size) for name in names]
-    fig, axes = canvas(st, "The datasets", (7.2, .5+.63*len(names)), len(names), 1, f"{n} images of each of {len(names)} datasets",
+    fig, axes = canvas(st, "The datasets", (7.9, .5+.63*len(names)), len(names), 1, f"{n} images of each of {len(names)} datasets",
         f"Shown at {size} pixels" + (", as the networks see them." if size == seen else f"; the networks see {seen or 'the sizes of Table III'}."),
         "catscans.toy" if st.watermark else "the files in CATSCANS_DATA", .27)
     fig.get_layout_engine().set(h_pad=.015, hspace=0)
