@@ -35,7 +35,7 @@ def files(env): return {f for f in Path(env["CATSCANS_PROJECT"]).rglob("*") if f
     ("data get dtd", "CATSCANS_DATA is not set"),
     ("data add photos", "CATSCANS_DATA is not set"),
     ("data fetch dtd", "invalid choice"),
-    ("rank photos", "invalid choice"),
+    ("ranks photos", "invalid choice"),
     ("run --sources dtd", "unrecognized arguments"),
     ("", "a command is needed"),
 ])
