@@ -29,7 +29,7 @@ def choose(
     if name in allowed: return name
     raise UserError(f"unknown {kind}: received {name!r}, allowed are {', '.join(map(str, allowed))}")
 
-# %% ../nbs/00_core.ipynb #9eedccaa
+# %% ../nbs/00_core.ipynb #d3c48e21
 def project_dir()->Path:
     "The folder that holds results/, figures/ and work/."
     if (p := os.environ.get("CATSCANS_PROJECT")): return Path(p).expanduser().resolve()
@@ -46,7 +46,9 @@ def data_dir()->Path|None:
 def work_dir(*parts)->Path:
     "A folder for what can be made again, created when asked for."
     d = Path(os.environ.get("CATSCANS_WORK") or project_dir()/"work").joinpath(*map(str, parts))
-    d.mkdir(parents=True, exist_ok=True)
+    try: d.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"cannot make the folder {d} ({e.strerror}): CATSCANS_WORK is {os.environ.get('CATSCANS_WORK') or 'not set'}; set it to a folder that can be written") from None
     return d
 
 def results_dir(profile:str)->Path: return project_dir()/"results"/profile
@@ -126,7 +128,7 @@ class Profile:
     note:str = ""            # what the profile can and cannot show
     budget:str = ""          # expected wall time, printed in the report
 
-# %% ../nbs/00_core.ipynb #ead43f5a
+# %% ../nbs/00_core.ipynb #502e4c86
 def _toy(n): return f"toy-{n}"
 
 _recorded = tuple((s, t) for t in PAPER_TARGETS for s in PAPER_SOURCES if (s, t) not in NOT_RECORDED)
@@ -145,7 +147,8 @@ PROFILES = {p.name: p for p in (
         size=32, recipe="lite", threads=1, probe="source:tinyimagenet",
         max_images=(("ham10000", 2000),), max_train=(("kermany", 300),),
         note="A real miniature at 32 pixels: real images, honest splits, a short recipe. It can show the direction of large effects; "
-             "it cannot settle small differences between sources nor speak for 112-pixel training.",
+             "it cannot settle small differences between sources nor speak for 112-pixel training. "
+             "The experts' answers were given by an AI model in five passes over nine images of each dataset, not by five people.",
         budget="about 90 minutes on four quiet cores; the committed run took 2.1 h on four cores that other jobs shared"),
     Profile("paper", PAPER_SOURCES, PAPER_TARGETS,
         tuple((s, t) for t in PAPER_TARGETS for s in (*PAPER_SOURCES, "random")),
@@ -176,7 +179,7 @@ class Run:
     @property
     def weights(self)->Path: return work_dir(self.profile, "weights")/f"{self.slug}.weights.h5"
 
-# %% ../nbs/00_core.ipynb #e4bd9d08
+# %% ../nbs/00_core.ipynb #a354aca9
 def runs(
     profile:str|Profile,     # name or value
     sources=None,            # only these sources (default: all)
@@ -187,7 +190,7 @@ def runs(
     p = get_profile(profile) if isinstance(profile, str) else profile
     sources = [_resolve(p, "source", s, (*p.sources, "random")) for s in sources] if sources else (*p.sources, "random")
     targets = [_resolve(p, "target", t, p.targets) for t in targets] if targets else p.targets
-    protocol = choose("protocol", protocol or p.protocol, PROTOCOLS)
+    protocol = choose("protocol", p.protocol if protocol is None else protocol, PROTOCOLS)
     pairs = [(s, t) for s, t in p.pairs if s in sources and t in targets]
     needed = [s for s in p.sources if s in sources and s not in p.ready]
     return ([Run(s, None, p.name, protocol, p.seed) for s in needed] +

@@ -111,7 +111,7 @@ def cap(
     keep, _ = train_test_split(index, train_size=n, random_state=seed, stratify=y[index] if counts[counts>0].min() > 1 else None)
     return np.sort(keep)
 
-# %% ../nbs/18_splits.ipynb #f12c7122
+# %% ../nbs/18_splits.ipynb #eab25970
 def single_split(
     y, groups=None, protocol:str="grouped", seed:int=1,
     exclude=None,  # group ids that must not be trained on (they belong to the target)
@@ -122,6 +122,8 @@ def single_split(
     if exclude is not None and groups is not None: keep = keep[~np.isin(groups, list(exclude))]
     if not len(keep): raise UserError("no source image is left after removing the groups that the target shares")
     by = groups[keep] if by_group(protocol) and groups is not None else None
+    few = [c for c, n in enumerate(np.bincount(y[keep])) if 0 < n < 10]
+    if few: raise UserError(f"class {few[0]} has fewer than 10 images: 80/10/10 needs one of each class in every part; give more, or leave the class out")
     parts = _cut(y[keep], by, 10, seed_for("single", protocol, seed))
     valid, test = keep[parts[0][1]], keep[parts[1][1]]
     return Fold(np.setdiff1d(keep, np.concatenate([valid, test])), valid, test)

@@ -73,7 +73,13 @@ def expected_settings(run):
     return asdict(recipe) | dict(arch=p.arch, size=recipe.size or p.size, threads=p.threads, folds=p.folds, max_train=dict(p.max_train).get(run.target),
                             max_images=dict(p.max_images).get(run.target or run.source))
 
-# %% ../nbs/78_steps.ipynb #08065d0f
+# %% ../nbs/78_steps.ipynb #dacc1f56
+def _trained(step):
+    "hash of the weights that the pretraining of a step's source has recorded, or nothing"
+    source = read_json(r.record) if (r := starts_from(step)) else None
+    folds = source.get("folds") if isinstance(source, dict) else None
+    return (folds[0] or {}).get("weights_sha256", "") if folds else ""
+
 def problem(step:Step)->str:
     "Why a step has to run: empty when it is done."
     got = read_json(step.product)
@@ -83,8 +89,13 @@ def problem(step:Step)->str:
         if got.get("slug") != step.slug: return f"holds {got.get('slug')!r}"
         old = got.get("settings", {})
         changed = [f"{k} was {old[k]}, is now {v}" for k, v in expected_settings(step.run).items() if k in old and old[k] != v]
+        if changed: return f"made with other settings: {'; '.join(changed)}"
+        return "its source was trained again" if (was := old.get("source_weights_sha256")) and old.get("source_relation") == "none" and _trained(step) not in ("", was) else ""
+    if step.notebook == "similarity":
+        p, old = get_profile(step.profile), got.get("settings", {})
+        was = old | dict(probe=(old.get("probe") or {}).get("name"))
+        changed = [f"{k} was {was[k]}, is now {v}" for k, v in dict(subsets=p.subsets, threads=p.threads, probe=p.probe).items() if k in old and was[k] != v]
         return f"made with other settings: {'; '.join(changed)}" if changed else ""
-    if step.notebook == "similarity": return ""
     if got.get("drawn_from") != drawn_from(step): return "older than what it is drawn from"
     gone = [f for f in got.get("files", []) if not (project_dir()/f).exists()]
     return f"{gone[0]} is missing" if gone else ""
@@ -102,7 +113,7 @@ def drawn_from(step)->str:
     nb = notebook(step.notebook)
     return digest(_code(nb), *[(f.name, digest(f.read_bytes())) for f in (*sorted(src), *sorted(records))])
 
-# %% ../nbs/78_steps.ipynb #13fa9dce
+# %% ../nbs/78_steps.ipynb #c6f15646
 def starts_from(step):
     "the pretraining whose weights a step reads, or None"
     if step.run and step.run.target and step.run.source not in ("random", *get_profile(step.profile).ready):
@@ -117,6 +128,8 @@ def todo(
 )->dict: # Step -> why
     "The steps that have to run, and why."
     why = {s.slug: problem(s) for s in steps}
+    for s in steps:                     # what starts from a source that will be trained anew starts anew
+        if not why[s.slug] and (r := starts_from(s)) and why.get(r.slug, "").startswith("made with other"): why[s.slug] = "its source is trained again"
     need = {r.slug for s in steps if why[s.slug] and (r := starts_from(s))}
     for s in steps:
         if s.slug in need and not why[s.slug] and not s.run.weights.exists(): why[s.slug] = "its weights are needed"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from .core import UserError, choose, atomic, digest, seed_for
 
-# %% ../nbs/30_training.ipynb #5851542c
+# %% ../nbs/30_training.ipynb #7663ada4
 @dataclass(frozen=True)
 class Recipe:
     "How a network is trained (Table III, Appendix B)."
@@ -32,13 +32,15 @@ class Recipe:
     optimizer:str = "adam"
 
     def __post_init__(self):
+        if not all(isinstance(v, (int, float)) for v in (self.lr, self.epochs, self.batch, self.dropout)):
+            raise UserError(f"a recipe needs numbers for lr, epochs, batch and dropout, received {self}")
         if not (self.lr > 0 and self.epochs >= 1 and self.batch >= 1 and 0 <= self.dropout < 1):
             raise UserError(f"a recipe needs lr > 0, epochs >= 1, batch >= 1 and 0 <= dropout < 1, received {self}")
         choose("BatchNorm policy", self.batchnorm, ("recalibrate", "keras"))
         choose("optimizer", self.optimizer, ("adam",))
         lr_at(self, 0)
 
-# %% ../nbs/30_training.ipynb #9c7c2fe4
+# %% ../nbs/30_training.ipynb #a33ed38a
 def lr_at(
     recipe:Recipe,
     epoch:int,   # counted from 0
@@ -48,11 +50,13 @@ def lr_at(
     choose("schedule", kind, ("constant", "cosine", "step", "compound"))
     if kind == "cosine": return recipe.lr * 0.5 * (1 + np.cos(np.pi*epoch/recipe.epochs))
     if kind == "constant": return recipe.lr
-    factor, after = float(args[0]), int(args[1])
+    try: factor, after = float(args[0]), int(args[1])
+    except (IndexError, ValueError):
+        raise UserError(f"schedule: received {recipe.schedule!r}, a {kind} schedule is written {kind}:FACTOR:EPOCH, for instance {kind}:0.5:30") from None
     over = epoch - after + 1   # how many epochs at or past the switch
     return recipe.lr * (1 if over <= 0 else factor if kind == "step" else factor**over)
 
-# %% ../nbs/30_training.ipynb #3d88c9c0
+# %% ../nbs/30_training.ipynb #82fcfbf3
 _table3 = {  # source: image side, batch, learning rate, epoch from which it is halved, epochs (Table III)
     "stl10": (96, 128, 1e-3, 30, 50), "sti10": (112, 128, 1e-4, 50, 70),
     "dtd": (300, 12, 1e-3, None, 60), "isic2018": (112, 128, 1e-5, None, 70),
@@ -71,7 +75,7 @@ RECIPES = {
                  finetune={"*": Recipe(lr=1e-3, epochs=8, batch=64, schedule="cosine"),
                            "kermany": Recipe(lr=1e-3, epochs=16, batch=32, schedule="cosine")}),
     "toy": dict(pretrain={"*": Recipe(lr=2e-3, epochs=8, batch=32, schedule="cosine")},
-                finetune={"*": Recipe(lr=2e-3, epochs=3, batch=32, schedule="cosine")}),
+                finetune={"*": Recipe(lr=2e-3, epochs=2, batch=32, schedule="cosine")}),
 }
 
 def recipe_for(
