@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['PROFILES_AUDITED', 'COLUMNS', 'audit', 'audit_text', 'audit_json', 'verdict_frame', 'verdict_table']
 
-# %% ../nbs/66_audit.ipynb #2772732d
+# %% ../nbs/66_audit.ipynb #3d591859
 import json, math, textwrap
 import numpy as np, pandas as pd
 from .core import UserError
 from .claims import CLAIMS, VERDICTS, NotThere, answer, from_profile, from_record
-from .claims import learning_rates, random_draws, triangle_violations  # findings that belong to it
+from .claims import copied, learning_rates, random_draws, triangle_violations  # findings that belong to it
 
 # %% ../nbs/66_audit.ipynb #94e64217
 PROFILES_AUDITED = ("lite", "paper")
@@ -52,10 +52,10 @@ def _plain(v):
     if isinstance(v, (float, np.floating)): return None if math.isnan(v) else float(v)
     return v
 
-# %% ../nbs/66_audit.ipynb #bff27c60
+# %% ../nbs/66_audit.ipynb #1c7aa5d8
 def _short(v, width, keys=None):
     "A printed or recomputed value in a few characters: a number, or the first ones of several (those that are printed)."
-    if v is None: return "-"
+    if v is None or isinstance(v, str): return v or "-"
     if isinstance(v, dict):
         parts = [_short(x, width) for k, x in v.items() if not keys or k in keys]
         text = "/".join(parts)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TARGET_COLOUR', 'RED', 'MINUS', 'ALPHA', 'TOPICS', 'VERDICT_COLOUR', 'VERDICT_SYMBOL', 'SUBSETS', 'STATISTICS',
-           'CLASSES', 'FIGURES', 'own', 'p_text', 'is_named', 'lies', 'related', 'strength', 'turned', 'verdicts',
-           'tests_frame', 'tests', 'ranks', 'coefficient_frame', 'coefficients', 'draw_numbers', 'draws', 'power_frame',
-           'power', 'rate_frame', 'learning_rate', 'baseline_frame', 'baseline', 'distance_frames', 'copied',
+           'CLASSES', 'FIGURES', 'own', 'rho_text', 'p_text', 'is_named', 'lies', 'related', 'strength', 'turned',
+           'verdicts', 'tests_frame', 'tests', 'ranks', 'coefficient_frame', 'coefficients', 'draw_numbers', 'draws',
+           'power_frame', 'power', 'rate_frame', 'learning_rate', 'baseline_frame', 'baseline', 'distance_frames',
            'distance_maps', 'geometry_frame', 'geometry_table', 'geometry_numbers', 'geometry', 'size_frame', 'sizes',
-           'differences', 'draw', 'Shown', 'show', 'save_verdicts', 'sentences']
+           'obeyed', 'differences', 'draw', 'Shown', 'show', 'save_verdicts', 'sentences']
 
 # %% ../nbs/67_audit_figures.ipynb #53a7deae
 import dataclasses, re
@@ -44,9 +44,10 @@ def _dot(label, **kw):
     from matplotlib.lines import Line2D
     return Line2D([], [], **(dict(ls="", marker="o", ms=5, color=GREY) | kw), label=label)
 
-# %% ../nbs/67_audit_figures.ipynb #46c60b2e
+# %% ../nbs/67_audit_figures.ipynb #3886c0a2
 ALPHA = .05
 
+def rho_text(r, equals="", form="{:.2f}")->str: return "undefined" if r is None or np.isnan(r) else equals + form.format(r)
 def p_text(p)->str: return "p undefined" if p is None else f"p = {p:.2g}" if p >= .001 else "p < 0.001"
 
 def is_named(
@@ -61,7 +62,7 @@ def lies(
     share:float,  # of draws at or below a value
 )->str:
     "Where a value lies among draws."
-    return f"{'outside' if min(share, 1 - share) < .025 else 'within'} the middle 95% of random draws"
+    return f"{'outside' if min(share, 1 - share) < .025 else 'within'} the middle 95% of approximate random draws"
 
 def related(
     p, p_within,  # of a correlation over all pairs and within targets; None: undefined
@@ -192,16 +193,16 @@ def coefficients(rec=None):
     fig.frame = data
     return fig
 
-# %% ../nbs/67_audit_figures.ipynb #0119ecb9
-def draw_numbers(rec=None)->dict: # published, all_100, at_or_below, and mean, lo, hi, n of the random draws
-    "Pearson's r of the published draw of subset pairs, of all of them, and of random draws."
+# %% ../nbs/67_audit_figures.ipynb #269174a6
+def draw_numbers(rec=None)->dict: # published, all_100, at_or_below, and mean, lo, hi, n, resampled of the random draws
+    "Pearson's r of the published draw of subset pairs, of all of them, and of approximate random draws."
     rec = published.record(rec)
     p, r = published.pairs(rec), _audit.random_draws(rec).pearson_r
     of = lambda c: float(stats._pearson(p[c].to_numpy(), p.transferability.to_numpy()))
     w = rec.task2vec_distances.pivot(index=["source", "target"], columns="fold", values="distance")
     a = of("task2vec_published_draw")
     return dict(published=a, all_100=of("task2vec_same_index"), at_or_below=float((r <= a).mean()), mean=float(r.mean()), lo=float(r.quantile(.025)), hi=float(r.quantile(.975)),
-                n=len(r), pairs=len(p), columns=w.shape[1], different=len({tuple(w[c]) for c in w}))
+                n=len(r), resampled=int(rec.task2vec_draws.groupby("draw").position.nunique().sum()), pairs=len(p), columns=w.shape[1], different=len({tuple(w[c]) for c in w}))
 
 @styled
 def draws(rec=None):
@@ -209,7 +210,7 @@ def draws(rec=None):
     rec = published.record(rec)
     r, n = _audit.random_draws(rec).pearson_r, draw_numbers(rec)
     fig, [[ax]] = _canvas(rec, f"The published draw lies {lies(n['at_or_below'])}", (7.2, 2.6), what=f"{n['n']:,} draws of five subset pairs",
-        more="Random draws are of ten other subset pairs in the repository's history, shifted to the known mean of all 100; "
+        more=f"Approximate: random draws are resamples of {n['resampled']} other subset pairs in the repository's history, shifted to the known mean over all pairs; "
              f"of the published {n['columns']} columns {n['different']} are different.")
     ax.hist(r, bins=70, color="#9DB8D2")
     top, low = ax.get_ylim()[1], n["published"] <= n["all_100"]
@@ -218,7 +219,7 @@ def draws(rec=None):
     def write(at, y, text, c, ha, x): ax.annotate(text.translate(MINUS), (at, y), xytext=(x, 0), textcoords="offset points", color=c, fontsize=7.5, ha=ha, va="top")
     for at in (n["published"], n["all_100"]): ax.plot([at, at], [0, top*1.12], color=RED if at == n["published"] else "#222222", lw=1.5)
     write(n["published"], top*1.12, f"published draw\nr = {n['published']:.3f}", RED, **side)
-    write(n["published"], top*.72, f"{100*share:.1f}% of random draws\nare as {'low' if low else 'high'}", GREY, **side)
+    write(n["published"], top*.72, f"{100*share:.1f}% of these draws\nare as {'low' if low else 'high'}", GREY, **side)
     write(n["all_100"], top*1.12, f"all 100 pairs\nr = {n['all_100']:.3f}", "#222222", "left" if low else "right", 4 if low else -4)
     ax.plot([n["lo"], n["hi"]], [-top*.05]*2, color="#4A6A8A", lw=3, solid_capstyle="butt", clip_on=False)
     ax.annotate("95% of the draws", (n["hi"], -top*.05), xytext=(4, 0), textcoords="offset points", fontsize=7, color="#4A6A8A", va="center")
@@ -258,13 +259,14 @@ def power(rec=None):
     fig.frame = d
     return fig
 
-# %% ../nbs/67_audit_figures.ipynb #564fb8e6
+# %% ../nbs/67_audit_figures.ipynb #d5df5f41
 def rate_frame(rec=None)->pd.DataFrame: # source, target, lr, lr_ratio, transferability, within
     "Learning rate and transferability of each pair but the self pairs; `within`: minus the target's mean."
     p = published.pairs(rec)
     p = p[~p.self_pair].reset_index(drop=True)
     return p.assign(within=p.transferability - p.groupby("target").transferability.transform("mean"))[["source", "target", "lr", "lr_ratio", "transferability", "within"]]
 
+def _relation(c): return related(c["spearman_rho_perm_p"], c["spearman_rho_within_perm_p"]) if c else "rates or gains are all equal"
 def _times(k): return {-1: "a tenth", 0: "the same", 1: "ten times"}.get(k, f"{10.**k:g} times")
 
 @styled
@@ -273,8 +275,8 @@ def learning_rate(rec=None):
     rec = published.record(rec)
     p, c = rate_frame(rec), _audit.learning_rates(rec)
     a, b = c["all"], c["no imagenet"]
-    rho = lambda v, k: "ρ undefined" if v[k] is None else f"ρ = {v[k]:.2f} ({p_text(v[f'{k}_perm_p'])})"
-    fig, [axes] = _canvas(rec, f"Learning rate and transferability: {related(a['spearman_rho_perm_p'], a['spearman_rho_within_perm_p'])}", (7.2, 3.1), 1, 2,
+    rho = lambda v, k: "ρ undefined" if v.get(k) is None else f"ρ = {v[k]:.2f} ({p_text(v[f'{k}_perm_p'])})"
+    fig, [axes] = _canvas(rec, f"Learning rate and transferability: {_relation(a)}", (7.2, 3.1), 1, 2,
         f"{len(p)} pairs without self pairs", f"Spearman's ρ, p by permutation; without ImageNet {rho(b, 'spearman_rho')} over all pairs, {rho(b, 'spearman_rho_within')} within targets. "
         "Points are set apart sideways; lines join a target's means.")
     ratio = np.log10(p.lr_ratio).round(6)
@@ -323,18 +325,11 @@ def baseline(rec=None):
     fig.frame = d
     return fig
 
-# %% ../nbs/67_audit_figures.ipynb #78422713
+# %% ../nbs/67_audit_figures.ipynb #f9106b9a
 def distance_frames(rec=None)->tuple: # experts, task2vec: (sources x targets)
     "The distances behind Fig. 4."
     table = lambda d: d.unstack().reindex(index=PAPER_SOURCES, columns=PAPER_TARGETS)
     return table(published.distances("experts", rec)), table(published.distances("task2vec_published_draw", rec))
-
-def copied(
-    d:pd.DataFrame,  # sources x targets
-    source="imagenet",
-)->str|None:
-    "The source whose distances another source has."
-    return next((s for s in d.index.drop(source) if d.loc[[s, source]].notna().all(axis=None) and (d.loc[s] == d.loc[source]).all()), None)
 
 def _boxes(ax, triple):
     from matplotlib.patches import Rectangle
@@ -353,14 +348,14 @@ def _map(ax, d, title, form):
     for sp in ax.spines.values(): sp.set_visible(False)
     ax.tick_params(length=0)
 
-# %% ../nbs/67_audit_figures.ipynb #f7217e63
+# %% ../nbs/67_audit_figures.ipynb #fb663e96
 @styled
 def distance_maps(rec=None):
     "The distances behind Fig. 4; which of them are another dataset's, and which contradict each other."
     from matplotlib.patches import Rectangle
     rec = published.record(rec)
     (ex, tv), d = distance_frames(rec), published.distances("experts", rec)
-    bad, copy, more = _audit.triangle_violations(d), copied(tv), ""
+    bad, copy, more = _audit.triangle_violations(d), _audit.copied(tv), ""
     if copy: more += f"Dashed: ImageNet's Task2Vec distances are those of {label(copy)}. "
     if bad: more += f"Boxed: expert distances that contradict each other, {label(bad[0][0])} to {label(bad[0][2])} being further than by way of {label(bad[0][1])}."
     fig, [axes] = _canvas(rec, "The distances behind Fig. 4", (7.2, 3.3), 1, 2, f"{ex.notna().sum().sum()} expert distances and {tv.notna().sum().sum()} Task2Vec distances", more, sharey=True)
@@ -371,7 +366,7 @@ def distance_maps(rec=None):
     fig.frame = pd.DataFrame(dict(experts=ex.stack(), task2vec=tv.stack())).reindex(ex.stack().index).reset_index()
     return fig
 
-# %% ../nbs/67_audit_figures.ipynb #3d316b52
+# %% ../nbs/67_audit_figures.ipynb #e88a5160
 def geometry_frame(
     rec=None,
 )->pd.DataFrame: # per dataset: classes, within, nearest, nearest_distance, norm, effective_dimensions, ...
@@ -391,19 +386,20 @@ def geometry_table(rec=None)->pd.DataFrame: # of strings
         "effective dimensions": g.effective_dimensions.map("{:,.0f}".format) + (100*g.share_of_filters).map(" ({:.1f}% of filters)".format)})
 
 def geometry_numbers(rec=None)->dict:
-    "The correlations that describe the geometry."
+    "The correlations that describe the geometry; None where one is undefined."
     g = geometry_frame(rec)
     a, b = published.matrix("cosine_all_cross", rec).to_numpy(), published.matrix("scaled_cosine_all_cross", rec).to_numpy()
     i, j = np.triu_indices(len(a), 1)
     norm = g.norm.to_numpy()
     gap = np.abs(np.log10(norm[i]/norm[j]))
-    rho = lambda x, y: float(stats._spearman(np.asarray(x, float), np.asarray(y, float)))
-    c, least = stats.correlation(norm, g.classes), g.loc[g.effective_dimensions.idxmin()]
+    rho = lambda x, y: None if stats.constant(x) or stats.constant(y) else float(stats._spearman(np.asarray(x, float), np.asarray(y, float)))
+    known = not (stats.constant(norm) or stats.constant(g.classes))
+    c, least = stats.correlation(norm, g.classes) if known else dict(spearman_rho=None, spearman_rho_perm_p=None), g.loc[g.effective_dimensions.idxmin()]
     return dict(datasets=len(g), norm_classes=c["spearman_rho"], norm_classes_p=c["spearman_rho_perm_p"], norm_ratio=float(norm.max()/norm.min()),
                 within_above_nearest=int((g.within > g.nearest_distance).sum()), distances=len(i), cosine_scaled=rho(a[i, j], b[i, j]), scaled_norm_gap=rho(b[i, j], gap),
                 cosine_norm_gap=rho(a[i, j], gap), fewest=least.dataset, fewest_dimensions=float(least.effective_dimensions), fewest_share=float(least.share_of_filters))
 
-# %% ../nbs/67_audit_figures.ipynb #9d21efde
+# %% ../nbs/67_audit_figures.ipynb #a2394fde
 def _spread(ax, m):
     "distances within (dot or diamond) and to the others (bars) of each dataset"
     rest = m.mask(np.eye(len(m), dtype=bool))
@@ -422,7 +418,7 @@ def _norms(ax, g, n):
     for d, x, y in zip(g.dataset, g.classes, g.norm):
         ax.annotate(label(d), (x, y), xytext=_BESIDE.get(d, (5, 4)), textcoords="offset points", fontsize=7, ha="right" if d in ("stl10", "kimia960", "dtd") else "left")
     ticks = sorted(set(g.classes))
-    ax.set(title=f"Norm and classes: ρ = {n['norm_classes']:.2f} ({p_text(n['norm_classes_p'])})".translate(MINUS), xscale="log", yscale="log", xlabel="classes", ylabel="norm of the mean embedding",
+    ax.set(title=f"Norm and classes: ρ {rho_text(n['norm_classes'], '= ')} ({p_text(n['norm_classes_p'])})".translate(MINUS), xscale="log", yscale="log", xlabel="classes", ylabel="norm of the mean embedding",
            xlim=(ticks[0]/1.4, ticks[-1]*1.7), ylim=(g.norm.min()/2, g.norm.max()*2), xticks=ticks, xticklabels=ticks); ax.minorticks_off()
 
 def _dimensions(ax, g, filters):
@@ -438,7 +434,7 @@ def _scaled(ax, fig, m, s, norm, rho):
     i, j = np.triu_indices(len(m), 1)
     dots = ax.scatter(m.to_numpy()[i, j], s.to_numpy()[i, j], c=np.abs(np.log10(norm[i]/norm[j])), cmap="viridis", s=26)
     bar = fig.colorbar(dots, ax=ax, pad=.02); bar.set_label("log10 of the larger norm / the smaller", fontsize=7.5); bar.outline.set_visible(False)
-    ax.set(title=f"Scaled and plain cosine: ρ = {rho:.2f}".translate(MINUS), xlabel="cosine distance of raw embeddings", ylabel="scaled, as in awslabs' code")
+    ax.set(title=f"Scaled and plain cosine: ρ {rho_text(rho, '= ')}".translate(MINUS), xlabel="cosine distance of raw embeddings", ylabel="scaled, as in awslabs' code")
 
 # %% ../nbs/67_audit_figures.ipynb #78a9feea
 @styled
@@ -488,17 +484,26 @@ def sizes(rec=None):
     fig.frame = d
     return fig
 
-# %% ../nbs/67_audit_figures.ipynb #956de268
+# %% ../nbs/67_audit_figures.ipynb #48ff1d95
 CLASSES = {"setting": "#0072B2", "reporting": "#9DB8D2", "unrecoverable": "#7A7A7A"}
+
+def obeyed(
+    names:pd.Series,  # of settings; "": none
+)->pd.Series: # obeyed, declared only, or ""
+    "Whether a setting of `catscans.protocols` has an effect in this version."
+    from catscans.protocols import OBEYED
+    return names.map(lambda n: "" if not n else "obeyed" if n in OBEYED else "declared only")
 
 @styled
 def differences(rec=None):
     "The differences of paper and code by class and by how much they matter."
     d = published.record(rec).differences
+    o = obeyed(d.setting)
     effects = [e for e in ("high", "medium", "low", "none", "run-time") if e in set(d.effect)] + sorted(set(d.effect) - {"high", "medium", "low", "none", "run-time"})
     n = d.groupby(["effect", "class"]).size().unstack(fill_value=0).reindex(index=effects, columns=list(CLASSES), fill_value=0)
     fig, [[ax]] = _canvas(rec, f"{len(d)} differences between the paper and the code behind it", (7.2, 2.5), what=f"{len(d)} differences; source files and commits",
-        more="A setting has a value in each protocol, published and described; reporting and unrecoverable differences cannot be chosen.")
+        more=f"A setting has a value in each protocol, published and described: {int((o == 'obeyed').sum())} are obeyed by code, {int((o == 'declared only').sum())} are declared only "
+             "and change nothing yet. Reporting and unrecoverable differences cannot be chosen.")
     left = np.zeros(len(n))
     for k, c in CLASSES.items():
         ax.barh(n.index, n[k], left=left, color=c, height=.6)
@@ -554,7 +559,7 @@ def save_verdicts(
     with atomic(md := base/"audit_table.md") as tmp: tmp.write_text(markdown(_audit.verdict_frame(table)))
     return [write_csv(flat, base/"audit_table.csv"), md]
 
-# %% ../nbs/67_audit_figures.ipynb #612f5691
+# %% ../nbs/67_audit_figures.ipynb #049b06f1
 def sentences(rec=None)->dict: # name of a figure -> its sentence
     "What the figures of the audit show, in words made from their numbers, to be read after the claim's own reason."
     rec = published.record(rec)
@@ -562,7 +567,7 @@ def sentences(rec=None)->dict: # name of a figure -> its sentence
     b, p = b[~b.self_pair], published.pairs(rec)
     k, others = rec.fold_auc.fold.nunique(), int((~p.self_pair).sum())
     total = t.groupby("test", sort=False)[["significant", "of"]].sum()
-    rate = lambda v: f"{v['spearman_rho']:.2f} ({p_text(v['spearman_rho_perm_p'])}) over all pairs" + ("" if v["spearman_rho_within"] is None else
+    rate = lambda v: "undefined" if not v else f"{v['spearman_rho']:.2f} ({p_text(v['spearman_rho_perm_p'])}) over all pairs" + ("" if v["spearman_rho_within"] is None else
         f" and {v['spearman_rho_within']:.2f} ({p_text(v['spearman_rho_within_perm_p'])}) within targets")
     x = sorted(set(p.lr_ratio.round(6)) - {1.})
     named = [f"{m}: {is_named(float(q), *(float(stats.correlation(p[m2], p.transferability)[s]) for s in ('pearson_r', 'spearman_rho')), tol)}" for m, m2, q, tol in
@@ -571,15 +576,15 @@ def sentences(rec=None)->dict: # name of a figure -> its sentence
         "tests": f"Any two of {k} training sets of a cross-validation share {100*(k-2)/(k-1):.0f}% of their images. Told apart of {total.of.iloc[0]} pairs of sources: "
                  + ", ".join(f"{r.significant} by {n}" for n, r in total.iterrows()) + f". Wilcoxon's p of {k} folds is at least {2/2**k:g}.",
         "coefficients": "; ".join(named) + ".",
-        "draws": f"Over {d['n']:,} random draws r is {d['mean']:.3f} on average, 95% of them between {d['lo']:.3f} and {d['hi']:.3f}; that of the published draw, {d['published']:.3f}, "
+        "draws": f"Over {d['n']:,} approximate random draws, resamples of {d['resampled']} other pairs of subsets, r is {d['mean']:.3f} on average, 95% of them between {d['lo']:.3f} and {d['hi']:.3f}; that of the published draw, {d['published']:.3f}, "
                  f"lies {lies(d['at_or_below'])}. By all of these numbers the correlation is {strength(d['lo'], d['hi'], d['published'])} at most.",
         "power": f"{others} independent pairs, the self pairs left out, find it in {100*stats.spearman_power(others, .5):.0f}% of studies.",
         "learning_rate": f"{(p.lr_ratio.round(6) != 1).sum()} of {len(p)} pairs have another learning rate than their target's self pair"
                  + (f" ({' or '.join(f'{v:g}' for v in x)} times as high)" if x else "") + f". Spearman's ρ of relative rate and transferability is {rate(c['all'])}: "
-                 f"{related(c['all']['spearman_rho_perm_p'], c['all']['spearman_rho_within_perm_p'])}. Without ImageNet it is {rate(c['no imagenet'])}.",
+                 f"{_relation(c['all'])}. Without ImageNet it is {rate(c['no imagenet'])}.",
         "baseline": f"{turned(b.self, b.table2)}. There {(b.table2 < 0).sum()} of {len(b)} gains {'is' if (b.table2 < 0).sum() == 1 else 'are'} negative; under the self pair {(b.self < 0).sum()}.",
         "geometry": f"**Spread.** In {g['within_above_nearest']} of {g['datasets']} datasets two subsets of the same dataset lie further apart on average than the dataset and its nearest neighbour. "
-                 f"**Norm.** The largest is {g['norm_ratio']:,.0f} times the smallest; with the number of classes it has a Spearman correlation of {g['norm_classes']:.2f} ({p_text(g['norm_classes_p'])}). "
+                 f"**Norm.** The largest is {g['norm_ratio']:,.0f} times the smallest; Spearman's ρ with the number of classes: {rho_text(g['norm_classes'])} ({p_text(g['norm_classes_p'])}). "
                  f"**Dimensions.** The mean embedding of {label(g['fewest'])} has the fewest effective dimensions, {g['fewest_dimensions']:,.0f} or {100*g['fewest_share']:.1f}% of the filters. "
-                 f"**Scaling.** The reference implementation compares h0/(h0+h1), not h. Its {g['distances']} distances have a Spearman correlation of {g['cosine_scaled']:.2f} with those of the plain cosine; "
-                 f"with the difference of log norms, of {g['scaled_norm_gap']:.2f} (the plain cosine: {g['cosine_norm_gap']:.2f})."}
+                 f"**Scaling.** The reference implementation compares h0/(h0+h1), not h. Its {g['distances']} distances against those of the plain cosine: Spearman's ρ {rho_text(g['cosine_scaled'])}; "
+                 f"against the difference of log norms {rho_text(g['scaled_norm_gap'])} (the plain cosine: {rho_text(g['cosine_norm_gap'])})."}

@@ -37,8 +37,9 @@ PROTOCOL_SETTINGS = {
     "error_bars":         dict(published={"fig3": 0, "fig4": 1}, described={"fig3": 1, "fig4": 1}),  # ddof
 }
 
-# %% ../nbs/17_protocols.ipynb #b80630f4
+# %% ../nbs/17_protocols.ipynb #0da9b985
 OBEYED = ("fold_protocol", "grouping", "baseline", "finetune_lr", "lr_schedule", "finetune_dropout",  # by training and transfer
+          "pcam_subset", "sti10_colour_order",                                                        # by layouts of the original archives
           "subset_pairs", "imagenet_distance", "correlation", "self_pairs", "error_bars")             # by the analysis of results
 
 # %% ../nbs/17_protocols.ipynb #368f101d

@@ -6,8 +6,8 @@
 __all__ = ['ALIASES', 'SCHEMA', 'DISTANCES', 'canonical', 'schedule', 'Record', 'packaged', 'record', 'export', 'fold_auc',
            'transferability', 'matrix', 'task2vec_of', 'stand_in', 'distances', 'pairs', 'audit']
 
-# %% ../nbs/65_published.ipynb #a167230a
-import csv, json, re
+# %% ../nbs/65_published.ipynb #61ee1096
+import csv, json, os, re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -97,7 +97,7 @@ SCHEMA = {  # file -> (key columns, column -> parser); other columns are refused
     "sources": ("file", {k: _text for k in "file origin place revision licence note".split()}),
 }
 
-# %% ../nbs/65_published.ipynb #869aca1e
+# %% ../nbs/65_published.ipynb #0060bbc5
 def _cut(text, n=60): return text if len(text) <= n else f"{text[:n]}..."
 
 def _line(path, line, row, columns):
@@ -121,7 +121,6 @@ def _read(
     columns:dict, # column -> parser
 )->tuple: # frame, lines
     "A file of the record, every value checked, and the line of each row."
-    if not path.is_file(): raise UserError(f"{path}: the file is missing; make a whole record with catscans published export DIR")
     rows, lines, seen = [], [], {}
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as f:
         reader = csv.DictReader(f)
@@ -186,26 +185,42 @@ def _same_form(rec, original):
             raise UserError(f"{rec.at('claims', i)}: printed = {_cut(r.printed)!r}: its numbers may change, its form may not; the record has {o.printed or 'nothing'}")
         if pd.isna(r.tolerance) != pd.isna(o.tolerance): raise UserError(f"{rec.at('claims', i)}: tolerance = {r.tolerance:g}: the record has {o.tolerance:g} (nan: none)")
 
-# %% ../nbs/65_published.ipynb #83f9c8ca
+# %% ../nbs/65_published.ipynb #59d4fd26
 def packaged()->Path:
     "Where the package keeps its own copy."
     from importlib.resources import files
     return Path(str(files("catscans")/"data"/"published"))
 
+def _stamp(path):
+    "What tells one state of a folder's files from another."
+    def one(f):
+        try: s = f.stat()
+        except OSError: raise UserError(f"{f}: the file is missing or cannot be read; make a whole record with catscans published export DIR") from None
+        if not f.is_file(): raise UserError(f"{f}: not a file; make a whole record with catscans published export DIR")
+        return f.name, s.st_mtime_ns, s.st_size
+    return tuple(one(path/f"{name}.csv") for name in SCHEMA)
+
 @lru_cache(maxsize=8)
 def _load(path, stamp):
-    read = {name: _read(path/f"{name}.csv", *spec) for name, spec in SCHEMA.items()}
+    try: read = {name: _read(path/f"{name}.csv", *spec) for name, spec in SCHEMA.items()}
+    except OSError as e: raise UserError(f"{e.filename or path}: cannot be read: {e.strerror or e}") from None
     return Record(path, {k: v[0] for k, v in read.items()}, {k: v[1] for k, v in read.items()})
+
+def _folder(dir):
+    "The folder that a user names."
+    if not str(dir).strip(): raise UserError(f"received {str(dir)!r} as the folder of a record; name a folder")
+    try: return Path(dir).expanduser()
+    except RuntimeError as e: raise UserError(f"{dir}: {e}") from None
 
 def record(
     dir:str|Path|None=None,  # a folder made by `export`; default: the package's own record
 )->Record:
     "The authors' record, checked. What is wrong with a copy is named by file and line."
     if isinstance(dir, Record): return dir
-    path = Path(dir).expanduser() if dir else packaged()
-    if not path.is_dir(): raise UserError(f"no record in {path}: not a folder; make one with catscans published export {path}")
-    rec = _load(path, tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(path.glob("*.csv"))))
-    if dir:
+    path = packaged() if dir is None else _folder(dir)
+    if not os.path.isdir(path): raise UserError(f"no record in {path}: not a folder; make one with catscans published export {path}")
+    rec = _load(path, _stamp(path))
+    if dir is not None:
         for name, original in record().frames.items(): _whole(name, rec.frames[name], rec.lines[name], original, path/f"{name}.csv")
         _same_form(rec, record())
     _fits(rec)
@@ -215,12 +230,14 @@ def export(
     dir:str|Path,  # a folder, made if it is not there
 )->list: # of the files written
     "Write the record as CSV files, a copy to change and to give to `record` or `catscans audit --record`."
-    dir = Path(dir).expanduser()
-    if dir.exists() and not dir.is_dir(): raise UserError(f"cannot export to {dir}: it is a file; name a folder")
-    if (old := [f for f in (dir/f"{name}.csv" for name in SCHEMA) if f.exists()]):
-        raise UserError(f"{old[0]} is there already and may hold your changes; choose another folder or delete it")
-    for name in SCHEMA:
-        with atomic(dir/f"{name}.csv") as tmp: tmp.write_bytes((packaged()/f"{name}.csv").read_bytes())
+    dir = _folder(dir)
+    try:
+        if dir.exists() and not dir.is_dir(): raise UserError(f"cannot export to {dir}: it is a file; name a folder")
+        if (old := [f for f in (dir/f"{name}.csv" for name in SCHEMA) if os.path.lexists(f)]):
+            raise UserError(f"{old[0]} is there already and may hold your changes; choose another folder or delete it")
+        for name in SCHEMA:
+            with atomic(dir/f"{name}.csv") as tmp: tmp.write_bytes((packaged()/f"{name}.csv").read_bytes())
+    except OSError as e: raise UserError(f"cannot export to {dir}: {e.strerror or e}; choose a folder that can be written to") from None
     return [dir/f"{name}.csv" for name in SCHEMA]
 
 # %% ../nbs/65_published.ipynb #e8f15b26

@@ -94,6 +94,37 @@ def test_phrases_have_two_sides():
     assert [af.strength(r) for r in (.1, .3, .9)] == ["very weak", "weak", "very strong"]
 
 
+RATES = (("isic", "1e-05"), ("chest", "1e-06"), ("pcam-middle", "1e-06"))
+PLAIN = [("finetune_settings", dict(target=t), "lr", v) for t, v in RATES]
+GEOMETRY = [("task2vec_geometry", dict(dataset=d), "norm_mean_embedding", 2) for d in ("stl10", "sti10", "textures", "isic", "chest", "pcam-middle", "pcam-small", "kimia")]
+# statistics that are undefined in a copy which the audit accepts: cells, the figure that shows one, and what it says
+DEGENERATE = {
+    "one learning rate per target": (PLAIN, "learning_rate", "ρ undefined"),
+    "no rates but ImageNet's": (PLAIN + [("finetune_settings", dict(source="imagenet", target=t), "lr", "1e-04") for t, _ in RATES], "learning_rate", "without ImageNet ρ undefined"),
+    "equal norms": (GEOMETRY, "geometry", "ρ undefined (p undefined)"),
+}
+
+
+@pytest.mark.parametrize("what", DEGENERATE)
+def test_what_the_audit_accepts_can_be_drawn_and_said(what, changed, table):
+    from catscans.audit import audit
+    cells, figure, says = DEGENERATE[what]
+    rec = changed(*cells)
+    audit(rec, profiles=())
+    assert "undefined" in af.sentences(rec)[figure] and "nan" not in " ".join(af.sentences(rec).values())
+    for name in af.FIGURES:
+        fig = af.FIGURES[name](rec, **(dict(table=table) if name == "verdicts" else {}))
+        if name == figure: assert says in " ".join(titles(fig)) + foot(fig)
+
+
+def test_obeyed_settings_are_counted(changed):
+    from catscans.protocols import OBEYED, PROTOCOL_SETTINGS
+    o = af.obeyed(published.record().differences.setting)
+    assert (o == "obeyed").sum() == len(OBEYED) and (o == "declared only").sum() == len(PROTOCOL_SETTINGS) - len(OBEYED) and set(o) == {"", "obeyed", "declared only"}
+    assert f"{len(OBEYED)} are obeyed by code" in foot(af.differences())
+    assert f"{len(OBEYED) - 1} are obeyed by code" in foot(af.differences(changed(("differences", dict(setting="baseline"), "setting", ""))))
+
+
 def test_sentences_follow_the_record(changed):
     old = af.sentences()
     new = af.sentences(changed(("table2", dict(source="chest"), "test_auc", .999), ("finetune_settings", dict(target="chest", source="isic"), "lr", 3e-3),

@@ -141,6 +141,28 @@ def test_a_missing_file_or_folder(copy, tmp_path):
     with pytest.raises(UserError, match="it is a file"): published.export(copy/"fold_auc.csv")
 
 
+def test_what_cannot_be_read_or_written_is_named(copy, tmp_path, capsys):
+    from catscans.study import main
+    dangling, loop = tmp_path/"dangling.csv", copy/"table2.csv"
+    (copy/"notes.csv").symlink_to(dangling)                                   # not a file of the record: no matter
+    assert len(published.record(copy).fold_auc) == 120
+    loop.unlink(); loop.symlink_to(loop)
+    assert main(["audit", "--record", str(copy)]) == 2 and "table2.csv: the file is missing or cannot be read" in capsys.readouterr().err
+    loop.unlink(); loop.symlink_to(dangling)
+    assert main(["audit", "--record", str(copy)]) == 2 and "table2.csv: the file is missing" in capsys.readouterr().err
+    loop.unlink(); loop.mkdir()
+    assert main(["audit", "--record", str(copy)]) == 2 and "table2.csv: not a file" in capsys.readouterr().err
+    (tmp_path/"plain").write_text("")
+    for bad in (tmp_path/"plain"/"below", Path("/proc/nowhere"), loop/("x"*300)):
+        assert main(["published", "export", str(bad)]) == 2 and f"cannot export to {bad}" in capsys.readouterr().err
+
+
+def test_an_empty_name_is_no_folder(capsys):
+    from catscans.study import main
+    for args in (["audit", "--record", ""], ["published", "export", ""]):
+        assert main(args) == 2 and "received '' as the folder" in capsys.readouterr().err
+
+
 # paper against code
 
 def test_protocols_differ_in_exactly_the_settings():
@@ -159,8 +181,12 @@ def test_the_settings_said_to_be_obeyed_are_read_by_code():
     from pathlib import Path
     import catscans
     from catscans.protocols import OBEYED
+    from catscans.layouts import LAYOUTS
     code = "".join(f.read_text() for f in Path(catscans.__file__).parent.glob("*.py") if f.stem not in ("protocols", "_modidx"))
-    for name in PROTOCOL_SETTINGS: assert (f'setting("{name}"' in code) == (name in OBEYED), name
+    through_layouts = {s for l in LAYOUTS.values() for _, s in l.settings}       # datasets asks for each of them by a variable
+    assert "setting(s, protocol) for o, s in layout.settings" in code and through_layouts
+    read = {n for n in PROTOCOL_SETTINGS if f'setting("{n}"' in code} | through_layouts
+    assert read == set(OBEYED)
 
 
 def test_settings_of_the_analysis_have_both_their_effects(monkeypatch):
@@ -263,6 +289,11 @@ def test_claims_and_differences_are_those_of_the_files():
     rec, d = published.record(), given("discrepancies")
     assert rec.claims.id.tolist() == [int(i) for i in given("claims").id]
     assert len(d) == len(rec.differences) and rec.differences.effect.tolist() == d.effect.tolist()
+    def kind(published, described):
+        "what the file's two columns make of a difference"
+        if published.startswith(("cannot be", "not ")): return "unrecoverable"
+        return "reporting" if described in ("same", published) else "setting"
+    assert rec.differences["class"].tolist() == [kind(*v) for v in zip(d.as_published, d.as_described)]
 
 
 MATRICES = dict(cosine_published_draw="t2v_cosine_paper", cosine_same_index="t2v_cosine_same_index100", cosine_all_cross="t2v_cosine_all_cross", cosine_mean_embedding="t2v_cosine_mean_embedding",
