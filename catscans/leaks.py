@@ -6,12 +6,12 @@
 __all__ = ['SIDE', 'EDGE', 'SHIFTS', 'TURNS', 'BITS', 'CORRELATION', 'has_sibling', 'sibling_share', 'near_duplicates', 'audit',
            'pretty', 'price', 'ranking_change']
 
-# %% ../nbs/19_leaks.ipynb #cb01fc87
+# %% ../nbs/19_leaks.ipynb #40875dd9
 import numpy as np
 from .core import UserError, choose, PROTOCOLS
-from .splits import make_splits
+from .splits import make_splits, shared_group_rate
 
-# %% ../nbs/19_leaks.ipynb #21912dd4
+# %% ../nbs/19_leaks.ipynb #4a4ccf49
 def has_sibling(
     fold,    # splits.Fold
     groups,  # (n,) group ids
@@ -25,7 +25,7 @@ def sibling_share(
     groups,  # (n,) group ids, or None: unknown
 )->float: # in [0, 1]; nan where groups are unknown
     "Share of all held-out images that have a sibling in training."
-    return float("nan") if groups is None else float(np.concatenate([has_sibling(f, groups) for f in splits]).mean())
+    return shared_group_rate(splits, groups)
 
 # %% ../nbs/19_leaks.ipynb #e626e855
 SIDE = 64          # images are compared at this size, in grey
