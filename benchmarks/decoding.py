@@ -1,9 +1,10 @@
 """Images per second from JPEG files to batches: `python -m benchmarks.decoding [--json] [--images N] [--repeats N]`.
 
 600x450 JPEGs, made up, are brought to 112x112 by the image store and by Keras' `flow_from_dataframe`, in turn, in one process and on the same cores. Keras
-reads one file after the other, which is what it does unless `fit` is told otherwise; the rows named "workers" give it as many threads as the store
-has. It decodes again in every epoch; the store's second epoch is read from the memory map, as batches of the same size in the same kind
-of random order. Ratios compare the medians of the repeats. The files are in the cache of the file system: what is measured is work, not the disk."""
+reads one file after the other, which is what its generator does unless `fit` is told otherwise; the rows named "workers" give it as many threads as the store
+has. The store decodes to drafts, its default, and once fully. Keras decodes again in every epoch; the store's second epoch is read from the memory map, as
+batches of the same size in the same kind of random order. Ratios compare the medians of the repeats. CPU time is that of all threads of the process: where the
+machine has other work it says more than the clock. The files are in the cache of the file system: what is measured is work, not the disk."""
 import argparse, json, os, statistics, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,8 +50,8 @@ def methods(folder, frame, workers):
             if n == 1: return sum(len(gen[i][0]) for i in range(len(gen)))
             with ThreadPoolExecutor(n) as ex: return sum(ex.map(lambda i: len(gen[i][0]), range(len(gen))))
         return epoch
-    def store(n):
-        with tempfile.TemporaryDirectory() as d: return len(build(li, SIZE, workers=n, root=d))
+    def store(n, resample="draft"):
+        with tempfile.TemporaryDirectory() as d: return len(build(li, SIZE, resample, workers=n, root=d))
     kept = Path(tempfile.mkdtemp(dir=folder)); build(li, SIZE, root=kept)
     x = open_store(next(p for p in kept.iterdir() if p.is_dir())).x
     def second(dtype):
@@ -58,21 +59,21 @@ def methods(folder, frame, workers):
         return sum(len(x[np.sort(order[i:i+BATCH])].astype(dtype, copy=False)) for i in range(0, len(x), BATCH))
     many = f"{workers} workers"
     return {"keras": keras(1), f"keras, {many}": keras(workers), "keras, augmented": keras(1, **PAPER), f"keras, augmented, {many}": keras(workers, **PAPER),
-            "store, 1 worker": lambda: store(1), f"store, {many}": lambda: store(workers),
+            "store, 1 worker": lambda: store(1), f"store, {many}": lambda: store(workers), f"store, decoded fully, {many}": lambda: store(workers, "bilinear"),
             "second epoch, uint8": lambda: second(np.uint8), "second epoch, float32": lambda: second(np.float32)}
 
 def measure(n, repeats, workers):
-    times = {}
+    times, cpu = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         frame = make(folder, n, np.random.default_rng(0))
         todo = methods(folder, frame, workers)
         for i in range(repeats + 1):                     # in turn; the first round warms up and does not count
             for name, f in todo.items():
-                start = time.perf_counter(); done = f(); seconds = time.perf_counter() - start
+                start, used = time.perf_counter(), time.process_time(); done = f(); seconds, used = time.perf_counter() - start, time.process_time() - used
                 if done != n: raise SystemExit(f"{name} gave {done} of {n} images")
-                if i: times.setdefault(name, []).append(seconds)
+                if i: times.setdefault(name, []).append(seconds); cpu.setdefault(name, []).append(1000*used/n)
     per_s = {k: n/statistics.median(t) for k, t in times.items()}
-    return [dict(what=k, images_per_s=round(per_s[k], 1), slowest=round(n/max(t), 1), fastest=round(n/min(t), 1), to_keras=round(per_s[k]/per_s["keras"], 2),
+    return [dict(what=k, images_per_s=round(per_s[k], 1), slowest=round(n/max(t), 1), fastest=round(n/min(t), 1), cpu_ms=round(statistics.median(cpu[k]), 3), to_keras=round(per_s[k]/per_s["keras"], 2),
                  to_keras_workers=round(per_s[k]/per_s[f"keras, {workers} workers"], 2), to_keras_augmented=round(per_s[k]/per_s["keras, augmented"], 2),
                  repeats=repeats, images=n, workers=workers) for k, t in times.items()]
 
@@ -84,8 +85,9 @@ def main(argv=None):
     a = p.parse_args(argv)
     rows = measure(a.images, a.repeats, a.workers)
     if a.json: return print(json.dumps(rows, indent=1))
-    print(f"{a.images} JPEGs of 600x450 to {SIZE}x{SIZE}, {a.repeats} rounds in turn, {cores} cores; load when it ended {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "")
-    print(f"{'':30}{'images/s':>10}{'range':>20}{'to keras':>11}{'to keras,':>12}{'to keras,':>12}\n{'':30}{'median':>10}{'':20}{'':11}{'workers':>12}{'augmented':>12}")
-    for r in rows: print(f"{r['what']:30}{r['images_per_s']:10.0f}{r['slowest']:10.0f} to {r['fastest']:6.0f}{r['to_keras']:11.2f}{r['to_keras_workers']:12.2f}{r['to_keras_augmented']:12.2f}")
+    load = f"; load when it ended {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    print(f"{a.images} JPEGs of 600x450 to {SIZE}x{SIZE}, {a.repeats} rounds in turn, {cores} cores{load}\n{'':30}{'images/s':>9}{'':18}{'CPU ms':>8}{'times keras':>13}{'keras,':>9}{'keras,':>11}"
+          f"\n{'':30}{'median':>9}{'range':>18}{'/image':>8}{'one thread':>13}{'workers':>9}{'augmented':>11}")
+    for r in rows: print(f"{r['what']:30}{r['images_per_s']:9.0f}{r['slowest']:8.0f} to {r['fastest']:6.0f}{r['cpu_ms']:8.2f}{r['to_keras']:13.2f}{r['to_keras_workers']:9.2f}{r['to_keras_augmented']:11.2f}")
 
 if __name__ == "__main__": main()

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['describe', 'sibling_rate', 'frame', 'draw']
 
-# %% ../nbs/72_atlas.ipynb #405b2f3c
+# %% ../nbs/72_atlas.ipynb #0cf3b464
 import textwrap
 from dataclasses import replace
 import numpy as np
 from .cards import CATALOGUE, GROUP_KEYS
-from .core import PROFILES, UserError, choose, seed_for
+from .core import PROFILES, PROTOCOLS, UserError, choose, seed_for
 
-# %% ../nbs/72_atlas.ipynb #d33c729f
+# %% ../nbs/72_atlas.ipynb #f3d58441
 def describe(
     images,                    # datasets.Images
     protocol:str="published",  # whose folds the leak is measured in
@@ -23,11 +23,21 @@ def describe(
     p, g = n[n > 0]/n.sum(), images.groups
     out = dict(images=len(images), identical=len(images) - len({x.tobytes() for x in images.x}), classes=len(n), largest_class=float(p.max()), smallest_class=float(p.min()),
                effective_classes=float(np.exp(-(p*np.log(p)).sum())),      # as many equal classes would be as hard to guess
-               groups=None, images_per_group=None, most_images_of_a_group=None, sibling_in_training=None)
+               groups=None, images_per_group=None, most_images_of_a_group=None)
+    rate = {q: None if g is None else sibling_rate(images, q, k) for q in PROTOCOLS}
+    out |= dict(sibling_in_training=rate[protocol]) | {f"sibling_{q}": r for q, r in rate.items()} | _copies(images, protocol, k)
     if g is not None:
         size = np.unique(g, return_counts=True)[1]
-        out |= dict(groups=len(size), images_per_group=float(size.mean()), most_images_of_a_group=int(size.max()), sibling_in_training=sibling_rate(images, protocol, k))
+        out |= dict(groups=len(size), images_per_group=float(size.mean()), most_images_of_a_group=int(size.max()))
     return out
+
+def _copies(images, protocol, k):
+    "Near duplicates, and the share of held-out images with one in training"
+    from catscans.leaks import audit, near_duplicates
+    pairs = near_duplicates(images.x, shifts=False)          # shifted copies would take nine times as long
+    try: f = audit(images, protocol, k, pairs=pairs); share = float(np.average(f.near_duplicate_share, weights=f.n_test))
+    except UserError: share = None
+    return dict(near_duplicate_pairs=len(pairs), copy_in_training=share)
 
 def sibling_rate(images, protocol="published", k=5)->float|None: # in [0, 1], or None where so many folds cannot be made
     "Share of held-out images with an image of the same group in training, over all folds."
@@ -35,7 +45,7 @@ def sibling_rate(images, protocol="published", k=5)->float|None: # in [0, 1], or
     try: return shared_group_rate(make_splits(images.y, images.groups, protocol, k, classes=images.classes, name=images.name), images.groups)
     except UserError: return None
 
-# %% ../nbs/72_atlas.ipynb #06551f5c
+# %% ../nbs/72_atlas.ipynb #7e1890e2
 def _names(of):
     "Names of the datasets of a profile, or the names themselves"
     if isinstance(of, str) and of in PROFILES: return list(dict.fromkeys((*PROFILES[of].sources, *PROFILES[of].targets)))
@@ -58,18 +68,19 @@ def frame(
     protocol:str="published",
 ):  # pandas DataFrame, a row per dataset
     "The atlas as a table: facts of the card, and what was measured where the images are there."
+    names = _names(of)
+    return _table(names, [describe(_load(n, size, most), protocol) if _there(n) else {} for n in names])
+
+def _table(names, measured):
+    "A row per dataset from its card and what was measured"
     import pandas as pd
-    rows = []
-    for name in _names(of):
-        c = CATALOGUE[name]
-        row = dict(name=name, dataset=c.title, origin=c.origin, shows=c.family, on_the_card=c.n or None, image_size=c.image_size, kept_together=c.group_key or "",
-                   licence=c.licence, access=c.access, checksum=c.checksum, note=c.note)
-        rows.append(row | (describe(_load(name, size, most), protocol) if _there(name) else {}))
-    whole = ("on_the_card", "images", "classes", "groups", "most_images_of_a_group")
+    rows = [dict(name=c.name, dataset=c.title, origin=c.origin, shows=c.family, on_the_card=c.n or None, image_size=c.image_size, kept_together=c.group_key or "",
+                 licence=c.licence, access=c.access, checksum=c.checksum, note=c.note) | d for c, d in zip(map(CATALOGUE.get, names), measured)]
+    whole = ("on_the_card", "images", "classes", "groups", "most_images_of_a_group", "near_duplicate_pairs")
     out = pd.DataFrame(rows).set_index("name")
     return out.astype({k: "Int64" for k in whole if k in out})
 
-# %% ../nbs/72_atlas.ipynb #3e5c965e
+# %% ../nbs/72_atlas.ipynb #a65fc848
 def _share(p): return f"{100*p:.0f} %" if p >= .0095 else f"{100*p:.1f} %"
 
 def _size(c): return f"{c.image_size} px" if any(x.isdigit() for x in c.image_size) else "any size" if c.layout == "toy" else c.image_size or "size not known"
@@ -82,8 +93,15 @@ def _facts(c, d)->list:
     else:
         rate = "cannot be cut into five folds" if d["sibling_in_training"] is None else f"{_share(d['sibling_in_training'])} of held-out images have a sibling in training"
         first = [f"{d['groups']:,} groups ({kept}), at most {d['most_images_of_a_group']} images of one", f"leak: {rate}"]
-    if d.get("identical"): first[1] += f"; {d['identical']:,} images are copies"
+    if d: first.append(_copied(d))
     return [*first, f"licence: {c.licence}", f"checksum: {c.checksum}"]
+
+def _copied(d)->str:
+    "The line about near duplicates"
+    n = d["near_duplicate_pairs"]
+    if not n: return "near duplicates: none found"
+    share = "" if d["copy_in_training"] is None else f"; {_share(d['copy_in_training'])} of held-out images have one in training"
+    return f"near duplicates: {n:,} pair{'s'*(n > 1)}" + (f", {d['identical']:,} identical" if d["identical"] else "") + share
 
 def _strip(images, n, rng, gap=3):
     "`n` images side by side, as many classes as can be, on a transparent ground"
@@ -106,7 +124,7 @@ def _balance(ax, images, d, color):
     text = f"{k} classes of {_share(n[0])}" if _share(n[0]) == _share(n[-1]) else f"{k} classes: {_share(n[0])} to {_share(n[-1])}"
     ax.set_xlabel(text, fontsize=6.3, labelpad=1.5)
 
-# %% ../nbs/72_atlas.ipynb #657203a0
+# %% ../nbs/72_atlas.ipynb #1a390951
 def _study(names, protocol):
     "What a figure of these datasets calls itself; generated images are marked as such"
     from catscans.style import Study, study
@@ -123,27 +141,27 @@ def draw(
 ):  # matplotlib Figure; its numbers are in `.frame`
     "The atlas: a row per dataset."
     from catscans.style import GREY, ORIGIN, canvas, styled
-    names = _names(of)
+    names, measured = _names(of), []
     @styled
     def drawn():
-        fig, axes = canvas(_study(names, protocol), "Atlas of the datasets", (10, .55 + .78*len(names)), len(names), 4, "",
-            "Sample images, class shares (dashed: equal shares), groups; leak: in five folds of that protocol." + (f" Of datasets with more than {most:,} images a subset was looked at." if most and any(CATALOGUE[x].n > most for x in names) else ""),
+        fig, axes = canvas(_study(names, protocol), "Atlas of the datasets", (10.4, .55 + .86*len(names)), len(names), 4, "",
+            "Sample images, class shares (dashed: equal shares), groups; leak and near duplicates: in five folds of that protocol." + (f" Of datasets with more than {most:,} images a subset was looked at." if most and any(CATALOGUE[x].n > most for x in names) else ""),
             "the images themselves" + (" (catscans.toy)" if all(x.startswith("toy-") for x in names) else " and the cards"), .3, width_ratios=(1.35, n*.62, 1.5, 3.))
         for name, row in zip(names, axes):
             c, color = CATALOGUE[name], ORIGIN[CATALOGUE[name].origin]
             images = _load(name, size, most) if _there(name) else None
-            d = describe(images, protocol) if images else {}
+            d = describe(images, protocol) if images else {}; measured.append(d)
             for ax in row[[0, 1, 3]]: ax.axis("off")
-            title = textwrap.fill(c.title, 24)
-            row[0].text(1, .48, title, ha="right", va="bottom", weight="bold", fontsize=8.5 if title == c.title else 7.5, color=color)
-            row[0].text(1, .42, (f"{c.n:,}" if c.n else "?") + f" images\n{c.family}, {_size(c)}", ha="right", va="top", fontsize=6.5, color=GREY)
+            title = textwrap.fill(c.title, 24); lines = title.count("\n")
+            row[0].text(1, .48 + .06*lines, title, ha="right", va=("bottom", "bottom", "center")[min(lines, 2)], weight="bold", fontsize=8.5 if not lines else 7.5 if lines == 1 else 7, color=color)
+            row[0].text(1, .42 - .14*max(0, lines-1), (f"{c.n:,}" if c.n else "?") + f" images\n{c.family}, {_size(c)}", ha="right", va="top", fontsize=6.5, color=GREY)
             if images:
                 row[1].imshow(_strip(images, n, np.random.default_rng(seed_for(name, "atlas"))), interpolation="none")
                 _balance(row[2], images, d, color)
             else: row[2].axis("off"); row[1].text(.5, .5, "images not here", ha="center", va="center", color=GREY, fontsize=7)
             for i, line in enumerate(_facts(c, d)):
-                row[3].text(0, .88-.25*i, line, va="center", fontsize=6.8, color="#B5403A" if i == 1 and (d.get("sibling_in_training") or 0) > .01 else "#222222", transform=row[3].transAxes)
+                row[3].text(0, .93-.22*i, line, va="center", fontsize=6.8, color="#B5403A" if i == 1 and (d.get("sibling_in_training") or 0) > .01 or i == 2 and (d.get("copy_in_training") or 0) > .01 else "#222222", transform=row[3].transAxes)
         return fig
     fig = drawn()
-    fig.frame = frame(names, size, most, protocol).reset_index()
+    fig.frame = _table(names, measured).reset_index()
     return fig

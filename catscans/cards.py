@@ -41,7 +41,7 @@ def _files()->dict:
                                                          r["md5"], r["sha256"], r["login"] == "1", r["note"]))
     return {d: tuple(fs) for d, fs in out.items()}
 
-# %% ../nbs/08_cards.ipynb #63f38bb3
+# %% ../nbs/08_cards.ipynb #4d5719fd
 @dataclass(frozen=True, repr=False)
 class Card:
     "The facts about one dataset."
@@ -80,9 +80,11 @@ class Card:
     @property
     def noncommercial(self)->bool: return any(w in self.licence for w in ("non-commercial", "research purposes"))
     @property
+    def resample(self)->str: return "bilinear" if self.layout == "lite" else "draft"   # records of lite are kept: they name the fingerprints of fully decoded images
+    @property
     def checksum(self)->str:
         "What is known of the checksums of its files."
-        if self.layout in ("toy", "lite"): return "generated" if self.layout == "toy" else "none: an archive of one's own"
+        if self.layout in ("toy", "lite"): return "generated" if self.layout == "toy" else "none known: packed here"
         fs = [f for f in self.files if not f.member and (not f.login or not self.open)]
         known = Counter(f.checksum or "to be recorded on first fetch" for f in fs)
         return ", ".join(k if len(known) == 1 else f"{n} {k}" for k, n in known.items()) or "no file is offered"
@@ -298,17 +300,17 @@ def listing(
         lines.append(f"  {name:31}{n:>9} images {k:>5} classes  {words.pop() if len(words) == 1 else 'in part':10} {c.licence}".rstrip())
     return "\n".join(lines)
 
-# %% ../nbs/08_cards.ipynb #d360e1c3
+# %% ../nbs/08_cards.ipynb #b49170e8
 def table1(
     names=None,       # names, or cards; default: the paper's nine
-    count=False,      # True: decode what is there (generated, or under CATSCANS_DATA) and count; or name -> Images
+    count=False,      # True: count what is there (generated, or under CATSCANS_DATA); or name -> Images, or their number
 ):  # pandas DataFrame, a row per dataset
     "Table I: the datasets, with the number of images as printed, as corrected and as counted."
     import pandas as pd
     from catscans.published import record
     names = PAPER_SOURCES if names is None else names
     rows = [c if isinstance(c, Card) else CATALOGUE[c] for c in (names.values() if isinstance(names, dict) else names)]
-    rec, got = record().table1.set_index("dataset"), _counted(rows) if count is True else {n: len(im) for n, im in (count or {}).items()}
+    rec, got = record().table1.set_index("dataset"), _counted(rows) if count is True else {n: im if isinstance(im, int) else len(im) for n, im in (count or {}).items()}
     whole = lambda values: pd.array(list(values), dtype="Int64")
     return pd.DataFrame({
         "dataset": [c.title for c in rows], "origin": [c.origin for c in rows], "printed": whole(rec.size_printed.get(c.name) for c in rows),
@@ -318,9 +320,9 @@ def table1(
         "note": [c.note for c in rows]}, index=pd.Index([c.name for c in rows], name="name"))
 
 def _counted(cards)->dict:
-    "name -> images that were decoded, of those that are there"
-    from catscans.datasets import load, where
-    return {c.name: len(load(c.name, size=32)) for c in cards if c.layout == "toy" or c.name in DATASETS and where(c.name) is not None}
+    "name -> images that its reader finds, of those that are there"
+    from catscans.datasets import _real, load, where
+    return {c.name: len(load(c.name, size=32) if c.layout == "toy" else _real(c)) for c in cards if c.layout == "toy" or c.name in DATASETS and where(c.name) is not None}
 
 # %% ../nbs/08_cards.ipynb #1fe5eb97
 def survey_table1():  # pandas DataFrame, a row per dataset

@@ -62,26 +62,27 @@ def _there(path, kind):
     if not path.exists(): raise UserError(f"{kind}: there is nothing at {path}")
     return path.resolve()
 
-# %% ../nbs/10_datasets.ipynb #659a4938
+# %% ../nbs/10_datasets.ipynb #f3469233
 def from_path(
     path,                   # folder of class sub-folders or with labels.csv; .csv; .npz; .zip
     size:int=112,           # image side in pixels
     name:str|None=None,     # default: the file's name
     max_images:int|None=None, # a seeded subset that keeps groups whole
     seed:int=0,             # of the subset
-    resample:str="bilinear",# or nearest
+    resample:str="draft",   # one of images.RESAMPLE
+    allow_unreadable=(),    # names of images that are left out if they cannot be read
     **kw,                   # path_col, class_col, group_col for a CSV
 )->Images:
     "A user's images, whatever they come in."
     check_size(size); path = _there(path, "images")
-    return build(_cut(general(path, name or (path.name if path.is_dir() else path.stem), **kw), max_images, seed), size, resample)
+    return build(_cut(general(path, name or (path.name if path.is_dir() else path.stem), **kw), max_images, seed), size, resample, allow_unreadable=allow_unreadable)
 
-def from_folder(path, size:int=112, name:str|None=None, max_images:int|None=None, seed:int=0)->Images:
+def from_folder(path, size:int=112, name:str|None=None, max_images:int|None=None, seed:int=0, **how)->Images:
     "Images in one sub-folder per class. Nothing is known about groups: use a CSV where patients or slides repeat."
     path = _there(path, "folder")
     if not path.is_dir(): raise UserError(f"{path} is not a folder")
     check_size(size)
-    return build(_cut(_by_folder(_tree(path), name or path.name, path), max_images, seed), size)
+    return build(_cut(_by_folder(_tree(path), name or path.name, path), max_images, seed), size, **how)
 
 def from_csv(
     path,                    # the CSV; image paths are relative to its folder
@@ -92,18 +93,19 @@ def from_csv(
     name:str|None=None,
     max_images:int|None=None,
     seed:int=0,
+    **how,                   # resample and allow_unreadable of images.build
 )->Images:
     "Images listed in a CSV."
     path = _there(path, "CSV"); check_size(size)
     if path.is_dir(): raise UserError(f"{path} is a folder: give the CSV in it")
-    return build(_cut(_by_csv(path, _Beside(path.parent), name or path.stem, path, path_col, class_col, group_col), max_images, seed), size)
+    return build(_cut(_by_csv(path, _Beside(path.parent), name or path.stem, path, path_col, class_col, group_col), max_images, seed), size, **how)
 
-def from_npz(path, size:int=112, name:str|None=None, max_images:int|None=None, seed:int=0)->Images:
+def from_npz(path, size:int=112, name:str|None=None, max_images:int|None=None, seed:int=0, **how)->Images:
     "Images in a MedMNIST-style .npz; the official split is in `.split`."
     path = _there(path, ".npz file"); check_size(size)
-    return build(_cut(_by_npz(path, name or path.stem), max_images, seed), size)
+    return build(_cut(_by_npz(path, name or path.stem), max_images, seed), size, **how)
 
-# %% ../nbs/10_datasets.ipynb #0d967a87
+# %% ../nbs/10_datasets.ipynb #73a9a4a6
 def _known(name):
     "The name of a dataset that can be read; else why it cannot"
     from catscans.cards import CATALOGUE, short
@@ -123,12 +125,18 @@ def _places(c:Card)->list:
     names = [c.archive] if c.archive else list(dict.fromkeys([c.name, *filter(None, [c.fetch]), f"{c.name}.zip", f"{c.name}.npz", *(layout.folders if layout else ())]))
     return [d/f for f in names for d in (base, base/"lite") if (d/f).exists()]
 
+def _begun(place)->bool:
+    "Does a folder hold nothing but what a download has begun?"
+    from catscans.fetch import MANIFEST
+    names = [p.name for p in place.iterdir() if not p.name.startswith(".")] if place.is_dir() else []
+    return bool(names) and all(n == MANIFEST or n.endswith((".part", ".part.json")) for n in names)
+
 def where(
     name:str, # a dataset that is not generated
 )->Path|None:
     "Where the images of a dataset lie, or None."
     if _known(name) not in DATASETS: from catscans.fetch import added; return added()[name]
-    c = DATASETS[name]; layout, places = LAYOUTS.get(c.layout), _places(c)
+    c = DATASETS[name]; layout, places = LAYOUTS.get(c.layout), [p for p in _places(c) if not _begun(p)]
     return next((p for p in places if layout and layout.at(p, name)), next(iter(places), None))
 
 def absent(c:Card)->UserError:
@@ -171,7 +179,7 @@ def _card_of_part(c, li, part):
     n = dict(zip(("train", "val", "test"), c.parts)).get(part, c.n)
     return replace(c, n=n, group_key=c.group_key if li.groups is not None else None, note=f"The official part {part}. {c.note}")
 
-# %% ../nbs/10_datasets.ipynb #5e53fbd4
+# %% ../nbs/10_datasets.ipynb #847c04f0
 def _generated(c:Card, size:int, max_images, seed)->Images:
     "A toy dataset: made when there is no store of it by the same program."
     from catscans import toy
@@ -184,19 +192,20 @@ def load(
     size:int=112,             # image side in pixels
     max_images:int|None=None, # a seeded subset of about that many: whole groups, class shares kept
     seed:int=0,               # of the subset; the images themselves are always the same
-    resample:str="bilinear",  # antialiased; or nearest, as Keras' default
+    resample:str|None=None,   # one of images.RESAMPLE; default: the card's
     protocol:str="grouped",   # published: as the authors' code had the images, for STI-10 and the PCams
+    allow_unreadable=(),      # names of images that are left out if they cannot be read
     **options,                # of the layout: part of isic2018 and imagenet, partition of dtd
 )->Images:
     "A dataset, decoded once and memory-mapped."
     from catscans.fetch import open_added
     check_size(size); choose("protocol", protocol, PROTOCOLS)
     if name not in DATASETS and (isinstance(name, Path) or "/" in str(name) or Path(str(name)).exists()):
-        return from_path(name, size, max_images=max_images, seed=seed, resample=resample)
-    if _known(name) not in DATASETS: return open_added(name, size, max_images, seed)
+        return from_path(name, size, max_images=max_images, seed=seed, resample=resample or "draft", allow_unreadable=allow_unreadable)
+    if _known(name) not in DATASETS: return open_added(name, size, max_images, seed, resample, allow_unreadable)
     c = DATASETS[name]
     if c.name in TOY: return _generated(c, size, max_images, seed)
-    return build(_cut(_real(c, protocol, **options), max_images, seed), size, resample)
+    return build(_cut(_real(c, protocol, **options), max_images, seed), size, resample or c.resample, allow_unreadable=allow_unreadable)
 
 # %% ../nbs/10_datasets.ipynb #eead86aa
 def check_card(

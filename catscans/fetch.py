@@ -583,7 +583,7 @@ def check_name(
         if at is None or p.resolve() != at: raise UserError(f"name: {p} is there already; give another one with --name")
     return name
 
-# %% ../nbs/13_fetch.ipynb #4c24ac46
+# %% ../nbs/13_fetch.ipynb #e1a2f301
 _READS = dict(folder="from_path", table="from_csv", npz="from_npz")
 
 def _read(path, what, name, size, say=None, **kw):
@@ -598,7 +598,7 @@ def _read(path, what, name, size, say=None, **kw):
 
 def _register(name, path, what, images):
     base = _base()
-    entry = dict(path=str(path.relative_to(base) if path.is_relative_to(base) else path), kind=what, size=CHECK_SIZE, fingerprint=images.fingerprint, images=len(images),
+    entry = dict(path=str(path.relative_to(base) if path.is_relative_to(base) else path), kind=what, size=CHECK_SIZE, resample="draft", fingerprint=images.fingerprint, images=len(images),
                  counts=images.counts, group_key=getattr(images.card, "group_key", None) if images.groups is not None else None)
     _save_json(base/REGISTER, {**entries(), name: entry})
     return entry
@@ -609,7 +609,7 @@ def _contents(folder):
     if len(top) == 1 and (top[0].is_file() or sum(p.is_dir() for p in top[0].iterdir()) > 1 or (top[0]/"labels.csv").exists()): return top[0]
     return folder
 
-# %% ../nbs/13_fetch.ipynb #28630ece
+# %% ../nbs/13_fetch.ipynb #fd982aaa
 def add(
     path,               # folder, CSV, .npz, or an archive of one of these
     name:str|None=None, # default: the file's name
@@ -636,11 +636,13 @@ def open_added(
     size:int=112,
     max_images:int|None=None, # a seeded subset that keeps groups whole
     seed:int=0,
+    resample:str|None=None,   # default: as when it was added
+    allow_unreadable=(),      # names of images that are left out if they cannot be read
 ):  # Images
     "The images that were added under a name."
     e, path = entries()[name], added()[name]
     if not path.exists(): raise UserError(f"{name} was added from {path}, where nothing is any more; put it back, or delete its entry in {data_dir()/REGISTER}")
-    return _read(path, e["kind"], name, size, max_images=max_images, seed=seed)
+    return _read(path, e["kind"], name, size, max_images=max_images, seed=seed, resample=resample or e.get("resample", "bilinear"), allow_unreadable=allow_unreadable)
 
 def check_added(name:str):
     "Its images, if they are still those that were added."

@@ -29,25 +29,34 @@ def _to_rgb(im):
         im = Image.alpha_composite(Image.new("RGBA", im.size, (0, 0, 0, 255)), im)
     return im if im.mode == "RGB" else im.convert("RGB")
 
-# %% ../nbs/15_images.ipynb #4fd4d14c
-RESAMPLE = ("bilinear", "nearest")
+# %% ../nbs/15_images.ipynb #f5825909
+RESAMPLE = ("draft", "bilinear", "nearest")
+
+def _draft(im, size):
+    "A JPEG that is not read yet made ready to be decoded smaller: the box that holds all of it then, or None"
+    if im.format not in ("JPEG", "MPO"): return None
+    before, made = im.size, im.draft(None, (2*size, 2*size))
+    return made[1] if made and im.size != before else None
 
 def decode(
-    src,                       # path, bytes of an image file, or a uint8/uint16 array (h, w[, 1 or 3])
-    size:int,                  # side of the result in pixels
-    resample:str="bilinear",   # bilinear (antialiased), or nearest as Keras' default
+    src,                    # path, bytes of an image file, or a uint8/uint16 array (h, w[, 1 or 3])
+    size:int,               # side of the result in pixels
+    resample:str="draft",   # one of RESAMPLE: draft and bilinear are antialiased, nearest is Keras' default
 )->np.ndarray: # (size, size, 3) uint8
     "One image as RGB at `size` x `size`."
     from PIL import Image, ImageOps
     if isinstance(src, np.ndarray): im = Image.fromarray(src[..., 0] if src.ndim == 3 and src.shape[-1] == 1 else src)
     else: im = Image.open(io.BytesIO(src) if isinstance(src, bytes) else src)
     with im:
+        box = _draft(im, size) if resample == "draft" else None
         im.load()                                         # PNG may hold its EXIF behind the pixels
-        im = _to_rgb(im if im.getexif().get(0x0112, 1) == 1 else ImageOps.exif_transpose(im))   # without rotation it would only copy: a tenth of the time
-        if im.size != (size, size):
-            if resample == "nearest": im = im.resize((size, size), Image.Resampling.NEAREST)
-            else: im = im.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
-        return np.asarray(im)
+        turned = im.getexif().get(0x0112, 1) != 1         # where not, exif_transpose would only copy: a tenth of the time
+        if turned and box is None: im = ImageOps.exif_transpose(im)
+        if im.mode != "L" or "transparency" in im.info: im = _to_rgb(im)      # grey is resized as one channel
+        if resample == "nearest": im = im.resize((size, size), Image.Resampling.NEAREST)
+        elif box or im.size != (size, size): im = im.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0 if box else 3.0)
+        if turned and box: im = ImageOps.exif_transpose(im)                   # the box is that of the file
+        return np.asarray(_to_rgb(im))
 
 # %% ../nbs/15_images.ipynb #45cf7d47
 @dataclass(frozen=True, eq=False)
@@ -96,23 +105,26 @@ class Images:
         out = f", {len(self.left_out)} unreadable left out" if self.left_out else ""
         return f"Images({self.name}: {len(self):,} at {self.size}x{self.size}, {len(self.classes)} classes, {g}{out}, {self.fingerprint})"
 
-# %% ../nbs/15_images.ipynb #8f8f67b6
-def fingerprint(
-    x, y, groups, classes,
-    parts=None,  # the bytes of x one after the other, where x is too large to be in memory
-)->str: # `core.digest` of them
-    "The digest of a dataset's content."
-    x = np.asarray(x)
-    h = hashlib.sha256(f"{x.dtype}{x.shape}".encode())
-    for p in [np.ascontiguousarray(x).data] if parts is None else parts: h.update(p)
-    y = np.asarray(y, np.int64)
-    for p in (f"{y.dtype}{y.shape}".encode() + y.tobytes(), *(json.dumps(_text(v)).encode() for v in (groups, classes))): h.update(b"\0"); h.update(p)
-    h.update(b"\0")
+# %% ../nbs/15_images.ipynb #f2ff9ed5
+def _hashed(shape, parts=(), dtype="uint8"):
+    "The hash of an array's bytes, open for more"
+    h = hashlib.sha256(f"{dtype}{shape}".encode())
+    for p in parts: h.update(p)
+    return h
+
+def _sealed(pixels, y, groups, classes)->str:
+    "The fingerprint from the hash of the pixels"
+    h, y = pixels.copy(), np.asarray(y, np.int64)
+    for p in (f"{y.dtype}{y.shape}".encode() + y.tobytes(), *(json.dumps(_text(v)).encode() for v in (groups, classes)), b""): h.update(b"\0"); h.update(p)
     return h.hexdigest()[:16]
 
 def _text(a): return None if a is None else [str(v) for v in a]
 
-# %% ../nbs/15_images.ipynb #8fe96fef
+def fingerprint(x, y, groups, classes)->str: # `core.digest` of them
+    "The digest of a dataset's content."
+    x = np.asarray(x)
+    return _sealed(_hashed(x.shape, [np.ascontiguousarray(x).data], x.dtype), y, groups, classes)
+
 def _subset(self:Images,
     index, # positions, or a mask
 )->Images:
@@ -157,10 +169,10 @@ def _folder(path, again=True, resume=False):
             if isinstance(e, Exception) or not resume: shutil.rmtree(tmp, ignore_errors=True)  # after Ctrl-C the next build goes on
             raise
 
-# %% ../nbs/15_images.ipynb #9b796bf1
+# %% ../nbs/15_images.ipynb #aac5bc4f
 # what Pillow and zipfile raise on damaged input
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, TypeError, struct.error, zlib.error, zipfile.BadZipFile, OverflowError)
-_BLOCK = 16 << 20     # bytes of pixels between two lines of the journal
+_BLOCK = 8 << 20      # bytes of pixels between two lines of the journal
 
 def _decoded(items, size, resample, workers, start=0):
     "(first row, pixels, {row: why} of what cannot be read) of each block of `items`, in order."
@@ -177,28 +189,29 @@ def _decoded(items, size, resample, workers, start=0):
     try:
         for a in range(start, len(items), step):
             b = min(a+step, len(items)); out = np.zeros((b-a, size, size, 3), np.uint8)
-            few = min(16, max(1, (b-a)//(4*workers)))     # rows of one job
+            few = min(4, max(1, (b-a)//(4*workers)))      # rows of one job: threads that are done wait for the others at the end
             ahead.append((a, out, [ex.submit(some, range(i, min(i+few, b)), a, out) for i in range(a, b, few)]))
-            if len(ahead) > 1: yield whole(*ahead.popleft())
+            if len(ahead) > 2: yield whole(*ahead.popleft())
         while ahead: yield whole(*ahead.popleft())
     finally: ex.shutdown(cancel_futures=True)
 
-# %% ../nbs/15_images.ipynb #019cc942
-def _resume(journal, pixels, offset, row)->list: # of the notes that hold
+# %% ../nbs/15_images.ipynb #63cea4a9
+def _resume(journal, pixels, offset, row, seen)->tuple: # the notes that hold, `seen` with their pixels
     "The blocks of a killed build that are whole."
     from PIL import __version__
     notes, at = [], 0
     try: lines = journal.read_text().split("\n")[:-1]         # what follows the last line end was cut off
-    except FileNotFoundError: return []
-    if not lines or lines[0] != __version__ or not pixels.exists(): return []    # another decoder may give other pixels
+    except FileNotFoundError: lines = []
+    if not lines or lines[0] != __version__ or not pixels.exists(): return [], seen    # another decoder may give other pixels
     with open(pixels, "rb") as f:
         for line in lines[1:]:
             try: a, b, sha, bad = json.loads(line)
             except ValueError: break
             f.seek(offset + a*row)
-            if a != at or digest(f.read((b-a)*row)) != sha: break
-            notes.append([a, b, sha, bad]); at = b
-    return notes
+            more = seen.copy(); more.update(f.read((b-a)*row))
+            if a != at or more.hexdigest()[:16] != sha: break
+            notes.append([a, b, sha, bad]); at, seen = b, more
+    return notes, seen
 
 def _bytes(path, offset, row=1):
     "A file behind `offset` in parts of whole rows"
@@ -211,22 +224,22 @@ def _header(n, size):
     head = io.BytesIO(); np.lib.format.write_array_header_1_0(head, dict(descr="|u1", fortran_order=False, shape=(n, size, size, 3)))
     return head.getvalue()
 
-def _write(tmp, items, size, resample, workers)->dict: # {row: why} of what cannot be read
+def _write(tmp, items, size, resample, workers)->tuple: # {row: why} of what cannot be read, the hash of all pixels
     "pixels.npy in `tmp`, going on where a killed build has stopped."
     from PIL import __version__
     pixels, journal, row = tmp/"pixels.npy", tmp/"journal", 3*size*size
     if (need := len(items)*row) > (free := shutil.disk_usage(tmp).free) and not pixels.exists():
         raise UserError(f"{tmp.parent}: {need/1e9:.1f} GB are needed for {len(items):,} images at {size}x{size}, {free/1e9:.1f} GB are free; make room, or set CATSCANS_WORK to another disk")
-    head = _header(len(items), size); notes = _resume(journal, pixels, len(head), row)
+    head = _header(len(items), size); notes, seen = _resume(journal, pixels, len(head), row, _hashed((len(items), size, size, 3)))
     with open(pixels, "r+b" if notes else "wb") as f, open(journal, "w") as j:
-        def note(n): j.write(json.dumps(n) + "\n"); j.flush(); os.fsync(j.fileno())
+        def note(n): j.write(json.dumps(n) + "\n"); j.flush()     # no fsync: a note that the power took, or that came before its pixels, is noticed
         f.write(head); j.write(__version__ + "\n")
         for n in notes: note(n)
         for a, out, bad in _decoded(items, size, resample, workers, notes[-1][1] if notes else 0):
             f.seek(len(head) + a*row); f.write(out.data); f.flush(); os.fsync(f.fileno())
-            note([a, a+len(out), digest(out.tobytes()), bad]); notes.append([a, a+len(out), "", bad])
+            seen.update(out.data); notes.append([a, a+len(out), seen.hexdigest()[:16], bad]); note(notes[-1])
     journal.unlink()
-    return {int(i): why for n in notes for i, why in n[3].items()}
+    return {int(i): why for n in notes for i, why in n[3].items()}, seen
 
 # %% ../nbs/15_images.ipynb #26cb2c18
 _SHOWN = 10     # unreadable images in a message; where there are more, a file lists them
@@ -264,15 +277,15 @@ def _without(tmp, li, bad, size)->Listing:
     os.replace(tmp/"kept.npy", tmp/"pixels.npy")
     return rest
 
-# %% ../nbs/15_images.ipynb #e5dfb408
+# %% ../nbs/15_images.ipynb #cde0b987
 _STORE_FORMAT = 1     # raise it when decoding changes: older stores are then not found any more
 
-def _finish(tmp, y, groups, classes, name, paths, split, **extra):
-    "The small files beside pixels.npy"
+def _finish(tmp, y, groups, classes, name, paths, split, seen=None, **extra):
+    "The small files beside pixels.npy; `seen`: the hash of the pixels, where it is known"
     np.save(tmp/"labels.npy", np.asarray(y, np.int64))
-    x = np.load(tmp/"pixels.npy", mmap_mode="r")     # only its header is read here
+    if seen is None: x = np.load(tmp/"pixels.npy", mmap_mode="r"); seen = _hashed(x.shape, _bytes(tmp/"pixels.npy", x.offset))
     meta = dict(format=_STORE_FORMAT, name=name, n=len(y), classes=_text(classes), groups=_text(groups), split=_text(split), paths=_text(paths),
-                fingerprint=fingerprint(x, y, groups, classes, _bytes(tmp/"pixels.npy", x.offset)), **extra)
+                fingerprint=_sealed(seen, y, groups, classes), **extra)
     (tmp/"meta.json").write_text(json.dumps(meta))
 
 def open_store(
@@ -288,7 +301,6 @@ def open_store(
     return Images(x, np.load(path/"labels.npy"), arr("groups"), m["classes"], card, m["fingerprint"], m["name"], arr("paths"), arr("split"),
                   tuple(map(tuple, m.get("left_out", ()))))
 
-# %% ../nbs/15_images.ipynb #ca67e13b
 def _save(self:Images,
     path:str|Path, # a folder that does not exist yet
 )->Path:
@@ -301,11 +313,11 @@ def _save(self:Images,
     return path
 Images.save = _save
 
-# %% ../nbs/15_images.ipynb #5f4321be
+# %% ../nbs/15_images.ipynb #0c6160a1
 def store_key(
     li:Listing,
     size:int,
-    resample:str="bilinear",
+    resample:str="draft",
 )->str: # 16 hex digits
     "What decides the content of a store."
     return digest(_STORE_FORMAT, size, resample, li.name, _text(li.paths), li.signs, np.asarray(li.y, np.int64),
@@ -316,7 +328,7 @@ def check_size(size)->int:
     if isinstance(size, (int, np.integer)) and not isinstance(size, bool) and 8 <= size <= 1024: return int(size)
     raise UserError(f"image size: received {size!r}, allowed is a whole number of pixels from 8 to 1024")
 
-# %% ../nbs/15_images.ipynb #952317da
+# %% ../nbs/15_images.ipynb #0cbb5d94
 def _place(name, size, key, root):
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", str(name)).strip("-.") or "images"
     return Path(root or work_dir("stores"))/f"{slug}-{size}-{key}"
@@ -331,7 +343,7 @@ def _stored(path, card, fill, resume=False):
 def build(
     li:Listing,               # what to decode
     size:int,                 # side in pixels
-    resample:str="bilinear",  # or "nearest", Keras' default
+    resample:str="draft",     # one of RESAMPLE
     workers:int|None=None,    # threads; the result does not depend on it
     root:str|Path|None=None,  # folder of all stores; default: work/stores
     allow_unreadable=(),      # names of images that are left out if they cannot be read
@@ -343,10 +355,10 @@ def build(
     allowed = sorted(allowed_missing(allow_unreadable) & set(_text(li.paths)))
     if allowed and not _usable(path): path = _place(li.name, size, digest(key, "without", allowed), root)
     def fill(tmp):
-        bad, rest, extra = _write(tmp, li.items, size, resample, workers or os.cpu_count()), li, {}
+        (bad, seen), rest, extra = _write(tmp, li.items, size, resample, workers or os.cpu_count()), li, {}
         if stop := {i: why for i, why in bad.items() if str(li.paths[i]) not in allowed}: _refuse(li, stop, path.parent/f"{path.name}-unreadable.txt")
-        if bad: rest, extra = _without(tmp, li, bad, size), dict(left_out=[(str(li.paths[i]), why) for i, why in sorted(bad.items())])
-        _finish(tmp, rest.y, rest.groups, rest.classes, rest.name, rest.paths, rest.split, size=size, resample=resample, **extra)
+        if bad: rest, seen, extra = _without(tmp, li, bad, size), None, dict(left_out=[(str(li.paths[i]), why) for i, why in sorted(bad.items())])
+        _finish(tmp, rest.y, rest.groups, rest.classes, rest.name, rest.paths, rest.split, seen, size=size, resample=resample, **extra)
     return _stored(path, li.card, fill, resume=True)
 
 # %% ../nbs/15_images.ipynb #9cce08ac

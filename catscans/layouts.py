@@ -267,9 +267,9 @@ def pcam_subset(
     if draw == "sample": return li.subset(np.sort(np.random.RandomState(_PCAM_SEEDS[name]).choice(len(li), sizes[name], replace=False)))
     return li.subset(draw_apart(li.y, li.groups, sizes)[name])
 
-# %% ../nbs/14_layouts.ipynb #bc03eb19
+# %% ../nbs/14_layouts.ipynb #74cb8da3
 def kimia(folder, name:str="kimia960")->Listing:
-    "KimiaPath960: class by the letter of the file name."
+    "KimiaPath960: class by the letter of the file name. Of `kimia_orientation` (308x168 or 168x308) nothing is left: images become squares, never turned."
     files = {n: (p, s) for n, p, s in _pictures(_found(folder, "A1.tif").parent)}
     at = {n: re.fullmatch(r"([A-Z])(\d+)\.tif", n) for n in files}
     if odd := [n for n, m in at.items() if not m]: raise UserError(f"{folder}: {odd[0]} is not named by a letter and a number ({len(odd)} such files); remove what does not belong")

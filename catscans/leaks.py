@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'EDGE', 'SHIFTS', 'TURNS', 'BITS', 'CORRELATION', 'has_sibling', 'sibling_share', 'near_duplicates', 'audit',
-           'pretty', 'price', 'ranking_change']
+           'pretty', 'price', 'ranking_change', 'table', 'figure']
 
 # %% ../nbs/19_leaks.ipynb #40875dd9
 import numpy as np
@@ -192,27 +192,32 @@ def _whole(frame, name, value):
     if frame[value].isna().any(): raise UserError(f"the {name} frame has no {value} for some folds; run them again")
     return {k: f for k, f in frame.groupby(["source", "target"], sort=False)}
 
-# %% ../nbs/19_leaks.ipynb #19c3c59f
+# %% ../nbs/19_leaks.ipynb #79d7b39a
 def price(
     published,                 # tidy frame (`records.tidy`) of the leaking protocol
     grouped,                   # tidy frame of the leak-free one
     value="auc_ovr_weighted",  # column
     level=.95,                 # of the interval
+    part:bool=False,           # True: of a part of the grid, pairs that only one protocol has are left out; `.attrs["missing"]` names them
 ):  # frame: target, source, published, grouped, price, lo, hi, p, rank_published, rank_grouped
     "What a leak adds to each pair: mean under `published` minus mean under `grouped`, with a corrected interval."
     import pandas as pd
     from scipy.stats import t as student
     a, b = _whole(published, "published", value), _whole(grouped, "grouped", value)
-    if lone := sorted(set(a) ^ set(b)): raise UserError(f"pairs that only one of the protocols has: {', '.join(f'{s} -> {t}' for s, t in lone[:5])}{' ...' if len(lone) > 5 else ''}; run them under both, or leave them out")
+    lone = [(s, t, name) for one, other, name in ((a, b, "grouped"), (b, a, "published")) for s, t in one if (s, t) not in other]
+    if lone and (not part or len(lone) == len(a) + len(b)):
+        raise UserError(f"pairs that only one of the protocols has: {', '.join(f'{s} -> {t} (not under {p})' for s, t, p in lone[:5])}{' ...' if len(lone) > 5 else ''}; run them under both, or leave them out")
     rows = []
-    for source, target in a:
+    for source, target in (k for k in a if k in b):
         (ma, va, da), (mb, vb, db) = _mean_and_variance(a[source, target], value), _mean_and_variance(b[source, target], value)
         se = np.sqrt(va + vb); df = (va + vb)**2/(va**2/da + vb**2/db) if se > 0 else da + db
         half, d = student.ppf((1+level)/2, df)*se, ma - mb
         rows.append(dict(target=target, source=source, published=ma, grouped=mb, price=d, lo=d-half, hi=d+half, p=float(2*student.sf(abs(d)/se, df)) if se > 0 else float(d == 0)))
     out = pd.DataFrame(rows)
     for c in ("published", "grouped"): out[f"rank_{c}"] = out.groupby("target")[c].rank(ascending=False)
-    return out.sort_values(["target", "rank_grouped"], kind="stable").reset_index(drop=True)
+    out = out.sort_values(["target", "rank_grouped"], kind="stable").reset_index(drop=True)
+    out.attrs["missing"] = lone
+    return out
 
 # %% ../nbs/19_leaks.ipynb #a77535fa
 def ranking_change(
@@ -229,3 +234,75 @@ def ranking_change(
         rows.append(dict(target=target, sources=len(f), kendall_tau=float(tau.statistic) if tau else np.nan, tau_p=float(tau.pvalue) if tau else np.nan,
                          top_published=top[0], top_grouped=top[1], same_top=top[0] == top[1], mean_price=float(f.price.mean())))
     return pd.DataFrame(rows)
+
+# %% ../nbs/19_leaks.ipynb #2633fc90
+def table(
+    prices, # of `price`
+):  # frame of text: a row per source and one for their ranking, a column per target
+    "The price of the leak in AUC with its interval, and whether the ranking of sources changes."
+    import pandas as pd
+    from catscans.style import label
+    text = {(r.source, r.target): f"{r.price:+.3f} [{r.lo:+.3f}, {r.hi:+.3f}]" for r in prices.itertuples()}
+    text |= {(s, t): f"not run under {p}" for s, t, p in prices.attrs.get("missing", ())}
+    sources, targets = (list(dict.fromkeys(k[i] for k in text)) for i in (0, 1))
+    rows = [dict(source=label(s)) | {label(t): text.get((s, t), "") for t in targets} for s in sources]
+    return pd.DataFrame([*rows, dict(source="ranking") | {label(r.target): _verdict(r) for r in ranking_change(prices).itertuples()}]).fillna("")
+
+def _verdict(r):
+    "What became of the ranking of one target's sources"
+    from catscans.style import label
+    if r.sources < 2: return "one source: no ranking"
+    best = f"{label(r.top_grouped)} stays best" if r.same_top else f"best: {label(r.top_published)}, without the leak {label(r.top_grouped)}"
+    return f"{'unchanged' if r.kendall_tau > 1 - 1e-9 else f'τ = {r.kendall_tau:.2f}'.replace('-', '−')}; {best}"
+
+# %% ../nbs/19_leaks.ipynb #7223ec79
+def _shown(published, grouped):
+    "What a figure of both protocols calls itself"
+    from dataclasses import replace
+    from catscans.core import PROFILES
+    from catscans.style import Study, study
+    names = {p for f in (published, grouped) if "profile" in f for p in f.profile.unique()}
+    if len(names) > 1: raise UserError(f"the frames are of several profiles: received {', '.join(sorted(names))}; price one at a time")
+    both = dict(protocol="published minus grouped")
+    return replace(study(next(iter(names))), **both) if names & set(PROFILES) else Study(next(iter(names), "mixed"), both["protocol"], (), (), (), "random")
+
+def figure(
+    grouped,                   # tidy frame (`records.tidy`) of the leak-free protocol, of a whole grid or a part of it
+    published,                 # tidy frame of the leaking one
+    value="auc_ovr_weighted",  # column
+    level=.95,                 # of the interval
+    where=None,                # from which file, for the line under the figure; default: the records
+):  # matplotlib Figure; `.frame` is that of `price`, `.change` that of `ranking_change`, `.table` that of `table`
+    "What the leak adds to each source's AUC on each target, and what becomes of its rank."
+    from catscans.style import canvas, colour, label, styled
+    d = price(published, grouped, value, level, part=True); change, missing = ranking_change(d), d.attrs["missing"]
+    st = _shown(published, grouped); got = list(dict.fromkeys((*d.source, *(s for s, *_ in missing))))
+    rows = [s for s in (*st.sources, *(s for s in got if s not in (*st.sources, "random")), "random") if s in got]
+    targets = list(dict.fromkeys((*(t for t in st.targets if t in set(d.target)), *d.target)))
+    @styled
+    def drawn():
+        fig, [axes] = canvas(st, "What the leak adds to the AUC", (max(4.6, 1.3 + 2.2*len(targets)), 2.1 + .2*len(rows)), 1, len(targets), f"{len(d)} pairs",
+            f"Dots: difference of the means over folds; lines: {100*level:.0f} % interval, Nadeau-Bengio corrected; filled where it excludes zero. Small print: rank of the mean under published → grouped. "
+            + ("One frozen network and one classifier: only the folds differ." if "classifier" in grouped else "The protocols also differ in what is watched and in BatchNorm.") + (f" Not run under both: {', '.join(f'{label(s)} on {label(t)} (not {p})' for s, t, p in missing)}." if missing else ""), where, sharey=True, sharex=True)
+        for ax, t in zip(axes, targets):
+            ax.axvline(0, color="#333333", lw=.8, ls=(0, (3, 2)))
+            for i, s in enumerate(rows): _dot(ax, i, colour(s), d[(d.target == t) & (d.source == s)])
+            ax.set_title(label(t), pad=33)
+            said = "\n".join(_verdict(r).replace("; ", "\n") for r in change.itertuples() if r.target == t).replace(", without", ",\nwithout")
+            ax.text(0, 1.04, said, transform=ax.transAxes, fontsize=6.5, va="bottom", linespacing=1.2).set_in_layout(False)
+            ax.set(xlabel="AUC published − grouped"); ax.grid(axis="x"); ax.tick_params(axis="y", length=0); ax.margins(x=.12); ax.locator_params(axis="x", nbins=4)
+            ax.set_yticks(range(len(rows)), [label(s) for s in rows])
+        axes[0].set_ylim(len(rows)-.4, -.6)
+        return fig
+    fig = drawn()
+    fig.frame, fig.change, fig.table = d, change, table(d)
+    return fig
+
+def _dot(ax, i, color, r):
+    "One pair of the figure, or that it is not there"
+    if not len(r): ax.text(.5, i, "not run under both", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=6.8, color="#999999", style="italic"); return
+    r = r.iloc[0]
+    ax.plot([r.lo, r.hi], [i, i], color=color, lw=1.6, solid_capstyle="butt")
+    ax.plot(r.price, i, "o", ms=5, color=color, mfc=color if r.lo > 0 or r.hi < 0 else "white", mew=1.2)
+    moved = r.rank_published != r.rank_grouped
+    ax.text(1.01, i, f"{r.rank_published:g} → {r.rank_grouped:g}", transform=ax.get_yaxis_transform(), ha="left", va="center", fontsize=6.3, weight="bold" if moved else "normal", color="#222222" if moved else "#777777")

@@ -11,7 +11,7 @@ from . import records
 from .core import get_profile, UserError
 from .style import label, provenance, Study, study
 
-# %% ../nbs/68_tables.ipynb #b967aac5
+# %% ../nbs/68_tables.ipynb #24ffb30a
 def _need_records(st, what):
     if st.profile == "published": raise UserError(f"the authors' record holds no {what}: this table needs profile toy, lite or paper")
 
@@ -25,19 +25,18 @@ def _used(st):
 def table1(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
 )->pd.DataFrame:
-    "Table I: origin, number of images, classes, size, channels, role and licence of each dataset."
-    from catscans.datasets import DATASETS
+    "Table I: `cards.table1` of a profile's datasets, with their roles and the images that its runs have used."
+    from catscans import cards
     st = study(profile)
-    names, used = list(dict.fromkeys((*st.sources, *st.targets))), {} if st.profile == "published" else _used(st)
-    cards = [DATASETS[n] for n in names]
-    out = pd.DataFrame({"dataset": [label(n) for n in names], "origin": [c.origin for c in cards],
-        "images printed": pd.array([c.n_printed for c in cards], dtype="Int64"), "images counted": [c.n for c in cards],
-        "images used": pd.array([used.get(n) for n in names], dtype="Int64"), "classes": [c.classes for c in cards],
-        "image size": [c.image_size for c in cards], "channels": [c.channels for c in cards],
-        "role": ["source, target" if {n} <= {*st.sources} & {*st.targets} else "target" if n in st.targets else "source" for n in names],
-        "kept together": [c.group_key or "" for c in cards], "stands for": [label(c.stands_for) if c.stands_for else "" for c in cards],
-        "licence": [c.licence for c in cards], "note": [c.note for c in cards]})
-    return out.drop(columns=[c for c in ("images printed", "images used", "stands for") if (out[c].isna() | (out[c] == "")).all()])
+    names = list(dict.fromkeys((*st.sources, *st.targets)))
+    used, at = {} if st.profile == "published" else _used(st), [cards.DATASETS[n] for n in names]
+    out = cards.table1(names, count=not st.watermark).reset_index(drop=True).drop(columns=["task", "target"])      # generated images are not counted: they are made to their number
+    out["dataset"] = [label(n) for n in names]
+    out.insert(list(out).index("counted")+1, "used", pd.array([used.get(n) for n in names], dtype="Int64"))
+    out.insert(list(out).index("kept together"), "role", ["source, target" if {n} <= {*st.sources} & {*st.targets} else "target" if n in st.targets else "source" for n in names])
+    out.insert(list(out).index("licence"), "stands for", [label(c.stands_for) if c.stands_for else "" for c in at])
+    needless = ("used", "stands for") if st.profile == "published" else ("printed", "corrected", "counted", "used", "stands for")
+    return out.drop(columns=[c for c in needless if (out[c].isna() | (out[c] == "")).all()])
 
 # %% ../nbs/68_tables.ipynb #858b4752
 def table2(

@@ -167,6 +167,18 @@ def test_what_is_missing_is_named_with_what_to_do(name, data):
     with pytest.raises(UserError, match=f"{name}: no images under CATSCANS_DATA, which is .*catscans data get {name}"): load(name)
     (data/name).mkdir()
     with pytest.raises(UserError, match=str(data/name)): load(name)                                    # an empty folder is named
+    for begun in ("fetched.json", "a.zip.part", "a.zip.part.json", "camelyonpatch_level_2_split_train_x.h5.gz.part"): (data/name/begun).write_text("{}")
+    assert where(name) is None                                                                         # nothing is there before it is there whole
+    with pytest.raises(UserError, match=f"catscans data get {name}"): load(name)
+
+
+def test_what_is_allowed_to_be_missing_reaches_the_store(data):
+    make, side, options = ORIGINALS["dtd"]
+    want = make(data/"dtd"); gone = list(want)[5]
+    next((data/"dtd").rglob(gone)).write_bytes(b"no picture")
+    with pytest.raises(UserError, match="1 of .* images cannot be read"): load("dtd", size=16)
+    images = load("dtd", size=16, allow_unreadable=[gone])
+    assert len(images) == len(want) - 1 and [n for n, _ in images.left_out] == [gone]
 
 
 # ---- PCam

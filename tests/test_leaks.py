@@ -238,6 +238,17 @@ def test_frames_that_cannot_be_priced(spoil, message):
     with pytest.raises(UserError, match=message): leaks.price(a, spoil(b))
 
 
+def test_a_part_of_the_grid_says_what_it_lacks():
+    a, b = frame(AUC, "published", targets=("kermany", "ham10000")), frame(AUC, "grouped", seed=1, targets=("kermany", "ham10000"))
+    a = a[(a.source != "texture") | (a.target != "kermany")]; b = b[b.source != "medical"]
+    got = leaks.price(a, b, part=True)
+    assert got.attrs["missing"] == [("medical", "kermany", "grouped"), ("medical", "ham10000", "grouped"), ("texture", "kermany", "published")] and len(got) == 5
+    assert leaks.ranking_change(got).set_index("target").sources.to_dict() == {"kermany": 1, "ham10000": 2}
+    t = leaks.table(got).set_index("source")
+    assert t["HAM10000"]["medical"] == "not run under grouped" and t["Chest X-ray"]["ranking"] == "one source: no ranking" and t["HAM10000"]["random init."].startswith(("+", "-"))
+    with pytest.raises(UserError, match="not under published"): leaks.price(a[a.source == "natural"], b[b.source == "texture"], part=True)     # nothing in common
+
+
 def test_records_are_priced_as_they_come(monkeypatch, tmp_path):
     from catscans import records
     from catscans.core import runs
@@ -247,3 +258,5 @@ def test_records_are_priced_as_they_come(monkeypatch, tmp_path):
             if r.target: records.write(records._example(r))
     got = leaks.price(records.tidy("lite", "published"), records.tidy("lite", "grouped"))
     assert len(got) == 18 and set(leaks.ranking_change(got).target) == {"ham10000", "kermany", "lc25000-lung2"}
+    drawn = leaks.figure(records.tidy("lite", "grouped"), records.tidy("lite", "published"))
+    pd.testing.assert_frame_equal(drawn.frame, got); assert len(drawn.axes) == 3 and len(drawn.change) == 3 and len(drawn.table) == 8

@@ -1,5 +1,6 @@
 "The image store: right pixels from every form of file, the same bytes however it is built, a kill that loses nothing, little memory."
 import io, json, os, signal, subprocess, sys, time
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,63 @@ def test_pixels_without_one_reading_are_refused(mode):
 def test_first_frame():
     a, b = halves(), halves(left=BLUE, right=RED)
     for fmt in ("GIF", "TIFF"): expect(decode(file(a, fmt, save_all=True, append_images=[b]), 32), RED, BLUE, 2)
+
+
+# ---- drafts ----
+
+@lru_cache(maxsize=2)
+def scene(h=450, w=603, seed=0):
+    "coarse and fine structure, as in a photograph"
+    rng = np.random.default_rng(seed); a = np.zeros((h, w, 3))
+    for cell, weight in ((90, .5), (12, .3), (3, .2)):
+        a += weight*np.asarray(Image.fromarray(rng.integers(0, 256, (h//cell + 2, w//cell + 2, 3), np.uint8)).resize((w, h), Image.Resampling.BICUBIC))
+    return Image.fromarray(a.clip(0, 255).astype(np.uint8))
+
+
+def apart(data, size, a="draft", b="bilinear"): return np.abs(decode(data, size, a).astype(int) - decode(data, size, b))
+
+
+@pytest.mark.parametrize("mode,kw", [("RGB", {}), ("RGB", dict(progressive=True)), ("RGB", dict(subsampling=0)), ("L", {}), ("CMYK", {})])
+@pytest.mark.parametrize("size", (12, 40, 112))
+def test_a_draft_is_close_to_full_decoding(mode, kw, size):
+    data = file(scene().convert(mode), "JPEG", quality=90, **kw); d = apart(data, size)
+    assert 0 < d.mean() < 1 and d.max() <= 12
+    assert d.mean() < apart(data, size, "nearest").mean()/4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_draft_is_turned_as_the_whole_is(orientation):
+    exif = Image.Exif(); exif[0x0112] = orientation
+    data = file(scene(), "JPEG", quality=90, exif=exif); d = apart(data, 40)
+    assert 0 < d.mean() < 1 and d.max() <= 12                                    # 603 is no multiple of 8: the edges have to be at the right side
+
+
+@pytest.mark.parametrize("fmt,kw", [("PNG", {}), ("TIFF", {}), ("WEBP", dict(quality=80)), ("BMP", {})])
+def test_what_is_no_jpeg_is_decoded_as_ever(fmt, kw):
+    data = file(scene(), fmt, **kw)
+    for size in (12, 112): assert not apart(data, size).any()
+
+
+def test_a_jpeg_less_than_four_times_as_large_is_decoded_whole():
+    data = file(scene(), "JPEG")
+    assert not apart(data, 113).any() and apart(data, 112).any()                 # 450 = 4 x 112 + 2
+    assert not apart(file(scene(2000, 200), "JPEG"), 64).any()                   # one side is too short
+
+
+def test_drafts_have_a_store_of_their_own(tmp_path):
+    (tmp_path/"in").mkdir(); files = [tmp_path/"in"/f"{i}.jpg" for i in range(4)]
+    for i, f in enumerate(files): scene(200, 300, i).save(f)
+    li = Listing("scenes", files, np.arange(4) % 2, ["a", "b"], [f.name for f in files], [f.stat().st_size for f in files])
+    made = {r: build(li, 16, r, root=tmp_path/"s") for r in ("draft", "bilinear", "nearest")}
+    assert len({im.fingerprint for im in made.values()}) == len([p for p in (tmp_path/"s").iterdir() if p.is_dir()]) == 3
+    assert build(li, 16, root=tmp_path/"s").fingerprint == made["draft"].fingerprint
+    with pytest.raises(UserError, match="draft, bilinear, nearest"): build(li, 16, "bicubic", root=tmp_path/"s")
+
+
+def test_a_jpeg_that_was_cut_off_is_no_draft():
+    data = file(scene(), "JPEG", quality=90)
+    for keep in (.3, .9):
+        with pytest.raises(OSError): decode(data[:int(keep*len(data))], 40)
 
 
 # ---- building ----
