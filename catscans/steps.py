@@ -73,7 +73,7 @@ def expected_settings(run):
     return asdict(recipe) | dict(arch=p.arch, size=recipe.size or p.size, threads=p.threads, folds=p.folds, max_train=dict(p.max_train).get(run.target),
                             max_images=dict(p.max_images).get(run.target or run.source))
 
-# %% ../nbs/78_steps.ipynb #dacc1f56
+# %% ../nbs/78_steps.ipynb #e3e38220
 def _trained(step):
     "hash of the weights that the pretraining of a step's source has recorded, or nothing"
     source = read_json(r.record) if (r := starts_from(step)) else None
@@ -87,8 +87,8 @@ def problem(step:Step)->str:
     if not isinstance(got, dict): return got if isinstance(got, str) else "not a record"
     if step.run:
         if got.get("slug") != step.slug: return f"holds {got.get('slug')!r}"
-        old = got.get("settings", {})
-        changed = [f"{k} was {old[k]}, is now {v}" for k, v in expected_settings(step.run).items() if k in old and old[k] != v]
+        old = dict(precision="float32") | got.get("settings", {})
+        changed = [f"{k} was {old[k]}, is now {v}" for k, v in expected_settings(step.run).items() if k in old and old[k] != v and (k, v) != ("precision", "auto")]
         if changed: return f"made with other settings: {'; '.join(changed)}"
         return "its source was trained again" if (was := old.get("source_weights_sha256")) and old.get("source_relation") == "none" and _trained(step) not in ("", was) else ""
     if step.notebook == "similarity":

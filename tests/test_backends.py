@@ -1,4 +1,4 @@
-"""Task2Vec gives the same numbers on every Keras backend that is installed (TensorFlow is the reference)."""
+"""Task2Vec and training give the same numbers on every Keras backend that is installed (TensorFlow is the reference)."""
 import importlib.util
 import os
 import subprocess
@@ -38,3 +38,45 @@ def test_same_fisher_on_every_backend(backend, tmp_path):
     reference, other = run("tensorflow", tmp_path/"tensorflow.npz"), run(backend, tmp_path/"other.npz")
     for k in reference:
         np.testing.assert_allclose(other[k], reference[k], rtol=1e-4)
+
+
+TRAIN = """
+import sys, numpy as np
+from dataclasses import replace
+from catscans.training import Recipe, Trainer, fit, set_threads
+set_threads(1)
+rng, how = np.random.default_rng(0), sys.argv[2]
+y = np.arange(96) % 2
+x = (rng.integers(0, 200, (96, 32, 32, 3)) + 50*y[:, None, None, None]).astype("uint8")
+t = Trainer(2, 32, Recipe(lr=1e-4, batch=16, epochs=2, dropout=0., precision="float32"), "resnet50-conv2")
+if how != "as it comes":
+    t._jax.k = 4
+    if how == "streamed": t.resident, t._seen = False, (x.shape, 16)
+train = np.arange(80)                     # five batches: one dispatch of four, one that is filled up
+loss = [h["loss"] for h in fit(t, x, y, train, seed=1)]
+t.recalibrate(x, y, train); p = t.predict(x, np.arange(96))
+t.use(replace(t.recipe, lr=1e-5, epochs=1)); fit(t, x, y, np.arange(64), seed=2)     # another fold, another rate
+t.recalibrate(x, y, np.arange(64)); t.predict(x, np.arange(20))
+np.savez(sys.argv[1], loss=loss, p=p, traces=[t.traces[k] for k in ("train", "recalibrate", "predict")])
+"""
+
+
+def train(backend, path, how="as it comes"):
+    env = dict(os.environ, KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="3", CATSCANS_WORK=str(path.parent/"work"))
+    done = subprocess.run([sys.executable, "-c", TRAIN, str(path), how], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with np.load(path) as z:
+        return dict(z)
+
+
+def test_training_on_jax_equals_tensorflow(tmp_path):
+    "one batch a dispatch, four a dispatch, and four with images that are streamed; each function compiled once"
+    if importlib.util.find_spec("jax") is None: pytest.skip("jax is not installed: training._Jax is NOT tested here")
+    reference = train("tensorflow", tmp_path/"tensorflow.npz") if importlib.util.find_spec("tensorflow") else None
+    ways = {how: train("jax", tmp_path/f"{i}.npz", how) for i, how in enumerate(("as it comes", "several", "streamed"))}
+    for how, got in ways.items():
+        assert got["traces"].tolist() == [1, 1, 1], how
+        np.testing.assert_allclose(got["loss"], ways["several"]["loss"], rtol=1e-3, err_msg=how)
+        np.testing.assert_allclose(got["p"], ways["several"]["p"], atol=5e-3, err_msg=how)
+        if reference: np.testing.assert_allclose(got["loss"], reference["loss"], rtol=2e-2, err_msg=how)
+    assert list((tmp_path/"work"/"jax").iterdir()), "compiled functions are kept for the next process"
