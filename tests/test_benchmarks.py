@@ -1,0 +1,58 @@
+"What the benchmark of training promises: its keys, its ratios, and that no row is left out in silence. How fast anything is, it does not say."
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import training
+
+PROMISED = {"row", "size", "precision", "device", "images_per_s", "ratio_to_torch", "ratio_to_bound", "repeats"}
+
+
+def test_keys_and_a_row_that_cannot_run(tmp_path, capsys):
+    "the engine runs, on a tiny network; PyTorch cannot, and is named with the reason"
+    (without := tmp_path/"python").write_text("#!/bin/sh\nexit 1\n"); without.chmod(0o755)
+    code = training.main(["--json", "--sizes", "32", "--batch", "4", "--steps", "1", "--repeats", "1", "--threads", "1", "--arch", "resnet50-conv2",
+                          "--rows", "torch", "engine", "--torch-python", str(without)])
+    out, err = capsys.readouterr()
+    rows = {r["row"]: r for r in json.loads(out)}
+    assert code == 0 and list(rows) == ["torch", "engine"]
+    assert all(PROMISED <= set(r) for r in rows.values())
+    engine, torch = rows["engine"], rows["torch"]
+    assert engine["why"] == "" and engine["images_per_s"] > 0 and engine["repeats"] == 1 and engine["size"] == 32 and engine["precision"] == "float32"
+    assert engine["device"] and engine["share_of_peak"] > 0 and engine["peak_memory_gb"] > 0 and engine["tracing_s"] > 0
+    assert engine["ratio_to_torch"] is None and engine["ratio_to_bound"] is None, "there is no ratio to what did not run"
+    assert torch["images_per_s"] is None and str(without) in torch["why"] and "CANNOT RUN" in err
+    table = training.table(list(rows.values()))
+    assert "DID NOT RUN: PyTorch is not installed" in table and f"{engine['images_per_s']:.1f}" in table
+
+
+def test_a_row_that_dies_is_named(monkeypatch, tmp_path):
+    "a worker that ends without an answer is a row with a reason, and the last line that it wrote is in it"
+    (dies := tmp_path/"python").write_text("#!/bin/sh\necho 'Illegal instruction' >&2; exit 132\n"); dies.chmod(0o755)
+    monkeypatch.setattr(training.sys, "executable", str(dies))
+    a = training.options(["--rows", "engine", "--sizes", "32", "--batch", "1", "--steps", "1", "--repeats", "1"])
+    [row] = training.measure(a)
+    assert row["why"] == "its process ended (132): Illegal instruction" and row["images_per_s"] is None and row["repeats"] == 0
+
+
+def test_ratios_are_medians_of_rounds_and_the_first_round_is_not_counted():
+    rounds = lambda *v: SimpleNamespace(rounds=[{"per_s": x} if x else {} for x in v])
+    a, b = rounds(100, 10, 40, 9), rounds(1, 10, 20, 3)
+    assert training.ratio(a, b)[0] == 2.0                        # of 1, 2 and 3; the medians' own ratio would be 1
+    assert training.ratio(a, rounds(1, 10, None, None))[0] == 1.0   # a round that one of the two lost is left out
+    assert training.ratio(a, rounds(None, None, None, None)) == (None, None)
+
+
+def test_operations_are_those_of_the_keras_network():
+    import numpy as np
+    from catscans.models import resnet50
+    net = resnet50(training.CLASSES, 75)
+    forward = {l.name: 2*int(np.prod(l.kernel.shape))*int(np.prod(l.output.shape[1:-1])) for l in net.layers if hasattr(l, "kernel")}
+    assert training.flops(75) == 3*sum(forward.values()) - forward["conv1_conv"]
+
+
+@pytest.mark.parametrize("wrong", [["--sizes", "16"], ["--repeats", "0"], ["--rows", "jax"], ["--precision", "float16"]])
+def test_wrong_requests_are_refused(wrong):
+    with pytest.raises(SystemExit) as e: training.options(wrong)
+    assert e.value.code == 2
