@@ -1,0 +1,137 @@
+"The plain GPU command ends in the records of the notebooks, needs four libraries, and stops and goes on."
+import importlib.util, os, shutil, subprocess, sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catscans import records, slices
+from catscans.core import PROFILES, Profile, Run, UserError
+from catscans.models import ARCHS
+from catscans.training import RECIPES, Recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# cut after the first convolution, two epochs: what is compared here does not depend on the network
+SOURCE, ARCH, SHORT = "toy-pcam-small", dict(tiny="pool1_pool"), dict(pretrain={"*": Recipe(epochs=2, batch=32)}, finetune={"*": Recipe(epochs=2, batch=32)})
+TINY = Profile("tiny", (SOURCE,), ("toy-chest",), ((SOURCE, "toy-chest"),), size=32, recipe="tiny", folds=2, arch="tiny", threads=1,
+               max_images=((SOURCE, 200), ("toy-chest", 64)))
+
+BACKEND = "jax" if importlib.util.find_spec("jax") else "tensorflow"   # equality is of one backend with itself
+# in a process of its own: first the slices, with nothing but the four libraries; then, with all of them, what a notebook would have done
+BOTH = """
+import importlib.abc, os, sys
+from pathlib import Path
+class Bare(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ({"tensorflow", "torch", "jax", "scipy"} - {os.environ["KERAS_BACKEND"], "scipy" * (os.environ["KERAS_BACKEND"] == "jax")} | {"pandas", "sklearn", "papermill", "snakemake", "matplotlib", "statsmodels", "ot", "seaborn"}):
+            raise ModuleNotFoundError(f"{name} is not on a borrowed machine", name=name)
+out = Path(sys.argv[1])
+sys.meta_path.insert(0, bare := Bare())
+from catscans import slices
+from catscans.core import PROFILES, Profile, Run
+from catscans.models import ARCHS
+from catscans.training import RECIPES, Recipe
+TINY, SHORT = eval(sys.argv[2]), eval(sys.argv[3])
+ARCHS |= eval(sys.argv[4])
+codes = [slices.main(["--data", str(out/"inputs"), "--out", str(out/"gpu"), "--minutes", m]) for m in ("0.0001", "30")]
+assert codes == [0, 0], codes
+sys.meta_path.remove(bare)
+from catscans.transfer import execute
+PROFILES["tiny"], RECIPES["tiny"] = TINY, SHORT
+os.environ["CATSCANS_PROJECT"] = str(out/"notebooks")
+for r in (Run(TINY.sources[0], None, "tiny"), Run(*TINY.pairs[0], "tiny")): execute(r, None)
+"""
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    "a folder with inputs, a slice's OUT and the project of a notebook's run"
+    out, mp = tmp_path_factory.mktemp("slices"), pytest.MonkeyPatch()
+    mp.setitem(PROFILES, "tiny", TINY); mp.setitem(RECIPES, "tiny", SHORT); mp.setitem(ARCHS, "tiny", ARCH["tiny"])
+    mp.setenv("CATSCANS_WORK", str(out/"work")); mp.setenv("CATSCANS_PROJECT", str(out/"home"))
+    slices.pack_inputs(out/"inputs", TINY)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("CATSCANS_", "JAX_"))}
+    env |= dict(KERAS_BACKEND=BACKEND, CATSCANS_WORK=str(out/"work"), PYTHONPATH=str(ROOT), JAX_COMPILATION_CACHE_DIR=str(out/"cache"))
+    p = subprocess.run([sys.executable, "-c", BOTH, str(out), repr(TINY), repr(SHORT), repr(ARCH)], env=env, capture_output=True, text=True)
+    assert p.returncode == 0, p.stdout[-2000:] + p.stderr[-4000:]
+    yield out, p.stdout
+    mp.undo()
+
+
+def test_a_slice_that_is_too_short_stops_cleanly_and_the_next_goes_on(both):
+    lines = [l for l in both[1].splitlines() if " done, " in l]
+    assert lines[0].startswith("0 done, 2 left, 0 failed") and lines[1].startswith("2 done, 0 left, 0 failed")
+
+
+def test_records_equal_those_of_a_notebook(both):
+    out, _ = both
+    placed = slices.unpack_records(out/"gpu"/slices.ARCHIVE)
+    assert [f.name for f in placed] == [f"{k}-grouped-s1.json" for k in ("pretrain-toy-pcam-small", "finetune-toy-pcam-small--toy-chest")]
+    for f in placed:
+        ours, theirs = records.read(f), records.read(out/"notebooks"/"results"/"tiny"/"records"/f.name)
+        assert records.differences(ours, theirs) == []                           # weight hashes, predictions, metrics, settings, folds, versions
+        assert np.array_equal(records.predictions(ours).p, records.predictions(theirs).p) and ours["env"]["backend"] == BACKEND
+    assert slices.unpack_records(out/"gpu"/slices.ARCHIVE) == placed             # again: they are equal
+    other = records.read(placed[1]); other["history"][0]["loss"][0] += 1; records.write(other)
+    with pytest.raises(UserError, match="1 records are there already and differ: finetune-toy-pcam-small--toy-chest"): slices.unpack_records(out/"gpu"/slices.ARCHIVE)
+    slices.unpack_records(out/"gpu"/slices.ARCHIVE, replace=True)
+
+
+def test_a_damaged_or_outdated_archive_places_nothing(both, tmp_path, monkeypatch):
+    out, _ = both
+    good = (out/"gpu"/slices.ARCHIVE).read_bytes()
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path/"home"))
+    for bad in (good[:len(good)//2], good[:200] + b"x" + good[201:]):
+        (tmp_path/"bad.zip").write_bytes(bad)
+        with pytest.raises(UserError, match="damaged archive"): slices.unpack_records(tmp_path/"bad.zip")
+    monkeypatch.setitem(PROFILES, "tiny", replace(TINY, size=48))
+    with pytest.raises(UserError, match="size was 32, is now 48"): slices.unpack_records(out/"gpu"/slices.ARCHIVE)
+    assert not (tmp_path/"home").exists()
+
+
+def test_inputs_that_are_not_whole_are_refused(both, tmp_path, capsys):
+    out, _ = both
+    shutil.copytree(out/"inputs", tmp_path/"in"); next((tmp_path/"in").glob("pixels-*.zip")).unlink()
+    with pytest.raises(UserError, match="some are missing"): slices.Inputs(tmp_path/"in").images(SOURCE, 32)
+    (tmp_path/"in"/"request.json").write_text("{")
+    for argv, said in ((["--data", tmp_path/"in", "--out", tmp_path/"o"], "damaged"), (["--data", tmp_path, "--out", tmp_path/"o"], "no inputs in"),
+                       (["--out", tmp_path/"o"], "--profile is needed"), (["--profile", "toy"], "--out is needed"), (["unpack", tmp_path/"none.zip"], "no archive"),
+                       (["--data", out/"inputs", "--out", tmp_path/"o", "--profile", "toy"], "inputs of the profile tiny"),
+                       (["--data", out/"inputs", "--out", tmp_path/"o", "--minutes", "0"], "--minutes must be"),
+                       (["--data", out/"inputs", "--out", tmp_path/"o", "--seeds", "7"], "does not hold all runs"),
+                       (["pack-inputs", ROOT/"tests", "--profile", "tiny"], "a folder of its own")):
+        assert slices.main(list(map(str, argv))) == 2
+        assert said in (err := capsys.readouterr().err) and len(err.splitlines()) == 1, err
+    with pytest.raises(UserError, match=r"the inputs need .* MiB, allowed are 0.001 .*pixels-32-0.zip .*toy-pcam-small \d+ at 32 px"): slices.pack_inputs(tmp_path/"small", TINY, limit=.001)
+    assert not (tmp_path/"small").exists()
+
+
+def test_a_machine_that_has_only_the_archive_goes_on_from_it(both, tmp_path, monkeypatch):
+    "records come back; a source is trained again only where its weights are still needed"
+    out, _ = both
+    inputs = slices.Inputs(out/"inputs", out/"gpu"/"work")
+    shutil.copy(out/"gpu"/slices.ARCHIVE, tmp_path/slices.ARCHIVE)
+    with slices.project(tmp_path) as there:
+        assert slices.prepare(inputs, there) == 0
+        Run(SOURCE, "toy-chest", "tiny").record.unlink(); (there/slices.ARCHIVE).unlink()
+        assert slices.prepare(inputs, there) == 2 and not Run(SOURCE, None, "tiny").record.exists()
+
+
+def test_a_failed_run_is_named_and_does_not_stop_the_others(both, tmp_path, monkeypatch, capsys):
+    import catscans.transfer
+    def execute(run, show):
+        if run.source == SOURCE: raise FloatingPointError("the loss became nan")
+    monkeypatch.setattr(catscans.transfer, "execute", execute)
+    assert slices.main(["--data", str(both[0]/"inputs"), "--out", str(tmp_path)]) == 1
+    assert "pretrain-toy-pcam-small-grouped-s1 failed: FloatingPointError: the loss became nan" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.environ.get("CATSCANS_SLOW"), reason="CATSCANS_SLOW is not set: two workers and a measurement take a minute")
+def test_two_workers_share_the_grid_and_measure_counts(both, tmp_path, capsys):
+    out, _ = both
+    got = slices.run_slice(out/"inputs", tmp_path/"two", 30, at_once=2)
+    assert (got["done"], got["left"], got["failed"]) == (2, 0, [])
+    rows = slices.measure(out/"inputs", tmp_path/"m", (1, 2), seconds=2)
+    assert [r["at_once"] for r in rows] == [1, 2] and all(len(r["each"]) == r["at_once"] and r["images_per_s"] > 0 for r in rows)
