@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from .core import UserError, choose, seed_for
 
-# %% ../nbs/56_estimators.ipynb #28986a0b
+# %% ../nbs/56_estimators.ipynb #10c6806a
 INPUTS = dict(
     source="the source: catscans.images.Images, or whatever stands for it",
     target="the target: catscans.images.Images, or whatever stands for it",
@@ -25,6 +25,7 @@ INPUTS = dict(
     target_embedding="features of the target's images under one probe (n, d)",
     source_embedding="features of the source's images under the same probe (m, d)",
     source_labels="labels of the source (m,)",
+    probe="catscans.probes.Probe or keras.Model, one network for both datasets",
     source_size="number of images of the source",
     source_classes="number of classes of the source",
     source_statistics="`controls.image_statistics` of the source",
@@ -46,9 +47,9 @@ class Estimator:
     cost:str=""      # how the work grows with n images, d features and C classes, and what is done above a limit
     inputs:tuple=()  # the parameters without a default: keys of `INPUTS`, or settings
 
-# %% ../nbs/56_estimators.ipynb #3c578aea
+# %% ../nbs/56_estimators.ipynb #986bbf6c
 ESTIMATORS = {}
-ROOMS = ("transport", "controls")   # modules that register more of them
+ROOMS = ("transport", "controls", "similarity")   # modules that register more of them
 
 def estimator(
     direction:int, range:str, needs:str, source:str, cost:str="", # as in `Estimator`

@@ -12,9 +12,10 @@ from catscans.agreement import krippendorff_alpha
 from catscans.core import UserError
 from catscans.estimators import ESTIMATORS, INPUTS, NotAvailable, cards, estimator, registry, score, scores
 
+TASK2VEC = ("task2vec_cosine", "task2vec_scaled_cosine", "task2vec_normalized_cosine", "task2vec_asymmetric")
 CONTROLS = ("log_size", "n_classes", "mean_difference", "spectrum_difference", "jpeg_difference")
 WANTED = ("logme", "leep", "nleep", "nce", "hscore", "hscore_shrunk", "transrate", "parc", "otdd", "otdd_exact", "fid", "kid", "cka", "cka_labels",
-          "knn_accuracy", "linear_probe_accuracy", "linear_probe_auc", *CONTROLS)
+          "knn_accuracy", "linear_probe_accuracy", "linear_probe_auc", "experts", *TASK2VEC, *CONTROLS)
 
 
 def data(n=90, d=6, k=3, seed=0, spread=1.):
@@ -63,7 +64,7 @@ def test_what_cannot_be_had_is_named_and_the_rest_is_computed():
     x, y = data()
     got = {g["name"]: g for g in scores(target=SimpleNamespace(y=y), features=x, source_size=100)}
     for name in ("logme", "hscore", "transrate", "parc", "nleep", "knn_accuracy", "log_size", "cka_labels"): assert got[name]["value"] is not None, got[name]
-    for name, lacks in dict(leep="outputs", nce="outputs", cka="reference", fid="source_embedding", otdd="source_labels", n_classes="source_classes", mean_difference="source_statistics").items():
+    for name, lacks in dict(leep="outputs", nce="outputs", cka="reference", fid="source_embedding", otdd="source_labels", n_classes="source_classes", mean_difference="source_statistics", task2vec_cosine="probe", experts="source").items():
         assert got[name]["value"] is None and "is not available: it needs" in got[name]["reason"] and lacks in got[name]["reason"], got[name]
     with pytest.raises(UserError, match="inputs only: received 'feature'"): scores(feature=x)
     with pytest.raises(UserError, match="unknown measure"): score("dice", features=x)
@@ -365,9 +366,12 @@ class Network:
 
 
 @pytest.fixture(scope="module")
-def sources():
+def sources(tmp_path_factory):
     "target; context for a source that is a copy of it, and for one that is noise with as many classes"
-    import warnings
+    import warnings, keras, pandas as pd
+    from catscans import task2vec
+    from catscans.experts import answers_for
+    from catscans.images import Images, fingerprint
     x, y, groups, classes = toy.generate("toy-kimia960", 16)
     keep = y < 5
     x, y = x[keep], y[keep]
@@ -378,13 +382,23 @@ def sources():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         reference = Network(x, y, 9).features(x)
-        def context(sx, sy, seed):
+        opinions = answers_for(["toy-kimia960"])
+        noise_too = [opinions, answers_for(["toy-imagenet"]).assign(dataset="noise")]      # what a thing that is no tissue would be called
+        pd.concat(noise_too).to_csv(file := tmp_path_factory.mktemp("answers")/"answers.csv", index=False)
+        net = keras.Input((16, 16, 3))
+        keras.utils.set_random_seed(1)
+        deep = keras.layers.Conv2D(12, 3, activation="relu")(keras.layers.Conv2D(8, 3, 2, activation="relu")(keras.layers.Rescaling(1/255)(net)))
+        probe = task2vec.Probe(keras.Model(net, keras.layers.GlobalAveragePooling2D(name="avg_pool")(deep)))
+        data = lambda name, x, y: Images(x, y, None, [str(c) for c in range(5)], None, fingerprint(x, y, None, []), name, np.arange(len(y)).astype(str))
+        target = data("toy-kimia960", x, y)
+        def context(sx, sy, seed, name="toy-kimia960"):
             net = Network(sx, sy, seed)
-            return dict(features=net.features(x), outputs=net.outputs(x), labels=y, reference=reference, source_embedding=embed(sx), target_embedding=embed(x), source_labels=sy)
-        return context(x, y, 1), context(*noise, 1)
+            return dict(source=data(name, sx, sy), target=target, probe=probe, answers=file, features=net.features(x), outputs=net.outputs(x), labels=y, reference=reference, source_embedding=embed(sx), target_embedding=embed(x), source_labels=sy)
+        return context(x, y, 1), context(*noise, 1, "noise")
 
 
 @pytest.mark.parametrize("name", [n for n in WANTED if n not in CONTROLS])
 def test_a_copy_of_the_target_ranks_above_noise(name, sources):
-    copy, noise = (score(name, **c) for c in sources)
+    settings = dict(answers=sources[0]["answers"]) if name == "experts" else dict(subsets=2, n_subset=60, fisher="exact") if name in TASK2VEC else {}
+    copy, noise = (score(name, **({k: v for k, v in c.items() if k != "answers"} | settings)) for c in sources)
     assert registry()[name].direction*(copy - noise) > 0, f"{name}: {copy} for the copy, {noise} for noise"
