@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from catscans import medmnist, recommend as rec
+from catscans import medmnist, prints as pr, recommend as rec
 from catscans.core import UserError
 from catscans.images import Images, fingerprint
 
@@ -121,13 +121,71 @@ def test_rank_without_a_probe_says_that_it_is_the_prior():
     assert len(r.table) == 15 and r.table.expected.is_monotonic_decreasing and r.table.expected.mean() == pytest.approx(0, abs=1e-9)
     assert (r.table.lo < r.table.expected).all() and (r.table.expected < r.table.hi).all() and r.table.licence.str.len().gt(3).all() and r.table.cost.str.len().gt(3).all()
     assert r.unavailable["logme"] == "a source network is needed" and "embeddings" in r.unavailable["fid"] and "log_size" not in r.unavailable
+    assert r.table.distance.isna().all() and "distance" not in r.text() and r.also == {}
     assert r.verdict.startswith(("no source is clearly better", f"{r.table.index[0]} is clearly better"))
     d = json.loads(json.dumps(r.as_dict()))
     assert [s["source"] for s in d["sources"]] == list(r.table.index) and d["target"]["images"] == 40
 
 
-def test_a_probe_does_not_pretend():
-    assert any("probe was not used" in n for n in rec.rank(target(soft(40)), probe="net.keras").notes)
+class Quarters:
+    "a probe that needs no network: mean and spread of colour in four quarters"
+    name = "quarters"
+    def __init__(self, gain=1.): self.gain, self.seen = gain, 0
+    def features(self, x):
+        self.seen += len(x)
+        q = np.asarray(x, float).reshape(len(x), 2, x.shape[1]//2, 2, x.shape[2]//2, 3)
+        return self.gain*np.concatenate([f.reshape(len(x), 12) for f in (q.mean((2, 4)), q.std((2, 4)))], 1)
+
+
+def test_a_probe_tells_distances_and_says_what_it_cannot_know():
+    known = {n: pr.make_print(target(soft(30, i)//(i + 1), n), Quarters()) for i, n in enumerate(("bloodmnist", "pathmnist", "dtd10"), 1)}
+    im, probe = target(soft(40)), Quarters()
+    r = rec.rank(im, probe, known=known)
+    assert r.table.distance.notna().sum() == 2 and list(r.also) == ["dtd10"] and probe.seen == 42, "40 images, and two to know the probe by"
+    mine = pr.look(Quarters().features(im.x))
+    assert r.table.distance.pathmnist == pytest.approx(pr.distance(mine, pr.look(Quarters().features(soft(30, 2)//3))), rel=1e-4)
+    said = "\n".join(r.notes)
+    assert "known for 2 of 15 sources; no print" in said and "retinamnist" in said and "2 pairs with a distance, and 0 families" in said and "does not move the order" in said and "no probe" not in said
+    assert r.table.expected.equals(rec.rank(im, known=known).table.expected), "what was not learned changes nothing"
+    assert "distance" in r.text() and "also seen, but not in the record: dtd10" in r.text()
+    d = json.loads(json.dumps(r.as_dict(), allow_nan=False))
+    assert {s["source"] for s in d["sources"] if s["distance"] is not None} == {"bloodmnist", "pathmnist"}
+
+
+def test_prints_of_another_probe_are_not_compared():
+    known = {"pathmnist": pr.make_print(target(soft(30, 1), "pathmnist"), Quarters())}
+    for r in (rec.rank(target(soft(40)), Quarters(2.), known=known), rec.rank(target(soft(40, size=32)), Quarters(), known=known)):
+        assert r.table.distance.isna().all() and any("made with another one (quarters at 48 px)" in n and "CATSCANS_PRINTS" in n for n in r.notes)
+    r = rec.rank(target(soft(40)), Quarters(), known={"pathmnist": pr.make_print(target(soft(30, 1), "pathmnist"))})
+    assert any("no source has a print with features" in n for n in r.notes)
+
+
+def printed(look):
+    "prints of the twelve single sets whose looks are given"
+    s = medmnist.sources()
+    return {n: pr.Print(n, s.family[n], "", "", 100, 100, 48, n, np.zeros((0, 32), np.uint8), "q", pr.touchstone(Quarters(), 48), v, np.zeros_like(v)) for n, v in look.items()}
+
+
+SINGLE = [n for n in medmnist.sources().index if n.endswith("mnist") and n != "medmnist"]
+
+
+def test_with_enough_prints_the_trust_in_likeness_is_learned():
+    "where sets lie apart by how they transfer it is trusted, even alone; where they lie anywhere it is not"
+    def fitted(far, **kw):
+        d = rec.candidates(only=SINGLE, known=printed(dict(zip(SINGLE, np.eye(12)*np.asarray(far)[:, None]))))
+        assert rec.learnable(d) == (True, len(d), 10) and d.alike.notna().all()
+        return rec.fit(rec.rows(d, ["alike"]), ("alike",), **kw)
+    a = medmnist.auc().pivot(index="source", columns="target", values="auc").loc[SINGLE, SINGLE]
+    m = fitted(13 - a.rank().mean(axis=1), prior=(math.inf,))              # the worse a source is in general, the farther out it lies
+    assert m.trusts_features and m.weights[0] > .3 and not m.effects.any()
+    assert [fitted(np.random.default_rng(s).uniform(1, 12, 12)).trusts_features for s in range(4)].count(False) >= 3
+
+
+def test_rank_learns_from_enough_prints():
+    look = dict(zip(SINGLE, 40*np.random.default_rng(0).standard_normal((12, 24)).astype("float32")))
+    r = rec.rank(target(soft(40)), Quarters(), known=printed(look))
+    said = "\n".join(r.notes)
+    assert "known for 12 of 15 sources" in said and r.table.distance.notna().sum() == 12 and ("did not earn any trust" in said or "the distance has a weight of" in said)
 
 
 def test_large_targets_are_sampled_and_it_is_said():
@@ -148,15 +206,15 @@ def test_the_family_of_the_target_is_dropped_and_named(name, gone):
 
 def test_own_images_are_known_again(tmp_path):
     im = target(soft(60))
-    rec.save_print(im, tmp_path/"bloodmnist.npz")
-    known = rec.prints(tmp_path)
+    im = target(im.x, "bloodmnist"); pr.save_print(im, tmp_path/"bloodmnist.npz"); im = target(im.x)
+    known = pr.prints(tmp_path)
     assert rec.rank(im, known=known).dropped == {"bloodmnist": "it has the same fingerprint"}
     few = target(np.concatenate([soft(3), soft(57, 9)]), "other")            # three of sixty images
     assert "3 of 60 images are near duplicates" in rec.rank(few, known=known).dropped["bloodmnist"]
     assert rec.rank(target(np.concatenate([soft(2), soft(58, 9)])), known=known).dropped == {}
     grey = target(np.full((40, 32, 32, 3), 80, np.uint8))
-    rec.save_print(grey, tmp_path/"pathmnist.npz")
-    assert rec.rank(target(np.full((44, 32, 32, 3), 90, np.uint8)), known=rec.prints(tmp_path)).dropped == {}, "flat images are alike without being the same"
+    pr.save_print(target(grey.x, "pathmnist"), tmp_path/"pathmnist.npz")
+    assert rec.rank(target(np.full((44, 32, 32, 3), 90, np.uint8)), known=pr.prints(tmp_path)).dropped == {}, "flat images are alike without being the same"
 
 
 # ---- the command
@@ -189,7 +247,7 @@ def test_folder_csv_and_npz_give_the_same_answer(work, capsys):
     assert rec.main_rank(d) == 0 and "no probe was given" in capsys.readouterr().out
 
 
-def test_bad_requests_are_refused_by_name_before_work(work):
+def test_bad_requests_are_refused_by_name_before_work(work, capsys):
     one = work/"one"; write(one, 12, "cat")
     with pytest.raises(UserError, match="one: received 1 class"): rec.main_rank(one)
     few = work/"few"; write(few, 12, "cat"); write(few, 4, "dog", 1)
@@ -202,6 +260,12 @@ def test_bad_requests_are_refused_by_name_before_work(work):
     with pytest.raises(UserError, match="dog/3.png"): rec.main_rank(bad)
     with pytest.raises(UserError, match="there is no"): rec.main_rank(work/"nothing")
     with pytest.raises(UserError, match="gone.keras"): rec.main_rank(bad, probe=str(work/"gone.keras"))
+    from catscans.study import main
+    capsys.readouterr()
+    for args, says in (([one], "one: received 1 class"), ([few], "class dog (4)"), ([flat], "no class sub-folders"), ([bad], "dog/3.png"), ([work/"nothing"], "there is no"), ([bad, "--probe", "net.onnx"], "net.onnx")):
+        assert main(["rank", *map(str, args)]) == 2
+        out, err = capsys.readouterr()
+        assert not out and err.startswith("catscans: error: ") and err.count("\n") == 1 and says in err, err
 
 
 def test_more_than_a_thousand_images_are_not_all_decoded(work, monkeypatch):
