@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PROPERTIES', 'OBSERVERS', 'IMAGES', 'COLUMNS', 'Property', 'nine', 'check_answers', 'read_answers', 'majority_vote',
-           'profiles', 'agreement', 'hamming', 'distance_matrix', 'answers_for']
+           'profiles', 'agreement', 'hamming', 'distance_matrix', 'reliability', 'order_for', 'contact_sheet', 'Survey',
+           'Form', 'annotate', 'answers_for']
 
-# %% ../nbs/50_experts.ipynb #911e4984
+# %% ../nbs/50_experts.ipynb #d8d10ef4
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
-from .core import UserError, choose, seed_for
+from .core import UserError, atomic, choose, seed_for
 
 # %% ../nbs/50_experts.ipynb #103b8c7b
 @dataclass(frozen=True)
@@ -30,23 +31,26 @@ PROPERTIES = dict(
 )
 OBSERVERS, IMAGES = 5, 9   # section IV.B
 
-# %% ../nbs/50_experts.ipynb #9db2fed4
+# %% ../nbs/50_experts.ipynb #f94207b0
 def nine(
     paths,         # names of all images of the dataset, in any order
     dataset:str,   # its name
     observer:int,  # 1 to 5
 )->list: # the names of nine images (fewer where the dataset is too small)
     "The images that one observer looks at."
-    paths = sorted(map(str, paths))
+    paths, last = sorted(map(str, paths)), -(-len(paths)//IMAGES)
+    if not (isinstance(observer, (int, np.integer)) and 1 <= observer <= last):
+        raise UserError(f"observer: received {observer!r}, allowed are whole numbers from 1 to {last}: {dataset} has {len(paths)} images and nobody sees another's")
     order = np.random.default_rng(seed_for("experts", dataset)).permutation(len(paths))
     return [paths[i] for i in order[IMAGES*(observer-1):IMAGES*observer]]
 
-# %% ../nbs/50_experts.ipynb #a65ed563
+# %% ../nbs/50_experts.ipynb #092dbf28
 COLUMNS = ["dataset", "observer", "property", "answer"]
 
 def check_answers(
     answers:pd.DataFrame,   # dataset, observer, property, answer
     where:str="answers",    # how to call them in a message
+    gaps:bool=False,        # allow questions that have not been answered yet
 )->pd.DataFrame:
     "The answers, when they are complete and allowed, else a `UserError` that names the first problem."
     if missing := [c for c in COLUMNS if c not in answers]: raise UserError(f"{where}: columns {', '.join(missing)} are missing, needed are {', '.join(COLUMNS)}")
@@ -54,18 +58,24 @@ def check_answers(
         choose(f"property ({where}, {d}, observer {o})", p, PROPERTIES)
         choose(f"answer to {p} ({where}, {d}, observer {o})", a, PROPERTIES[p].answers)
     n = answers.groupby(["dataset", "observer", "property"]).size().unstack(fill_value=0).reindex(columns=list(PROPERTIES), fill_value=0).stack()
-    if len(bad := n[n != 1]):
+    if len(bad := n[n > 1 if gaps else n != 1]):
         d, o, p = bad.index[0]
         raise UserError(f"{where}: {d}, observer {o}, has {bad.iloc[0]} answers to {p}; give exactly one to each of {', '.join(PROPERTIES)}")
     return answers[COLUMNS].reset_index(drop=True)
 
 def read_answers(
-    path:str|Path,  # CSV with the columns dataset, observer, property, answer; lines starting with # are comments
+    path:str|Path,    # CSV with the columns dataset, observer, property, answer; lines starting with # are comments. Or a folder of them, one per observer
+    gaps:bool=False,  # allow questions that have not been answered yet
 )->pd.DataFrame:
-    "Answers from a file."
+    "Answers from a file, or from the files of several observers."
     path = Path(path)
+    if path.is_dir():
+        if not (files := sorted(path.glob("observer-*.csv"))): raise UserError(f"no answers in {path}: it holds no file observer-1.csv, observer-2.csv, ...")
+        return check_answers(pd.concat([read_answers(f, gaps) for f in files], ignore_index=True), str(path), gaps)
     if not path.exists(): raise UserError(f"no answers at {path}")
-    return check_answers(pd.read_csv(path, comment="#", dtype=dict(dataset=str, property=str, answer=str)), str(path))
+    try: got = pd.read_csv(path, comment="#", dtype=dict(dataset=str, property=str, answer=str))
+    except (ValueError, OSError) as e: raise UserError(f"{path} cannot be read as a table ({str(e).strip()}); needed is a CSV with the columns {', '.join(COLUMNS)}") from None
+    return check_answers(got, str(path), gaps)
 
 # %% ../nbs/50_experts.ipynb #b8f7a04e
 def majority_vote(
@@ -109,14 +119,159 @@ def distance_matrix(
     t = profiles(vote)
     return pd.DataFrame([[hamming(t.loc[i], t.loc[j]) for j in t.index] for i in t.index], index=t.index, columns=t.index.rename(None))
 
-# %% ../nbs/50_experts.ipynb #7d58314c
+# %% ../nbs/50_experts.ipynb #e2bd2733
+def reliability(
+    answers:pd.DataFrame,  # as from `check_answers`
+    **kw,                  # of `agreement.krippendorff_interval`
+)->pd.DataFrame: # index: property; observers, datasets, majority_share, krippendorff_alpha, alpha_lo, alpha_hi, ties
+    "How far observers agree on every question, and how many votes were ties."
+    from catscans.agreement import krippendorff_interval, table
+    vote, values = majority_vote(answers), table(answers)
+    rows = {p: dict(observers=len(v), datasets=v.shape[1], majority_share=vote[vote.property == p].share.mean(),
+                    **dict(zip(("krippendorff_alpha", "alpha_lo", "alpha_hi"), krippendorff_interval(v, **kw))), ties=int((vote[vote.property == p].tie != "").sum()))
+            for p, v in values.items()}
+    return pd.DataFrame(rows).T.reindex(list(PROPERTIES)).infer_objects().astype(dict(observers=int, datasets=int, ties=int)).rename_axis("property")
+
+# %% ../nbs/50_experts.ipynb #dcb95e88
+def order_for(
+    datasets,      # names
+    observer:int,  # 1, 2, ...
+    seed:int=1,
+)->list: # the same names
+    "The order in which an observer sees the datasets."
+    names = sorted(dict.fromkeys(datasets))
+    return [names[i] for i in np.random.default_rng(seed_for("order of datasets", observer, seed)).permutation(len(names))]
+
+def contact_sheet(
+    images,        # catscans.images.Images
+    observer:int,  # 1, 2, ...
+    gap:int=4,     # pixels between images
+)->np.ndarray: # (h, w, 3) uint8
+    "The nine images that one observer sees, three by three."
+    at = {str(p): i for i, p in enumerate(images.paths)}
+    s = images.size + gap
+    out = np.full((3*s - gap, 3*s - gap, 3), 255, np.uint8)
+    for k, p in enumerate(nine(at, images.name, observer)): out[(r := k//3*s):r+s-gap, (c := k%3*s):c+s-gap] = images.x[at[p]]
+    return out
+
+# %% ../nbs/50_experts.ipynb #ead63275
+class Survey:
+    "What one observer has answered and has still to answer. Every answer is on disk before `answer` returns; begun again it goes on where it stopped."
+    def __init__(self,
+        datasets,             # names
+        observer:int,         # 1, 2, ...
+        folder:str|Path,      # holds one file per observer
+        seed:int=1,           # of the order of datasets
+    ):
+        self.order, self.observer, self.seed = order_for(datasets, observer, seed), observer, seed
+        if not self.order: raise UserError("received no dataset: name at least one")
+        if not isinstance(observer, int) or observer < 1: raise UserError(f"observer: received {observer!r}, allowed are whole numbers from 1")
+        self.path = Path(folder).expanduser()/f"observer-{observer}.csv"
+        if self.path.parent.exists() and not self.path.parent.is_dir(): raise UserError(f"{self.path.parent} is a file; give a folder for the answers")
+        self._given, self._text = {}, self._read()
+        if self._text is not None:
+            a = read_answers(self.path, gaps=True)
+            if len(other := a[a.observer.astype(str) != str(observer)]): raise UserError(f"{self.path} holds answers of observer {other.observer.iloc[0]}; move it away, or choose another folder")
+            self._given = {(d, p): v for d, p, v in a[["dataset", "property", "answer"]].itertuples(index=False)}
+        self.at = next((i for i, d in enumerate(self.order) if len(self.of(d)) < len(PROPERTIES)), len(self.order)-1)
+
+    def _read(self): return self.path.read_bytes() if self.path.exists() else None
+    @property
+    def dataset(self)->str: return self.order[self.at]
+    def of(self, dataset)->dict: return {p: self._given[dataset, p] for p in PROPERTIES if (dataset, p) in self._given}
+    @property
+    def given(self)->dict: return self.of(self.dataset)        # of the dataset that is looked at
+    @property
+    def left(self)->int: return sum(len(PROPERTIES) - len(self.of(d)) for d in self.order)
+    def go(self, step:int): self.at = min(max(self.at + step, 0), len(self.order)-1)
+    @property
+    def answers(self)->pd.DataFrame: return pd.DataFrame([(d, self.observer, p, v) for (d, p), v in self._given.items()], columns=COLUMNS)
+
+    def answer(self, property:str, answer:str):
+        "Note an answer about the present dataset, in place of an earlier one, and save all."
+        choose("answer", answer, PROPERTIES[choose("property", property, PROPERTIES)].answers)
+        if self._read() != self._text: raise UserError(f"{self.path} was changed by somebody else: is observer {self.observer} at work twice? Start again to go on from what is there")
+        given = self._given | {(self.dataset, property): answer}
+        with atomic(self.path) as tmp:
+            rows = [f"{d},{self.observer},{p},{given[d, p]}" for d in dict.fromkeys((*self.order, *(d for d, _ in given))) for p in PROPERTIES if (d, p) in given]
+            tmp.write_text("\n".join([f"# observer {self.observer}, order of datasets drawn with seed {self.seed}", ",".join(COLUMNS), *rows]) + "\n")
+        self._given, self._text = given, self._read()
+
+# %% ../nbs/50_experts.ipynb #ac5d73da
+def _ipywidgets():
+    try: import ipywidgets
+    except ModuleNotFoundError: raise UserError("ipywidgets is not installed; the form needs the extra `paper`: pip install 'catscans[paper]'") from None
+    return ipywidgets
+
+def _png(x):
+    import io
+    from PIL import Image
+    k = max(1, 330//len(x))                      # small images are shown larger, pixel by pixel
+    Image.fromarray(x.repeat(k, 0).repeat(k, 1)).save(b := io.BytesIO(), "png")
+    return b.getvalue()
+
+class Form:
+    "Nine images and six questions on one page; shows a `Survey`, and hands it every click."
+    def __init__(self, survey:Survey,
+        pictures:dict,   # dataset -> PNG of its contact sheet
+    ):
+        w = _ipywidgets()
+        self.survey, self.pictures, self._silent = survey, pictures, False
+        self.title, self.status, self.picture = w.HTML(), w.HTML(), w.Image(format="png", layout=w.Layout(width="360px", object_fit="contain"))
+        self.questions = {p: w.ToggleButtons(options=q.answers, value=None, style=dict(button_width="90px")) for p, q in PROPERTIES.items()}
+        self.back, self.forward = w.Button(description="back"), w.Button(description="next", button_style="primary")
+        for p, b in self.questions.items(): b.observe(lambda change, p=p: self.clicked(p, change["new"]), "value")
+        self.back.on_click(lambda _: self.turn(-1)); self.forward.on_click(lambda _: self.turn(1))
+        asked = [x for p, b in self.questions.items() for x in (w.HTML(f"<b>{PROPERTIES[p].question}</b>"), b)]
+        self.ui = w.VBox([self.title, w.HBox([self.picture, w.VBox(asked)]), w.HBox([self.back, self.forward, self.status])])
+        self.show()
+    def _ipython_display_(self):
+        from IPython.display import display
+        display(self.ui)
+
+    def clicked(self, property, answer):
+        "Save an answer and say so; what could not be saved is taken back."
+        if self._silent or answer is None: return
+        try: self.survey.answer(property, answer); said = None
+        except (UserError, OSError) as e: said = f"NOT SAVED: {e}"
+        self.show(said)
+    def turn(self, step):
+        self.survey.go(step); self.show()
+    def show(self, said=None):
+        s = self.survey
+        self._silent = True                       # what is set here nobody has clicked
+        for p, b in self.questions.items(): b.value = s.given.get(p)
+        self._silent = False
+        self.title.value = f"<h3>Observer {s.observer}, dataset {s.at+1} of {len(s.order)}</h3>"
+        if self.picture.value != (x := self.pictures[s.dataset]): self.picture.value = x
+        last = s.at == len(s.order)-1
+        self.back.disabled, self.forward.disabled = s.at == 0, last or len(s.given) < len(PROPERTIES)
+        done = "all answered, thank you" if not s.left else f"{len(s.given)} of {len(PROPERTIES)} answered here, {s.left} to go"
+        self.status.value = said or f"{done}; saved in {s.path.name}"
+
+def annotate(
+    datasets,                # names, or Images
+    observer:int,            # 1, 2, ...: a file, nine images and an order of their own
+    folder:str|Path="answers",
+    seed:int=1,              # of the order of datasets
+    size:int=112,            # side of the images in pixels
+)->Form:
+    "The form for one observer. Show it as the last line of a cell; run the cell again to go on after a break."
+    from catscans.datasets import load
+    _ipywidgets()
+    images = [load(d, size=size) if isinstance(d, (str, Path)) else d for d in ([datasets] if isinstance(datasets, str) else datasets)]
+    if len({i.name for i in images}) < len(images): raise UserError(f"datasets: received {', '.join(i.name for i in images)}; give every name once")
+    survey = Survey([i.name for i in images], observer, folder, seed)
+    return Form(survey, {i.name: _png(contact_sheet(i, observer)) for i in images})
+
+# %% ../nbs/50_experts.ipynb #edbd0602
 def _toy_answers(names):
     from catscans import toy
     return pd.DataFrame([dict(dataset=n, observer=o, property=p, answer=toy.expert_answers(n, o)[p]) for n in names for o in range(1, OBSERVERS+1) for p in PROPERTIES])
 
 def answers_for(
     names,                      # dataset names
-    path:str|Path|None=None,    # a file of answers that goes before the package's own
+    path:str|Path|None=None,    # a file or folder of answers that goes before the package's own
 )->pd.DataFrame:
     "The answers about these datasets. Datasets without any are named in a `UserError`."
     from catscans import toy

@@ -1,0 +1,129 @@
+"The form without a browser: what is clicked is on disk, nothing is lost, nothing is overwritten, and what comes out is what was clicked."
+import io, os, sys
+
+import numpy as np
+import pytest
+
+from catscans import experts
+from catscans.core import UserError
+
+
+class Pictures:
+    "a dataset of one colour, so that its sheet tells which it is"
+    size = 8
+    def __init__(self, name, colour, n=60):
+        self.name, self.paths, self.x = name, [f"{name}/{i}" for i in range(n)], np.full((n, 8, 8, 3), colour, np.uint8)
+
+
+DATA = [Pictures("scans", 10), Pictures("pets", 90), Pictures("walls", 170)]
+TRUE = dict(scans=("yes", "grey", "multiple", "yes", "yes", "both"), pets=("no", "rich", "one", "yes", "yes", "object"), walls=("no", "same tone", "none", "no", "no", "texture"))
+says = lambda d: dict(zip(experts.PROPERTIES, TRUE[d]))
+
+
+@pytest.fixture
+def widgets(): return pytest.importorskip("ipywidgets", reason="SKIPPED: ipywidgets is not installed, the form was not tested")
+
+
+def fill(form, change=None):
+    while True:
+        for p, a in (says(form.survey.dataset) | (change or {}).get(form.survey.dataset, {})).items(): form.questions[p].value = a
+        if form.forward.disabled: return form
+        form.forward.click()
+
+
+def test_five_observers_fill_the_form(widgets, tmp_path):
+    odd = {1: dict(scans=dict(texture="object")), 2: dict(scans=dict(texture="object"))}
+    for o in range(1, 6): assert fill(experts.annotate(DATA, o, tmp_path), odd.get(o)).survey.left == 0
+    answers = experts.read_answers(tmp_path)
+    assert len(answers) == 5*3*6 and sorted(f.name for f in tmp_path.iterdir()) == [f"observer-{o}.csv" for o in range(1, 6)]
+    vote = experts.majority_vote(answers)
+    assert experts.profiles(vote).T.to_dict() == {d: says(d) for d in vote.dataset.unique()}
+    r = experts.reliability(answers)
+    assert r.krippendorff_alpha["medical"] == 1 and r.krippendorff_alpha["texture"] < 1 and r.alpha_lo.isna().all()      # three datasets: no interval
+    m = experts.distance_matrix(vote)
+    assert (m.loc["scans", "pets"], m.loc["pets", "walls"]) == (4, 5)
+    assert len({tuple(experts.order_for([d.name for d in DATA], o)) for o in range(1, 6)}) > 1
+
+
+def test_the_picture_belongs_to_the_dataset(widgets, tmp_path):
+    from PIL import Image
+    form = experts.annotate(DATA, 3, tmp_path)
+    colour = {d.name: d.x[0, 0, 0, 0] for d in DATA}
+    for _ in DATA:
+        assert np.asarray(Image.open(io.BytesIO(form.picture.value)))[0, 0, 0] == colour[form.survey.dataset]
+        assert form.survey.dataset not in form.title.value + form.status.value        # its name would answer the first question
+        form.turn(1)
+
+
+def test_it_goes_on_after_a_break_at_any_click(widgets, tmp_path):
+    "a new form after every single click ends with the same file as one without breaks"
+    fill(experts.annotate(DATA, 1, tmp_path/"whole"))
+    done = False
+    while not done:
+        form = experts.annotate(DATA, 1, tmp_path/"broken")
+        open_ = next((p for p, b in form.questions.items() if b.value is None), None)
+        if open_ is None: done = True
+        else: form.questions[open_].value = says(form.survey.dataset)[open_]
+    assert (tmp_path/"broken"/"observer-1.csv").read_text() == (tmp_path/"whole"/"observer-1.csv").read_text()
+
+
+def test_next_waits_for_six_answers_and_answers_can_be_changed(widgets, tmp_path):
+    form = experts.annotate(DATA, 1, tmp_path)
+    first = form.survey.dataset
+    for p, a in list(says(first).items())[:5]: form.questions[p].value = a
+    assert form.forward.disabled and form.back.disabled
+    form.questions["texture"].value = "both"
+    assert not form.forward.disabled
+    form.forward.click(); form.back.click()
+    assert form.questions["texture"].value == "both"
+    form.questions["texture"].value = "texture"
+    a = experts.read_answers(tmp_path, gaps=True)
+    assert len(a) == 6 and a[a.property == "texture"].answer.tolist() == ["texture"]
+
+
+def test_what_cannot_be_saved_is_said_and_taken_back(widgets, tmp_path):
+    form, twin = (experts.annotate(DATA, 1, tmp_path) for _ in range(2))
+    form.questions["medical"].value = "yes"
+    twin.questions["medical"].value = "no"
+    assert "NOT SAVED" in twin.status.value and "at work twice" in twin.status.value and twin.questions["medical"].value is None
+    assert experts.read_answers(tmp_path, gaps=True).answer.tolist() == ["yes"]
+
+
+def test_a_death_while_saving_leaves_the_old_answers(tmp_path, monkeypatch):
+    s = experts.Survey(["pets", "scans"], 1, tmp_path)
+    s.answer("medical", "no")
+    before = s.path.read_text()
+    def die(*_): raise KeyboardInterrupt
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt): s.answer("colour", "rich")
+    monkeypatch.undo()
+    assert s.path.read_text() == before and [f.name for f in tmp_path.iterdir()] == ["observer-1.csv"]
+    s.answer("colour", "rich")
+    assert len(experts.read_answers(tmp_path, gaps=True)) == 2
+
+
+def test_mistakes_are_named_before_the_form_opens(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="allowed are whole numbers from 1 to 7: scans has 60 images"): experts.contact_sheet(DATA[0], 8)
+    with pytest.raises(UserError, match="received no dataset"): experts.Survey([], 1, tmp_path)
+    with pytest.raises(UserError, match="received 0, allowed"): experts.Survey(["pets"], 0, tmp_path)
+    (tmp_path/"observer-1.csv").write_text("dataset,observer,property,answer\npets,2,medical,yes\n")
+    with pytest.raises(UserError, match="holds answers of observer 2"): experts.Survey(["pets"], 1, tmp_path)
+    (tmp_path/"observer-1.csv").write_text("dataset,observer,property,answer\npets,1,medical,perhaps\n")
+    with pytest.raises(UserError, match="received 'perhaps', allowed are yes, no"): experts.Survey(["pets"], 1, tmp_path)
+    (tmp_path/"observer-1.csv").write_bytes(b"\xff\xfe\x00broken")
+    with pytest.raises(UserError, match="observer-1.csv"): experts.Survey(["pets"], 1, tmp_path)
+    with pytest.raises(UserError, match="holds no file observer-1.csv"): (tmp_path/"empty").mkdir(); experts.read_answers(tmp_path/"empty")
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    with pytest.raises(UserError, match="ipywidgets is not installed; the form needs the extra `paper`"): experts.annotate(DATA, 1, tmp_path/"none")
+    assert not (tmp_path/"none").exists()
+
+
+def test_interval_of_alpha_covers():
+    "the bootstrap over units covers the known alpha about as often as it says"
+    from catscans.agreement import krippendorff_interval
+    rng, hit = np.random.default_rng(1), 0
+    for i in range(100):
+        a = rng.integers(0, 3, 60)
+        _, lo, hi = krippendorff_interval([a, np.where(rng.random(60) < .7, a, rng.integers(0, 3, 60))], n_boot=300, seed=i)
+        hit += lo <= .7 <= hi
+    assert 85 <= hit <= 100, hit
