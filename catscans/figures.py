@@ -6,25 +6,28 @@
 __all__ = ['TITLES', 'why_not', 'items', 'make_one', 'make', 'sentences', 'about', 'say', 'Presented', 'present', 'linked',
            'report']
 
-# %% ../nbs/70_figures.ipynb #229e549b
+# %% ../nbs/70_figures.ipynb #d51ac21b
 import base64, os, re
 from pathlib import Path
 from . import records
 from .core import PROFILES, atomic, choose, data_dir, figures_dir, get_profile, results_dir, UserError, work_dir
+from .gallery import atlas, estimator_table, estimators, pairs_of
 from .plots import (auc_summary, correlations, critical_difference, curves, fall_frame, fig1, fig2, fig3, fig4, gain, gain_frame, MEASURES, printed_rho,
                             rank_frame, rank_heatmap, transfer_frame)
 from .plots import _comparable
 from .style import label, markdown, provenance, save, save_table, small, Study, study, style
 from .tables import table1, table2, table3, table3_finetuning, table4, table5, table7
 
-# %% ../nbs/70_figures.ipynb #7c1ec448
+# %% ../nbs/70_figures.ipynb #5125482e
 TITLES = dict(table1_datasets="The datasets", fig1_samples="Examples of the datasets", fig2_design="The design, drawn from the workflow", table2_pretraining="Sources on their own task",
     table3_settings="Settings", table3_finetuning="Fine-tuning settings in the authors' git history", fig3_auc="AUC per source and target", table4_auc="AUC per source and target, as numbers",
     fig4_distance="Transferability against distance", table6_correlations="Correlations of distance and transferability", fig5_ranks="Rank heat map",
-    fig6_gain="What a source adds to the baseline", fig7_critical_difference="Mean ranks", fig8_curves="Training curves", table5_metrics="More than the AUC", table7_cost="What it cost")
+    fig6_gain="What a source adds to the baseline", fig7_critical_difference="Mean ranks", fig8_curves="Training curves", table5_metrics="More than the AUC", table7_cost="What it cost",
+    fig9_gallery="One panel per estimator", table8_estimators="How far each estimator agrees with transfer", fig10_atlas="The datasets in two dimensions")
 _MAKE = dict(table1_datasets=table1, fig1_samples=fig1, fig2_design=fig2, table2_pretraining=table2, table3_settings=table3, table3_finetuning=table3_finetuning,
     fig3_auc=fig3, table4_auc=table4, fig4_distance=fig4, table6_correlations=correlations, fig5_ranks=rank_heatmap, fig6_gain=gain,
-    fig7_critical_difference=critical_difference, fig8_curves=curves, table5_metrics=table5, table7_cost=table7)
+    fig7_critical_difference=critical_difference, fig8_curves=curves, table5_metrics=table5, table7_cost=table7,
+    fig9_gallery=estimators, table8_estimators=estimator_table, fig10_atlas=atlas)
 _ONLY_OURS = ("fig1_samples", "fig8_curves", "table5_metrics", "table7_cost")
 
 def why_not(
@@ -41,9 +44,10 @@ def why_not(
     if not part: return ""
     if name == "fig7_critical_difference" and not _comparable(st): return "ranks need three sources of a target"
     if name in ("fig6_gain", "fig4_distance", "table6_correlations") and any((st.baseline_of(t), t) not in st.pairs for t in st.targets): return "this part of the grid has no baseline"
-    if name in ("fig4_distance", "table6_correlations") and not published:
+    if name in ("fig4_distance", "table6_correlations", "fig9_gallery", "table8_estimators", "fig10_atlas") and not published:
         try: records.distances(st.profile, st.protocol)
         except UserError as e: return str(e)
+    if name in ("fig9_gallery", "table8_estimators") and not any(map(len, pairs_of(st).values())): return "a choice needs two sources of a target"
     return ""
 
 def items(
@@ -72,7 +76,7 @@ def make(
     for o in only or (): choose("table or figure", o, [*names, *(n.split("_")[0] for n in names)])
     return [p for n in names if not only or n in only or n.split("_")[0] in only for p in make_one(st, n)[1]]
 
-# %% ../nbs/70_figures.ipynb #be9033b3
+# %% ../nbs/70_figures.ipynb #b2464251
 def sentences(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
 )->dict: # name of a figure -> its sentence
@@ -86,8 +90,8 @@ def sentences(
     per = "the self pair" if st.baseline == "self" else "random initialisation"
     cor = [f"{MEASURES[m].split(' (')[0]}: Pearson r {d.distance.corr(d.transferability):.3f}{printed(m)}, Spearman ρ {d.distance.corr(d.transferability, 'spearman'):.3f} over {len(d)} pairs"
            for m, d in t.groupby("measure", sort=False)]
-    fall = [] if st.profile == "published" else fall_frame(st).fall_percent.tolist()
-    ended = dict(fig8_curves=f"Over their last two epochs {sum(f > 5 for f in fall)} of {len(fall)} trainings still fell by more than 5 % an epoch: those had not converged, and longer training may change their AUC.") if fall else {}
+    fall = [] if st.profile == "published" else fall_frame(st, "run").fall_percent.tolist()
+    ended = dict(fig8_curves=f"In {(left := sum(f > 5 for f in fall))} of {len(fall)} runs the training loss (mean over folds) still fell by more than 5 % an epoch over the last quarter of the epochs" + (": those had not converged, and longer training may change their AUC." if left else ".")) if fall else {}
     return ended | dict(fig3_auc="Highest mean AUC: " + "; ".join(f"{label(s)} on {label(u)} ({m:.3f})" for s, u, m in best[["source", "target", "mean"]].to_numpy()) + ".",
         fig6_gain=f"Of {len(each)} differences from {per}, {len(up)} lie above zero with their whole interval, {len(down)} below, and {len(each)-len(up)-len(down)} cannot be told from zero.",
         fig4_distance="; ".join(cor) + ".")
@@ -122,7 +126,7 @@ def say(
     "One of `sentences`, as a paragraph."
     return _Text(sentences(profile).get(name, ""))
 
-# %% ../nbs/70_figures.ipynb #5458f9b1
+# %% ../nbs/70_figures.ipynb #c237be3b
 class Presented:
     "A table or figure as a notebook shows it; remembers its file for the report."
     def __init__(self, name, body, path): self.name, self.body, self.path = name, body, path
@@ -130,7 +134,8 @@ class Presented:
         if isinstance(self.body, str): return {"text/markdown": self.body, "text/plain": self.body}
         return {"image/png": base64.b64encode(self.body).decode(), "text/plain": f"{self.name}: {self.path.name}"}, {"catscans": {"figure": self.path.name, "title": TITLES[self.name]}}
 
-_HIDE = {"table1_datasets": ("note", "licence", "kept together"), "table3_settings": ("what git shows",), "table3_finetuning": ("commit",)}   # in the CSV and the .md
+_HIDE = {"table1_datasets": ("note", "licence", "kept together"), "table3_settings": ("what git shows",), "table3_finetuning": ("commit",),
+         "table8_estimators": tuple(f"{k} per target" for k in ("weighted_tau", "spearman_rho", "regret"))}   # in the CSV and the .md
 _BRIEF = ("measure", "pairs", "n", "pearson_r", "pearson_r_lo", "pearson_r_hi", "pearson_r_perm_p", "spearman_rho", "spearman_rho_lo", "spearman_rho_hi", "spearman_rho_perm_p")
 
 def present(

@@ -6,10 +6,10 @@
 __all__ = ['MEASURES', 'auc_summary', 'fig3', 'rank_heatmap', 'transfer_frame', 'printed_rho', 'fig4', 'correlations',
            'gain_frame', 'gain', 'rank_frame', 'critical_difference', 'fig1', 'fig2', 'fall_frame', 'curves']
 
-# %% ../nbs/69_plots.ipynb #96a98871
+# %% ../nbs/69_plots.ipynb #086d2261
 import numpy as np, pandas as pd
 from . import records
-from .core import get_profile, seed_for, UserError
+from .core import choose, get_profile, seed_for, UserError
 from .protocols import setting
 from .style import canvas, colour, GREY, label, legend, origin, ORIGIN, small, Study, study, styled, TARGETS
 
@@ -387,22 +387,25 @@ def fig2(
     fig.frame = pd.DataFrame(st.pairs, columns=["source", "target"]).assign(folds=k)
     return fig
 
-# %% ../nbs/69_plots.ipynb #ea3f2112
+# %% ../nbs/69_plots.ipynb #35704d7b
 def _fall(loss):
-    "Relative fall of the loss per epoch over the last two epochs, in percent."
-    loss = loss.to_numpy(float)
-    back = min(2, len(loss)-1)
-    return 100*(1 - (loss[-1]/loss[-1-back])**(1/back)) if back and loss[-1-back] > 0 else np.nan
+    "Relative fall of the loss per epoch in percent: the slope of log loss over the last quarter of the epochs, at least four of them."
+    loss = np.asarray(loss, float)
+    last = loss[-max(4, -(-len(loss)//4)):]   # two epochs alone would measure the noise of a small training set
+    return 100*(1 - np.exp(np.polyfit(np.arange(len(last)), np.log(last), 1)[0])) if len(last) > 1 and (last > 0).all() else np.nan
 
 def fall_frame(
     profile:str|Study,  # "toy", "lite", ... or `study(...)`
-)->pd.DataFrame: # kind, source, target, fold, epochs, last_loss, fall_percent
-    "How fast the training loss still fell when each run ended."
+    by:str="fold",      # "fold": every training; "run": the mean loss over a run's folds
+)->pd.DataFrame: # kind, source, target, (fold), epochs, last_loss, fall_percent
+    "How fast the training loss still fell when each training ended."
     st = study(profile)
     if st.profile == "published": raise UserError("the authors' record holds no losses: learning curves need profile toy, lite or paper")
     h = records.histories(st.profile, st.protocol)
     h = h[[(s in st.sources if pd.isna(t) else (s, t) in st.pairs) for s, t in zip(h.source, h.target)]]
-    g = h.sort_values("epoch").groupby(["kind", "source", "target", "fold"], dropna=False, sort=False)
+    key = ["kind", "source", "target"] + (["fold"] if choose("by", by, ("fold", "run")) == "fold" else [])
+    h = h.groupby([*key, "epoch"], dropna=False, sort=False).loss.mean().reset_index()
+    g = h.sort_values("epoch").groupby(key, dropna=False, sort=False)
     return g.agg(epochs=("epoch", "max"), last_loss=("loss", "last"), fall_percent=("loss", _fall)).reset_index()
 
 @styled
@@ -412,21 +415,22 @@ def curves(
 ):
     "Training loss of every run, and how fast it still fell at the end."
     st = study(profile)
-    data = fall_frame(st)
+    data, mean = fall_frame(st), fall_frame(st, "run")
     h = records.histories(st.profile, st.protocol)
     parts = [("pretraining", None), *((label(t), t) for t in st.targets)]
-    rows, left = _rows(st), int((data.fall_percent > limit).sum())
+    rows, left = _rows(st), int((mean.fall_percent > limit).sum())
     fig, axes = canvas(st, "Training loss, and its fall at the end", (7.2, 3.1+.17*len(rows)), 2, len(parts), f"{len(data)} trainings", height_ratios=[1.5, .3+.17*len(rows)],
-        more=f"Upper: mean over folds. Lower: fall per epoch over the last two epochs, one dot per fold; {left} of {len(data)} trainings still fell by more than {limit:g} % an epoch.")
+        more=f"Upper: mean over folds. Lower: fall per epoch over the last quarter of the epochs, one dot per fold, a bar for their mean loss; in {left} of {len(mean)} runs that still fell by more than {limit:g} % an epoch.")
     for j, (title, t) in enumerate(parts):
         top, low = axes[:, j]
-        d, e = (f[f.target.isna() if t is None else f.target == t] for f in (data, h))
+        d, e, r = (f[f.target.isna() if t is None else f.target == t] for f in (data, h, mean))
         for i, s in enumerate(rows):
             if not (d.source == s).any(): continue
             m = e[e.source == s].groupby("epoch").loss.mean()
             top.plot(m.index, m, color=colour(s), lw=1, alpha=.85, ls=(0, (3, 2)) if s == "random" else "-", marker="o" if len(m) < 3 else None, ms=3)
             v = d.fall_percent[d.source == s]
-            low.plot(v, [i]*len(v), "o", ms=3.2, mew=.8, color=colour(s), alpha=.8)
+            low.plot(v, [i]*len(v), "o", ms=3.2, mew=.8, color=colour(s), alpha=.5)
+            low.plot(r.fall_percent[r.source == s], [i], "|", ms=9, mew=2, color=colour(s))
         top.set(title=title, xlabel="epoch", ylim=(0, None)); top.grid(axis="y"); top.locator_params(axis="x", integer=True, nbins=5)
         low.axvline(limit, color="#B00020", lw=.9, ls=(0, (3, 2))); low.axvline(0, color="#999999", lw=.7); low.grid(axis="x")
         low.set(xlabel="fall (% per epoch)", ylim=(len(rows)-.5, -.5)); low.tick_params(axis="y", length=0)
