@@ -1,5 +1,5 @@
 "A project whose notebooks take the real parameters but only pretend to train: the engine, the kernels and papermill are real."
-import json, os, shutil, subprocess, sys
+import atexit, json, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 import nbformat
@@ -19,8 +19,10 @@ if run.target is None: run.weights.write_text(run.slug)
 elif run.source != "random": assert Run(run.source, None, profile, protocol, seed).weights.exists()
 rec = records._example(run)
 from dataclasses import asdict
+from catscans.datasets import load
 from catscans.steps import expected_settings
 rec["settings"] |= expected_settings(run)
+for d in filter(None, rec["data"].values()): d["fingerprint"] = load(d["name"], size=rec["settings"]["size"]).fingerprint
 records.write(rec)
 """
 SIMILARITY = """
@@ -48,8 +50,21 @@ def write_notebook(path, code, parameters):
     nbformat.write(nb, path)
 
 
+_stores = []
+
+
+def shared_stores():
+    "generated images are made once for all projects of a test process"
+    if not _stores:
+        _stores.append(Path(tempfile.mkdtemp(prefix="catscans-stores-")))
+        atexit.register(shutil.rmtree, _stores[0], ignore_errors=True)
+    return _stores[0]
+
+
 def fake_project(folder):
     "A project in `folder` with the real workflow and pretending notebooks; returns the environment to run it in."
+    (folder/"work").mkdir()
+    (folder/"work"/"stores").symlink_to(shared_stores())
     shutil.copytree(ROOT/"workflow", folder/"workflow")
     shutil.copy(ROOT/"settings.ini", folder)
     for name, code in dict(pretrain=TRAIN, finetune=TRAIN, similarity=SIMILARITY, results=DRAW.format(profile="profile"),

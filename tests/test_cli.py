@@ -1,5 +1,5 @@
 "What the command line promises: exit codes, one line per mistake, and no heavy import before it is needed."
-import json, os, subprocess, sys
+import json, os, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +45,28 @@ def test_a_wrong_request_is_one_line_and_leaves_nothing(env, line, says):
     assert p.returncode == 2, (p.stdout, p.stderr)
     assert len(p.stderr.splitlines()) == 1 and p.stderr.startswith("catscans: error: ") and says in p.stderr, p.stderr
     assert files(env) == before
+
+
+@pytest.mark.parametrize("line", ["status", "status --profile lite", "status --profile published", "run --profile lite", "report --profile toy", "figures --profile toy"])
+def test_a_question_and_a_refusal_make_no_folder(tmp_path, monkeypatch, line):
+    from catscans.study import main
+    fake_project(tmp_path)
+    shutil.rmtree(tmp_path/"work")
+    before = set(tmp_path.rglob("*"))
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path))
+    for k in ("CATSCANS_DATA", "CATSCANS_WORK"): monkeypatch.delenv(k, raising=False)
+    assert main(line.split()) == (0 if line.startswith("status") else 2)
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("line", ["run --profile toy", "rank photos"])
+def test_an_unknown_backend_is_refused_before_work(tmp_path, monkeypatch, capsys, line):
+    from catscans.study import main
+    fake_project(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    for k, v in dict(KERAS_BACKEND="numbers", CATSCANS_PROJECT=str(tmp_path)).items(): monkeypatch.setenv(k, v)
+    assert (main(line.split()), capsys.readouterr().err) == (2, "catscans: error: KERAS_BACKEND: received 'numbers', allowed are tensorflow, jax, torch\n")
+    assert set(tmp_path.rglob("*")) == before
 
 
 def test_data_not_where_it_should_be(env, tmp_path):

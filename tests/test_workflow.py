@@ -145,13 +145,17 @@ def test_other_settings_and_lost_weights_are_run_again(finished):
     assert others == {f: f.stat().st_mtime_ns for f in others}
 
 
-def test_damaged_record_is_run_again(finished):
+def test_damaged_record_and_one_of_other_generated_images_are_run_again(finished):
     folder, env = finished
-    path = folder/"results"/"toy"/"records"/"finetune-toy-dtd--toy-chest-grouped-s1.json"
-    whole = path.read_text()
-    path.write_text(whole[:500])
-    assert catscans(env, *SMALL).returncode == 0
+    path, other = (folder/"results"/"toy"/"records"/f"{n}-grouped-s1.json" for n in ("finetune-toy-dtd--toy-chest", "pretrain-toy-stl10"))
+    path.write_text(path.read_text()[:500])
+    rec = json.loads(other.read_text())
+    other.write_text(json.dumps(rec | {"data": rec["data"] | {"source": rec["data"]["source"] | {"fingerprint": "made by yesterday's program"}}}))
+    assert "left: pretrain toy-stl10 (made from other images of toy-stl10 than are made today)" in catscans(env, "status").stdout
+    p = catscans(env, *SMALL)
+    assert p.returncode == 0 and "2 of them now" in p.stdout, (p.stdout, p.stderr)
     json.loads(path.read_text())
+    assert json.loads(other.read_text())["data"] == rec["data"]
 
 
 def test_a_clone_with_records_but_no_work_has_nothing_to_train(finished):
@@ -181,22 +185,42 @@ def test_published_is_drawn_once_and_again_when_a_figure_is_gone(project):
     (folder/"figures"/"published"/"fig3_auc.csv").unlink()
     assert "fig3_auc.csv is missing" in catscans(env, "status", "--profile", "published").stdout
     assert catscans(env, "run", "--profile", "published").returncode == 0
-    assert (folder/"figures"/"published"/"fig3_auc.csv").exists()
+    assert (drawn := folder/"figures"/"published"/"fig3_auc.csv").exists()
+    drawn.write_text("the old ones")                                  # a drawing that stops halfway leaves them
+    nb = folder/"nbs"/"paper"/"results.ipynb"
+    nb.write_text(nb.read_text().replace('tmp.write_text(\\"drawn\\")', 'tmp.write_text(\\"half\\"); tmp.with_name(\\"fig4.csv\\").write_text(\\"half\\"); 1/0'))
+    p = catscans(env, "figures", "--profile", "published")
+    assert p.returncode == 1 and "ZeroDivisionError" in p.stderr, p.stderr
+    assert {f.name: f.read_text() for f in drawn.parent.iterdir()} == {"fig3_auc.csv": "the old ones"}
+    assert not (folder/"work"/"published"/"figures-before").exists()
 
 
-def test_two_sources_one_target_for_real(tmp_path):
+REAL = "run --profile toy --source pcam-small random --target chest --jobs 2".split()
+
+
+def real_project(folder):
+    "a project with the real notebooks, and the environment to run it in"
+    folder.mkdir()
+    shutil.copy(ROOT/"settings.ini", folder)
+    for d in ("nbs/paper", "workflow"): shutil.copytree(ROOT/d, folder/d)
+    return {k: v for k, v in os.environ.items() if not k.startswith("CATSCANS_")} | {"PYTHONPATH": str(ROOT), "CATSCANS_PROJECT": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    "a project in which one source and random initialisation were really trained"
+    folder = tmp_path_factory.mktemp("real")/"whole"
+    env = real_project(folder)
+    p = catscans(env, *REAL, timeout=600)
+    assert p.returncode == 0, p.stderr
+    return folder
+
+
+def test_two_sources_one_target_for_real(trained, tmp_path):
     "the real notebooks, kernels, training and images; killed once and resumed, the records are the same"
     from catscans import records
-    env = {k: v for k, v in os.environ.items() if not k.startswith("CATSCANS_")} | {"PYTHONPATH": str(ROOT)}
-    projects = [tmp_path/"whole", tmp_path/"killed"]
-    for folder in projects:
-        folder.mkdir()
-        shutil.copy(ROOT/"settings.ini", folder)
-        for d in ("nbs/paper", "workflow"): shutil.copytree(ROOT/d, folder/d)
-    small = "run --profile toy --source pcam-small random --target chest --jobs 2".split()
-    whole, killed = (env | {"CATSCANS_PROJECT": str(f)} for f in projects)
-    p = catscans(whole, *small, timeout=600)
-    assert p.returncode == 0, p.stderr
+    projects, small = [trained, tmp_path/"killed"], REAL
+    killed = real_project(projects[1])
     first = start(killed, *small)
     wait_for(lambda: list(projects[1].glob("work/toy/checkpoints/finetune-*/fold2.npz")), 300)
     first.kill(); first.wait()
@@ -209,3 +233,62 @@ def test_two_sources_one_target_for_real(tmp_path):
     for slug in a:
         text = (projects[0]/"work"/"toy"/"notebooks"/f"{slug}.ipynb").read_text()
         assert text.count("image/png") == 2 and "Parameters" in text
+
+
+SMALLER = """
+import dataclasses
+from catscans import core
+pairs = tuple((s, "toy-chest") for s in ("toy-pcam-small", "toy-dtd", "toy-stl10", "random"))
+core.PROFILES["toy"] = dataclasses.replace(core.PROFILES["toy"], sources=("toy-pcam-small", "toy-dtd", "toy-stl10"), targets=("toy-chest",), pairs=pairs, probe="source:toy-pcam-small", subsets=1)
+"""
+
+
+def test_similarity_and_results_notebooks(trained, tmp_path, monkeypatch):
+    "through a papermill kernel, on a part of the toy grid: a trained probe, made-up records of the rest, the real images"
+    import re
+    from catscans import core, figures, records, steps
+    from fakes import shared_stores
+    (tmp_path/"sitecustomize.py").write_text(SMALLER)                 # the kernel's profile, and this process's
+    monkeypatch.setattr(core, "PROFILES", core.PROFILES)
+    monkeypatch.setitem(core.PROFILES, "toy", core.PROFILES["toy"])
+    exec(SMALLER)
+    real_project(tmp_path/"project")
+    for k, v in dict(CATSCANS_PROJECT=tmp_path/"project", CATSCANS_WORK=tmp_path/"work", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}").items(): monkeypatch.setenv(k, str(v))
+    for k in ("PYTHONHASHSEED", "TF_CPP_MIN_LOG_LEVEL", "TF_NUM_INTEROP_THREADS", *steps._THREADS): monkeypatch.setenv(k, "1")    # set by what follows: put back afterwards
+    (tmp_path/"work").mkdir(); (tmp_path/"work"/"stores").symlink_to(shared_stores())
+    plan = steps.plan("toy")
+    assert [s.notebook for s in plan] == ["pretrain"]*3 + ["finetune"]*4 + ["similarity", "results"]
+    for s in plan[:-2]: records.write(records._example(s.run))
+    shutil.copy(trained/"work"/"toy"/"weights"/plan[0].run.weights.name, plan[0].run.weights)
+    for s in plan[-2:]: assert steps.execute_notebook(steps.notebook(s.notebook), s.executed, s.parameters) == ""
+    rec = records.read(plan[-2].product)
+    names = rec["matrices"]["task2vec_cosine"]["names"]
+    assert set(names) == {"toy-pcam-small", "toy-dtd", "toy-stl10", "toy-chest"} and {r["measure"] for r in rec["distances"]} == {"experts", "task2vec_cosine"}
+    v = rec["matrices"]["task2vec_cosine"]["value"]
+    assert all(0 < v[i][j] < 2 and abs(v[i][j] - v[j][i]) < 1e-12 for i in range(4) for j in range(i))
+    shown = set(re.findall(r'show\("(\w+)"\)', steps.notebook("results").read_text().replace("\\", "")))
+    drawn = {f.stem for f in core.figures_dir("toy").glob("*.csv")}
+    assert drawn == shown & set(figures.items("toy")) and {"fig1_samples", "fig4_distance", "fig7_critical_difference", "table6_correlations"} <= drawn
+    for f in core.figures_dir("toy").glob("*.png"): assert f.stat().st_size > 5000, f.name
+
+
+def test_wrong_data_are_found_before_anything_is_drawn(tmp_path, monkeypatch, capsys):
+    "when only the figures of real images are left"
+    from catscans import core, records, steps
+    from catscans.study import main
+    fake_project(tmp_path)
+    shutil.rmtree(tmp_path/"work")
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.setenv("CATSCANS_DATA", str(tmp_path)); monkeypatch.delenv("CATSCANS_WORK", raising=False)
+    for r in core.runs("lite"):
+        rec = records._example(r)
+        records.write(rec | {"settings": rec["settings"] | steps.expected_settings(r)})
+    p = core.PROFILES["lite"]
+    (core.results_dir("lite")/"records"/f"similarity-{p.protocol}-s{p.seed}.json").write_text("{}")
+    (drawn := core.figures_dir("lite")/"table1_datasets.csv").parent.mkdir(parents=True)
+    drawn.write_text("the old ones")
+    before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
+    for line in ("run", "figures"):
+        assert main([line, "--profile", "lite"]) == 2
+        err = capsys.readouterr().err
+        assert len(err.splitlines()) == 1 and f"tinyimagenet: no images under CATSCANS_DATA, which is {tmp_path}" in err, err
+    assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
