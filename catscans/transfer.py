@@ -331,13 +331,16 @@ def _pretrain_without(run, profile, source, size, keep, show, name, trainer=None
     save_weights(out.weights, path)
     return out.weights
 
-# %% ../nbs/40_transfer.ipynb #032b682a
+# %% ../nbs/40_transfer.ipynb #8a3786b9
 def _source_weights(run, source):
     "weights of the finished pretraining, refused where it saw other images than those at hand"
     from catscans.models import load_weights
     from catscans.records import read
     before = Run(run.source, None, run.profile, run.protocol, run.seed)
-    if before.record.exists() and (seen := read(before.record)["data"]["source"]["fingerprint"]) != source.fingerprint:
+    rec = read(before.record) if before.record.exists() else None
+    if rec and rec["settings"]["size"] != source.x.shape[1]:   # in `paper` some sources are larger than the target's images
+        source = images_of(run.source, get_profile(run.profile), rec["settings"]["size"], run.protocol)
+    if rec and (seen := rec["data"]["source"]["fingerprint"]) != source.fingerprint:
         raise UserError(f"{run.source} was pretrained on other images than those at hand (fingerprints {seen} and {source.fingerprint}): "
                         f"put the first ones back, or delete {before.record} to pretrain again")
     return load_weights(before.weights)

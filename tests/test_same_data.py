@@ -9,7 +9,7 @@ from catscans.core import Run, UserError
 from catscans.images import Images
 
 
-def images(fingerprint): return Images(np.zeros((4, 8, 8, 3), "uint8"), np.arange(4) % 2, None, ["a", "b"], None, fingerprint, "toy-dtd", np.arange(4).astype(str))
+def images(fingerprint, size=32): return Images(np.zeros((4, size, size, 3), "uint8"), np.arange(4) % 2, None, ["a", "b"], None, fingerprint, "toy-dtd", np.arange(4).astype(str))
 
 
 def test_weights_of_other_images_are_refused():
@@ -20,6 +20,17 @@ def test_weights_of_other_images_are_refused():
         same = records.read(Run("toy-dtd").record)["data"]["source"]["fingerprint"]
         with pytest.raises(UserError) as e: _source_weights(run, images(same))      # the images are right; there are no weights
         assert "other images" not in str(e.value)
+
+
+def test_a_source_larger_than_the_target_is_compared_at_its_own_size(monkeypatch):
+    "in `paper`, DTD is pretrained at 300 pixels and fine-tuned at the target's 112"
+    from catscans import transfer
+    run, asked = Run("toy-dtd", "toy-chest"), []
+    with records._example_project():
+        same = records.read(Run("toy-dtd").record)["data"]["source"]["fingerprint"]
+        monkeypatch.setattr(transfer, "images_of", lambda name, profile, size, protocol: asked.append((name, size)) or images(same))
+        with pytest.raises(UserError) as e: transfer._source_weights(run, images("at another size", 16))
+        assert "other images" not in str(e.value) and asked == [("toy-dtd", 32)]
 
 
 @pytest.mark.skipif(not os.environ.get("CATSCANS_DATA"), reason="CATSCANS_DATA is not set: needs the images of lite")

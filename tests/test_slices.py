@@ -13,6 +13,15 @@ from catscans.training import RECIPES, Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 
+
+@pytest.fixture(autouse=True)
+def same_environment():
+    "The command chooses its backend in the environment: the tests after these must not inherit it."
+    before = dict(os.environ)
+    yield
+    os.environ.clear(); os.environ.update(before)
+
+
 # cut after the first convolution, two epochs: what is compared here does not depend on the network
 SOURCE, ARCH, SHORT = "toy-pcam-small", dict(tiny="pool1_pool"), dict(pretrain={"*": Recipe(epochs=2, batch=32)}, finetune={"*": Recipe(epochs=2, batch=32)})
 TINY = Profile("tiny", (SOURCE,), ("toy-chest",), ((SOURCE, "toy-chest"),), size=32, recipe="tiny", folds=2, arch="tiny", threads=1,
