@@ -9,7 +9,7 @@ __all__ = ['CLASSIFIERS', 'network_features', 'classify', 'extract']
 import numpy as np
 from .core import UserError, choose, get_profile, seed_for
 
-# %% ../nbs/41_extraction.ipynb #119faa72
+# %% ../nbs/41_extraction.ipynb #0fc2ca63
 def network_features(
     weights,              # a weights file, a dict of arrays by name, or None (random initialisation)
     x,                    # (n, size, size, 3) uint8
@@ -18,18 +18,12 @@ def network_features(
     seed:int=1,           # of a random initialisation
 )->np.ndarray:  # (n, d) float32: what the pooling layer puts out, BatchNorm at inference
     "Pooled features of images under a frozen network."
-    import keras
     from catscans.models import load_weights, random_weights, resnet50, set_backbone
+    from catscans.probes import Probe
     model = resnet50(2, x.shape[1], dropout=0, arch=arch)
     w = random_weights(model, seed) if weights is None else weights if isinstance(weights, dict) else load_weights(weights)
     set_backbone(model, w)
-    body = keras.Model(model.input, model.get_layer("avg_pool").output)
-    out = []
-    for i in range(0, len(x), batch):
-        part = x[i:i+batch]
-        fill = np.concatenate([part, np.repeat(part[-1:], batch-len(part), axis=0)])   # one shape, one trace
-        out.append(np.asarray(body.predict_on_batch(fill))[:len(part)])
-    return np.concatenate(out)
+    return Probe(model).features(x, batch)
 
 # %% ../nbs/41_extraction.ipynb #cac3a492
 def _linear(n, d):

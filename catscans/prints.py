@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['SIZE', 'BITS', 'SAME', 'SHARE', 'USED', 'HASHED', 'WHOLE', 'SMALL', 'probe_features', 'look', 'distance',
-           'probe_file', 'touchstone', 'same_probe', 'hashes', 'near', 'Print', 'make_print', 'save_print',
-           'read_print', 'prints', 'print_of', 'own_sources', 'printable', 'source_images', 'make_all', 'main']
+           'touchstone', 'same_probe', 'hashes', 'near', 'Print', 'make_print', 'save_print', 'read_print', 'prints',
+           'print_of', 'own_sources', 'printable', 'source_images', 'make_all', 'main']
 
-# %% ../nbs/88_prints.ipynb #606b3835
+# %% ../nbs/88_prints.ipynb #5bd47eba
 import json, math, sys
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from .core import UserError, atomic, choose
+from .probes import probe_file
 
 # %% ../nbs/88_prints.ipynb #04f35bb3
 SIZE = 112   # side of the images in pixels, as in `rank`
@@ -40,19 +41,6 @@ def distance(
     "Fréchet distance of Gaussians with diagonal covariance."
     if a[0].shape != b[0].shape: raise UserError(f"looks of {a[0].size} and {b[0].size} features cannot be compared: they come from different probes")
     return math.sqrt(sum(((np.asarray(u, float) - v)**2).sum() for u, v in zip(a, b)))
-
-# %% ../nbs/88_prints.ipynb #dea60b78
-def probe_file(
-    probe=None, # a .keras or .h5 file, or imagenet; default: CATSCANS_PROBE
-):  # a file that is there, "imagenet" or None
-    "What `catscans.probes.load_probe` will be asked for."
-    import os
-    probe = probe or os.environ.get("CATSCANS_PROBE") or None
-    if probe in (None, "imagenet"): return probe
-    path = Path(probe).expanduser()
-    if path.suffix not in (".keras", ".h5"): raise UserError(f"probe: received {str(probe)!r}, allowed are imagenet, or a file ending in .keras or .h5")
-    if not path.is_file(): raise UserError(f"probe: there is no file {path}")
-    return path
 
 # %% ../nbs/88_prints.ipynb #3e1eef2c
 def touchstone(

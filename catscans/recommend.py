@@ -453,7 +453,7 @@ def rank(
     return Ranking(dict(name=images.name, images=n, used=len(im), classes=len(images.classes), fingerprint=images.fingerprint), table, verdict(d, table.index.tolist(), level), dropped,
                    _unavailable(), _notes(model, probe, n, len(im), seed, known, keep, lost, said), level, also)
 
-# %% ../nbs/90_recommend.ipynb #5df4a96e
+# %% ../nbs/90_recommend.ipynb #86b8e808
 def load_target(
     path,             # folder of class sub-folders or with labels.csv; .csv; .npz; .zip
     size:int=112,     # side in pixels
@@ -474,7 +474,8 @@ def main_rank(
     as_json:bool=False,
 )->int: # exit code
     "Print the ranking of sources for the images at `path`."
-    from catscans.prints import prints, probe_file
+    from catscans.prints import prints
+    from catscans.probes import probe_file
     probe, known = probe_file(probe), prints()   # both are checked before an image is decoded
     images, n = load_target(path)
     r = rank(images, probe, whole=n, known=known)
