@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from .core import UserError, choose, atomic, digest, seed_for
 
-# %% ../nbs/30_training.ipynb #db8419f4
+# %% ../nbs/30_training.ipynb #096e52cb
 @dataclass(frozen=True)
 class Recipe:
     "How a network is trained (Table III, Appendix B)."
@@ -25,7 +25,7 @@ class Recipe:
     batch:int = 128
     size:int|None = None        # image side; None: the profile's
     dropout:float = 0.5
-    schedule:str = "constant"   # constant | cosine | step:<factor>:<epoch> | compound:<factor>:<epoch>
+    schedule:str = "constant"   # constant | cosine[:<share>] | step:<factor>:<epoch> | compound:<factor>:<epoch>
     class_weight:bool = True    # weights inversely proportional to class frequency ("balanced")
     rotation:float = 10.        # degrees, uniform in +-
     shift:float = 0.1           # share of the side, uniform in +-, both axes
@@ -44,7 +44,7 @@ class Recipe:
         choose("precision", self.precision, ("auto", "float32", "mixed_bfloat16"))
         lr_at(self, 0)
 
-# %% ../nbs/30_training.ipynb #a33ed38a
+# %% ../nbs/30_training.ipynb #16e7df02
 def lr_at(
     recipe:Recipe,
     epoch:int,   # counted from 0
@@ -52,7 +52,12 @@ def lr_at(
     "The learning rate of an epoch."
     kind, *args = recipe.schedule.split(":")
     choose("schedule", kind, ("constant", "cosine", "step", "compound"))
-    if kind == "cosine": return recipe.lr * 0.5 * (1 + np.cos(np.pi*epoch/recipe.epochs))
+    if kind == "cosine":
+        try: share = float(args[0]) if args else 1.
+        except ValueError: share = 0.
+        if not 0 < share <= 1 or len(args) > 1: raise UserError(f"schedule: received {recipe.schedule!r}, allowed are cosine and cosine:SHARE with a share of the epochs above 0 up to 1, for instance cosine:0.7")
+        fall = max(1, round(share*recipe.epochs))
+        return recipe.lr * max(0.5 * (1 + np.cos(np.pi*min(epoch/fall, 1))), .01 if args else 0)
     if kind == "constant": return recipe.lr
     try: factor, after = float(args[0]), int(args[1])
     except (IndexError, ValueError):
@@ -83,7 +88,7 @@ def recipe_key(
     if not precision or d["precision"] == "float32": del d["precision"]
     return d
 
-# %% ../nbs/30_training.ipynb #e524fb0e
+# %% ../nbs/30_training.ipynb #f6471d8b
 _table3 = {  # source: image side, batch, learning rate, epoch from which it is halved, epochs (Table III)
     "stl10": (96, 128, 1e-3, 30, 50), "sti10": (112, 128, 1e-4, 50, 70),
     "dtd": (300, 12, 1e-3, None, 60), "isic2018": (112, 128, 1e-5, None, 70),
@@ -96,11 +101,11 @@ RECIPES = {
         pretrain={s: Recipe(size=px, batch=b, lr=lr, schedule=f"step:0.5:{at}" if at else "constant", epochs=e)
                   for s, (px, b, lr, at, e) in _table3.items()},
         finetune={t: Recipe(size=px, batch=128, lr=lr, epochs=e) for t, (px, lr, e) in _appendix_b.items()}),
-    "lite": dict(pretrain={"*": Recipe(lr=1e-3, epochs=12, batch=64, schedule="cosine"),
+    "lite": dict(pretrain={"*": Recipe(lr=1e-3, epochs=12, batch=64, schedule="cosine:0.7"),
                            "tinyimagenet": Recipe(lr=1e-3, epochs=10, batch=128, schedule="cosine")},
                  # 300 training images: smaller batches and more epochs, so that there are steps enough
-                 finetune={"*": Recipe(lr=1e-3, epochs=12, batch=64, schedule="cosine"),
-                           "kermany": Recipe(lr=1e-3, epochs=20, batch=32, schedule="cosine")}),
+                 finetune={"*": Recipe(lr=1e-3, epochs=12, batch=64, schedule="cosine:0.7"),
+                           "kermany": Recipe(lr=1e-3, epochs=20, batch=32, schedule="cosine:0.75")}),
     "toy": dict(pretrain={"*": Recipe(lr=2e-3, epochs=8, batch=32, schedule="cosine")},
                 finetune={"*": Recipe(lr=2e-3, epochs=2, batch=32, schedule="cosine")}),
 }
