@@ -29,13 +29,13 @@ def _to_rgb(im):
         im = Image.alpha_composite(Image.new("RGBA", im.size, (0, 0, 0, 255)), im)
     return im if im.mode == "RGB" else im.convert("RGB")
 
-# %% ../nbs/15_images.ipynb #f5825909
+# %% ../nbs/15_images.ipynb #83f310e4
 RESAMPLE = ("draft", "bilinear", "nearest")
 
 def _draft(im, size):
     "A JPEG that is not read yet made ready to be decoded smaller: the box that holds all of it then, or None"
     if im.format not in ("JPEG", "MPO"): return None
-    before, made = im.size, im.draft(None, (2*size, 2*size))
+    before, made = im.size, im.draft(None, (size, size))
     return made[1] if made and im.size != before else None
 
 def decode(
@@ -54,7 +54,7 @@ def decode(
         if turned and box is None: im = ImageOps.exif_transpose(im)
         if im.mode != "L" or "transparency" in im.info: im = _to_rgb(im)      # grey is resized as one channel
         if resample == "nearest": im = im.resize((size, size), Image.Resampling.NEAREST)
-        elif box or im.size != (size, size): im = im.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0 if box else 3.0)
+        elif box or im.size != (size, size): im = im.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=None if box else 3.0)
         if turned and box: im = ImageOps.exif_transpose(im)                   # the box is that of the file
         return np.asarray(_to_rgb(im))
 
@@ -313,14 +313,14 @@ def _save(self:Images,
     return path
 Images.save = _save
 
-# %% ../nbs/15_images.ipynb #0c6160a1
+# %% ../nbs/15_images.ipynb #66c3f694
 def store_key(
     li:Listing,
     size:int,
     resample:str="draft",
 )->str: # 16 hex digits
     "What decides the content of a store."
-    return digest(_STORE_FORMAT, size, resample, li.name, _text(li.paths), li.signs, np.asarray(li.y, np.int64),
+    return digest(_STORE_FORMAT, size, {"draft": "draft to once the size"}.get(resample, resample), li.name, _text(li.paths), li.signs, np.asarray(li.y, np.int64),
                   _text(li.groups), _text(li.split), _text(li.classes))
 
 def check_size(size)->int:

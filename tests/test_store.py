@@ -151,8 +151,8 @@ def apart(data, size, a="draft", b="bilinear"): return np.abs(decode(data, size,
 @pytest.mark.parametrize("size", (12, 40, 112))
 def test_a_draft_is_close_to_full_decoding(mode, kw, size):
     data = file(scene().convert(mode), "JPEG", quality=90, **kw); d = apart(data, size)
-    assert 0 < d.mean() < 1 and d.max() <= 12
-    assert d.mean() < apart(data, size, "nearest").mean()/4
+    assert 0 < d.mean() < 2 and d.max() <= 12
+    assert d.mean() < apart(data, size, "nearest").mean()/3
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -168,10 +168,10 @@ def test_what_is_no_jpeg_is_decoded_as_ever(fmt, kw):
     for size in (12, 112): assert not apart(data, size).any()
 
 
-def test_a_jpeg_less_than_four_times_as_large_is_decoded_whole():
+def test_a_jpeg_less_than_twice_as_large_is_decoded_whole():
     data = file(scene(), "JPEG")
-    assert not apart(data, 113).any() and apart(data, 112).any()                 # 450 = 4 x 112 + 2
-    assert not apart(file(scene(2000, 200), "JPEG"), 64).any()                   # one side is too short
+    assert not apart(data, 226).any() and apart(data, 225).any()                 # 450 = 2 x 225
+    assert not apart(file(scene(2000, 200), "JPEG"), 128).any()                  # one side is too short
 
 
 def test_drafts_have_a_store_of_their_own(tmp_path):
