@@ -37,9 +37,10 @@ paper: env
 test: env
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
+# nbdev-proc-nbs would install Quarto first, which nothing here needs
 docs: env
 	rm -rf _proc _site jupyter_execute
-	$(BIN)/nbdev-proc-nbs
+	$(BIN)/python -c "from nbdev.serve import proc_nbs; proc_nbs()"
 	cp docs/conf.py docs/contents.md _proc/
 	$(BIN)/sphinx-build -q -b html _proc _site
 	@echo "the site is in _site/index.html"

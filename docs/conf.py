@@ -1,4 +1,4 @@
-"""The site: processed notebooks (nbdev-proc-nbs), Sphinx, myst-nb, furo. `make docs` builds it in _site/."""
+"""The site: processed notebooks (nbdev.serve.proc_nbs), Sphinx, myst-nb, furo. `make docs` builds it in _site/."""
 project = "catscans"
 author = copyright = "The catscans developers"
 extensions = ["myst_nb"]
