@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['TARGET_COLOUR', 'RED', 'MINUS', 'ALPHA', 'TOPICS', 'VERDICT_COLOUR', 'VERDICT_SYMBOL', 'SUBSETS', 'STATISTICS',
-           'CLASSES', 'FIGURES', 'own', 'rho_text', 'p_text', 'is_named', 'lies', 'related', 'strength', 'turned',
-           'verdicts', 'tests_frame', 'tests', 'ranks', 'coefficient_frame', 'coefficients', 'draw_numbers', 'draws',
-           'power_frame', 'power', 'rate_frame', 'learning_rate', 'baseline_frame', 'baseline', 'distance_frames',
-           'distance_maps', 'geometry_frame', 'geometry_table', 'geometry_numbers', 'geometry', 'size_frame', 'sizes',
-           'obeyed', 'differences', 'draw', 'Shown', 'show', 'save_verdicts', 'sentences']
+           'CLASSES', 'FIGURES', 'own', 'rho_text', 'is_named', 'lies', 'related', 'strength', 'turned', 'verdicts',
+           'tests_frame', 'tests', 'ranks', 'coefficient_frame', 'coefficients', 'draw_numbers', 'draws', 'power_frame',
+           'power', 'rate_frame', 'learning_rate', 'baseline_frame', 'baseline', 'distance_frames', 'distance_maps',
+           'geometry_frame', 'geometry_table', 'geometry_numbers', 'geometry', 'size_frame', 'sizes', 'obeyed',
+           'differences', 'draw', 'Shown', 'show', 'save_verdicts', 'sentences']
 
-# %% ../nbs/67_audit_figures.ipynb #53a7deae
+# %% ../nbs/67_audit_figures.ipynb #198be4df
 import dataclasses, re
 import numpy as np, pandas as pd
 from .core import PAPER_SOURCES, PAPER_TARGETS
 from . import published, stats
 from . import audit as _audit
+from .claims import p_text
 from .style import GREY, ORIGIN, Study, TARGETS, canvas, colour, label, legend, save, small, study, styled
 
 # %% ../nbs/67_audit_figures.ipynb #89453f6b
@@ -44,11 +45,10 @@ def _dot(label, **kw):
     from matplotlib.lines import Line2D
     return Line2D([], [], **(dict(ls="", marker="o", ms=5, color=GREY) | kw), label=label)
 
-# %% ../nbs/67_audit_figures.ipynb #3886c0a2
+# %% ../nbs/67_audit_figures.ipynb #3f56f8e4
 ALPHA = .05
 
 def rho_text(r, equals="", form="{:.2f}")->str: return "undefined" if r is None or np.isnan(r) else equals + form.format(r)
-def p_text(p)->str: return "p undefined" if p is None else f"p = {p:.2g}" if p >= .001 else "p < 0.001"
 
 def is_named(
     printed:float, pearson:float, spearman:float,
@@ -515,25 +515,26 @@ def differences(rec=None):
     fig.frame = n.rename_axis(columns=None).reset_index()
     return fig
 
-# %% ../nbs/67_audit_figures.ipynb #db45f915
+# %% ../nbs/67_audit_figures.ipynb #639805cb
 FIGURES = dict(verdicts=verdicts, tests=tests, ranks=ranks, coefficients=coefficients, draws=draws, power=power, learning_rate=learning_rate, baseline=baseline,
                distances=distance_maps, geometry=geometry, sizes=sizes, differences=differences)
 
 def _folder(rec): return "published" if own(rec) else "another-record"
+def _file(name, rec): return "fig7_critical_difference" if name == "ranks" and own(rec) else f"audit_{name}"     # one figure, which two reports show
 
 def draw(
     name:str,   # key of `FIGURES`
     rec=None,   # Record; the figures of a copy go to figures/another-record
     **kw,       # for the figure
 ):
-    "Draw one figure and save it as figures/published/audit_<name>.png, .svg and .csv."
+    "Draw one figure and save it as figures/published/audit_<name>.png, .svg and .csv; `ranks` is Fig. 7 of that folder."
     fig = FIGURES[name](rec, **kw)
-    save(fig, None, _folder(rec), f"audit_{name}")
+    save(fig, None, _folder(rec), _file(name, rec))
     return fig
 
 class Shown:
     "A saved figure as a notebook shows it; it names its file, so that a report can link to it."
-    def __init__(self, name, fig, link=True): self.name, self.title, self.png, self.link = f"audit_{name}", fig.get_suptitle(), small(fig, 1000, 128).data, link
+    def __init__(self, name, fig, link=True): self.name, self.title, self.png, self.link = name, fig.get_suptitle(), small(fig, 1000, 128).data, link
     def _repr_mimebundle_(self, include=None, exclude=None):
         import base64
         return {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.title}, {"catscans": {"figure": f"{self.name}.png", "title": self.title}} if self.link else {}
@@ -544,7 +545,7 @@ def show(
     **kw,
 )->Shown:
     "`draw`, as a picture for a notebook."
-    return Shown(name, draw(name, rec, **kw), own(rec))
+    return Shown(_file(name, rec), draw(name, rec, **kw), own(rec))
 
 def save_verdicts(
     table,     # from `catscans.audit.audit`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPER_SOURCES', 'PAPER_TARGETS', 'NOT_RECORDED', 'PROTOCOLS', 'PROFILES', 'UserError', 'choose', 'project_dir',
            'data_dir', 'work_dir', 'results_dir', 'figures_dir', 'atomic', 'digest', 'seed_for', 'pack', 'unpack',
-           'Profile', 'get_profile', 'Run', 'runs']
+           'Profile', 'get_profile', 'Run', 'runs', 'seeds_of', 'part_of']
 
 # %% ../nbs/00_core.ipynb #4773035a
 import base64, hashlib, json, os, tempfile, zlib
@@ -104,7 +104,7 @@ PAPER_TARGETS = ("isic2018", "chest", "pcam-middle")
 NOT_RECORDED = (("pcam-small", "pcam-middle"), ("kimia960", "isic2018"), ("kimia960", "chest"))
 PROTOCOLS = ("grouped", "described", "published")
 
-# %% ../nbs/00_core.ipynb #6909fe7f
+# %% ../nbs/00_core.ipynb #4108c54f
 @dataclass(frozen=True)
 class Profile:
     "Everything that distinguishes one way of running the study from another."
@@ -124,11 +124,13 @@ class Profile:
     probe:str = "source:0"   # Task2Vec probe: "source:<name>", a weights file, or "imagenet"
     subsets:int = 5          # Task2Vec subsets per dataset
     watermark:str = ""       # printed on every figure
+    seeds:tuple = ()         # where each cell is repeated with other weights, order and folds; default: the one seed
+    parts:tuple = ()         # (name, sources, targets): parts of the grid that go by a name
     ready:tuple = ()         # sources whose weights come with Keras: not pretrained here
     note:str = ""            # what the profile can and cannot show
     budget:str = ""          # expected wall time, printed in the report
 
-# %% ../nbs/00_core.ipynb #d3c0eb0c
+# %% ../nbs/00_core.ipynb #79459bbf
 def _toy(n): return f"toy-{n}"
 
 _recorded = tuple((s, t) for t in PAPER_TARGETS for s in PAPER_SOURCES if (s, t) not in NOT_RECORDED)
@@ -141,7 +143,7 @@ PROFILES = {p.name: p for p in (
         tuple((_toy(s), _toy(t)) for s, t in _recorded) + tuple(("random", _toy(t)) for t in PAPER_TARGETS),
         size=32, recipe="toy", arch="resnet50-conv2", threads=1, probe="source:toy-imagenet",
         watermark="generated images", budget="about 10 minutes on two cores",
-        note="Generated images: they show that every stage runs and is wired correctly. Their numbers mean nothing."),
+        note="Generated images: they show that every stage runs and is wired correctly. Their numbers mean nothing. The network is ResNet50 cut after its second stage."),
     Profile("lite", _lite_sources, _lite_targets,
         tuple((s, t) for t in _lite_targets for s in (*_lite_sources, "random") if (s, t) not in _lite_self),
         size=32, recipe="lite", threads=1, probe="source:tinyimagenet",
@@ -149,12 +151,27 @@ PROFILES = {p.name: p for p in (
         note="A real miniature at 32 pixels: real images, honest splits, a short recipe. It can show the direction of large effects; "
              "it cannot settle small differences between sources nor speak for 112-pixel training. "
              "The experts' answers were given by an AI model in five passes over nine images of each dataset, not by five people.",
-        budget="about two hours on four quiet cores, reckoned from images per second; the committed run took 0.8 h of pretraining and 2.4 h of fine-tuning on four cores that other jobs shared"),
+        budget="about two hours on four quiet cores, reckoned from images per second; table 7 holds what the committed run took, on cores that other jobs shared"),
     Profile("paper", PAPER_SOURCES, PAPER_TARGETS,
         tuple((s, t) for t in PAPER_TARGETS for s in (*PAPER_SOURCES, "random")),
         size=None, recipe="paper", threads=4, probe="imagenet", subsets=100, ready=("imagenet",),
         note="The nine datasets with the settings of Table III and Appendix B.", budget="about 215 million training passes: GPU-days"),
 )}
+
+_EQUAL = ("tinyimagenet@1000x22", "imagenette@1000", "dtd10@1000", "ham10000@1000", "kermany@1000", "lc25000@1000")   # one size, six domains
+_BALANCED = ("tinyimagenet@1000x22", "imagenette@1000", "imagenette@1000-grey", "dtd10@1000", "lc25000@1000", "lc25000@1000-grey")   # no image of the two targets below
+_POWER_SOURCES = ("tinyimagenet@2000", "tinyimagenet@1000x100", *_EQUAL, "imagenette@1000-grey", "ham10000@1000-grey", "lc25000@1000-grey",
+                  "tinyimagenet@300x22", "imagenette@300", "dtd10@300", "kermany@300", "lc25000@300", "ham10000@1600")
+_POWER_TARGETS = ("ham10000@1600", "kermany@1000", "lc25000-lung2", "imagenette@1000", "dtd10@1000")
+_whole = lambda name: name.split("@")[0].split("-")[0]
+PROFILES["power"] = Profile("power", _POWER_SOURCES, _POWER_TARGETS,
+    tuple((s, t) for t in _POWER_TARGETS for s in (*_POWER_SOURCES, "random") if _whole(s) != _whole(t)),
+    size=64, recipe="power", threads=1, probe="source:tinyimagenet@2000", seeds=(1, 2, 3),
+    max_train=(("ham10000@1600", 640), ("kermany@1000", 192), ("lc25000-lung2", 384), ("imagenette@1000", 512), ("dtd10@1000", 512)),
+    note="Real images at 64 pixels, 17 sources that differ in size, number of classes, domain and colour, five targets with few training images, three "
+         "seeds that change initial weights, pretraining, data order and folds. It can tell real differences between sources from noise; it says nothing about large targets or 112 pixels.",
+    parts=(("balanced", (*_BALANCED, "random"), ("ham10000@1600", "kermany@1000")),),
+    budget="meant for 25 minutes of one GPU in slices (catscans.slices), not run yet; its part `balanced` for the hours of a CPU")
 
 def get_profile(name:str)->Profile: return PROFILES[choose("profile", name, PROFILES)]
 
@@ -179,13 +196,14 @@ class Run:
     @property
     def weights(self)->Path: return work_dir(self.profile, "weights")/f"{self.slug}.weights.h5"
 
-# %% ../nbs/00_core.ipynb #a354aca9
+# %% ../nbs/00_core.ipynb #c8e8a336
 def runs(
     profile:str|Profile,     # name or value
     sources=None,            # only these sources (default: all)
     targets=None,            # only these targets (default: all)
     protocol:str|None=None,  # default: the profile's
-)->list: # of Run, pretrainings first
+    seeds=None,              # only these seeds (default: the profile's)
+)->list: # of Run, seed by seed, pretrainings first: whenever time runs out, what is there is a balanced part
     "The grid of a profile, or a part of it. Unknown names raise `UserError`."
     p = get_profile(profile) if isinstance(profile, str) else profile
     sources = [_resolve(p, "source", s, (*p.sources, "random")) for s in sources] if sources else (*p.sources, "random")
@@ -193,8 +211,17 @@ def runs(
     protocol = choose("protocol", p.protocol if protocol is None else protocol, PROTOCOLS)
     pairs = [(s, t) for s, t in p.pairs if s in sources and t in targets]
     needed = [s for s in p.sources if s in sources and s not in p.ready]
-    return ([Run(s, None, p.name, protocol, p.seed) for s in needed] +
-            [Run(s, t, p.name, protocol, p.seed) for s, t in pairs])
+    return [Run(s, t, p.name, protocol, seed) for seed in seeds or seeds_of(p) for s, t in [*((s, None) for s in needed), *pairs]]
+
+def seeds_of(p:Profile)->tuple: return p.seeds or (p.seed,)
+
+def part_of(
+    p:Profile,
+    name:str, # of one of `Profile.parts`
+)->tuple: # sources, targets
+    "A part of a profile's grid that goes by a name."
+    if not p.parts: raise UserError(f"profile {p.name} has no parts; received {name!r}, name sources and targets instead")
+    return {n: (s, t) for n, s, t in p.parts}[choose(f"part of {p.name}", name, [n for n, *_ in p.parts])]
 
 def _resolve(p, kind, name, allowed):
     "toy datasets may be named by what they stand for: `dtd` is `toy-dtd` under the profile `toy`"

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['TIES', 'STATISTICS', 'ENOUGH', 'PALETTE', 'weighted_tau', 'spearman', 'regret', 'per_target', 'over_groups',
-           'permutation_p', 'replicates', 'ceiling', 'agreement', 'table', 'gallery']
+           'permutation_p', 'replicates', 'ceiling', 'repeats', 'between_seeds', 'reliability', 'agreement', 'table']
 
-# %% ../nbs/63_evaluation.ipynb #5896312e
+# %% ../nbs/63_evaluation.ipynb #1eaa607d
 import numpy as np, pandas as pd
 from .core import UserError, choose
-from .stats import RESAMPLES, SEED, _within
+from .stats import RESAMPLES, SEED
 
 # %% ../nbs/63_evaluation.ipynb #981bf3dc
 def weighted_tau(
@@ -141,6 +141,60 @@ def ceiling(
             out[f"{k}_known"].append(np.mean([f(truth, v) for v in y]) if np.ptp(truth) > 1e-12 or k == "regret" else 0.)
     return {k: float(np.mean(v)) for k, v in out.items()}
 
+# %% ../nbs/63_evaluation.ipynb #1fde74b5
+def repeats(
+    profile:str="power",
+    protocol:str|None=None,  # default: the profile's
+)->pd.DataFrame: # target, source, seed, auc (mean over folds)
+    "The AUC of every finished pair and seed of a profile, from its records."
+    from catscans.core import get_profile, seeds_of
+    from catscans.records import load_all
+    rows = [(r["target"], r["source"], r["seed"], r["metrics"]["auc_ovr_weighted_mean"]) for s in seeds_of(get_profile(profile)) for r in load_all(profile, protocol, s) if r["kind"] == "finetune"]
+    return pd.DataFrame(rows, columns=["target", "source", "seed", "auc"])
+
+def between_seeds(
+    auc,  # (sources, seeds), at least 2 x 2
+)->dict: # sd: of one seed's AUC, residual; sd_seed: of what a seed adds to all sources; icc, icc_mean: consistency of one seed and of the mean of all (ICC(3,1), ICC(3,k)); and of pairs of seeds, k of `STATISTICS`, top1 and regret_random
+    "How well one seed knows what another says, within one target."
+    x = np.asarray(auc, float); n, k = x.shape
+    rest = x - x.mean(1, keepdims=True) - x.mean(0) + x.mean()
+    noise, rows, cols = (rest**2).sum()/((n-1)*(k-1)), k*x.mean(1).var(ddof=1), n*x.mean(0).var(ddof=1)
+    both = [(x[:, i], x[:, j]) for i in range(k) for j in range(k) if i != j]
+    with np.errstate(invalid="ignore", divide="ignore"): icc = np.array([(rows - noise)/(rows + (k-1)*noise), (rows - noise)/rows])
+    return dict(sd=noise**.5, sd_seed=max(0., (cols - noise)/n)**.5, icc=icc[0], icc_mean=icc[1], **{s: np.mean([f(a, b) for a, b in both]) for s, f in STATISTICS.items()},
+                top1=np.mean([a.argmax() == b.argmax() for a, b in both]), regret_random=100*(x.max(0) - x.mean(0)).mean())
+
+# %% ../nbs/63_evaluation.ipynb #2c2b4ca6
+def reliability(
+    of="power",             # a profile whose records are read, or a frame like that of `repeats`
+    protocol:str|None=None, # default: the profile's
+    baseline:bool=False,    # count random initialisation among the candidates
+    n_sim:int=200, seed:int=SEED,
+)->pd.DataFrame: # index: target, then "all" (means over targets); sources, seeds, `between_seeds`, and k_ceiling, k_known of `ceiling`; attrs["note"]: what is missing
+    "Reliability of transfer results over seeds: what chance does to a cell and to a choice, and what any estimator can reach against one seed."
+    frame, all_of = (repeats(of, protocol), f"catscans run --profile {of}") if isinstance(of, str) else (of, "the other seeds")
+    if (twice := frame.duplicated(["target", "source", "seed"])).any(): raise UserError(f"{' -> '.join(frame.loc[twice, ['source', 'target']].iloc[0])} is there twice with one seed")
+    f, out, lost = frame if baseline else frame[frame.source != "random"], {}, []
+    wide = f.pivot(index=["target", "source"], columns="seed", values="auc")
+    seeds = _seeds(wide)
+    for t in f.target.unique() if seeds else ():
+        x = wide.loc[t, seeds]; lost += [f"{s} -> {t}" for s in x.index[x.isna().any(axis=1)]]
+        if len(x := x.dropna()) < 2: lost += [f"{s} -> {t} (alone)" for s in x.index]; continue
+        got = between_seeds(x)
+        top = [ceiling(pd.DataFrame(dict(target=t, source=x.index, auc=x[s].to_numpy())), got["sd"], n_sim, seed) for s in seeds]   # each seed is one observation with that noise
+        out[t] = dict(sources=len(x), seeds=len(seeds)) | got | {f"{k}{e}": np.mean([c[f"{k}{w}"] for c in top]) for k in STATISTICS for e, w in (("_ceiling", ""), ("_known", "_known"))}
+    table = pd.DataFrame(out).T.rename_axis("target")
+    if len(table): table.loc["all"] = table.mean()
+    table.attrs["note"] = f"not run yet: no target has two sources with two seeds; do {all_of}" if not len(table) else \
+        f"{int(table.sources[:-1].sum())} cells with the seeds {', '.join(map(str, seeds))}" + (f"; left out, because one of these is missing: {', '.join(lost)}" if lost else "")
+    return table
+
+def _seeds(wide):
+    "the seeds that leave most to compare: a seed that has just begun, and whose cells are few, is not counted yet"
+    order = wide.notna().sum().sort_values(ascending=False, kind="stable").index
+    many = [sorted(order[:k]) for k in range(2, len(order)+1)]
+    return max(many, key=lambda s: wide[s].notna().all(axis=1).sum()*(len(s)-1), default=[])
+
 # %% ../nbs/63_evaluation.ipynb #96207d6e
 def agreement(
     pairs:pd.DataFrame,   # target, source, score, auc; group
@@ -174,55 +228,5 @@ def table(
     if noise is not None: noise = ceiling(next(iter(many.values())), noise)     # the truth is the same for all
     return pd.DataFrame({n: agreement(p, (directions or {}).get(n, 1), noise, **kw) for n, p in many.items()}).T.sort_values("weighted_tau", ascending=False)
 
-# %% ../nbs/63_evaluation.ipynb #7f659916
+# %% ../nbs/63_evaluation.ipynb #ac315e7c
 PALETTE = ("#332288", "#2A9D8F", "#CC6677", "#999933", "#88CCEE", "#882255", "#DDCC77", "#117733", "#AA4499", "#6699CC", "#E17C05", "#7F7F7F")
-
-def _about(p, direction):
-    "scores in standard deviations of the target, AUC in points, both about the target's mean"
-    s = direction*p.score
-    by = s.groupby(p.target)
-    sd = by.transform("std", ddof=0)
-    return pd.DataFrame(dict(target=p.target, source=p.source, x=(s - by.transform("mean"))/sd.where(sd > 0, 1), y=100*(p.auc - p.groupby("target").auc.transform("mean"))))
-
-def _panel(ax, f, colours, limits):
-    ax.axhline(0, color="#BBBBBB", lw=.7); ax.axvline(0, color="#BBBBBB", lw=.7)
-    ax.scatter(f.x, f.y, s=9, c=[colours[t] for t in f.target], alpha=.8, lw=0)
-    ax.set(xlim=limits[0], ylim=limits[1])
-
-# %% ../nbs/63_evaluation.ipynb #02e53185
-def gallery(
-    many:dict,          # estimator -> pairs, in the order of the panels
-    directions=None,    # estimator -> direction; default +1
-    titles=None,        # estimator -> title of its panel
-    st=None,            # catscans.style.Study, for the line under the figure
-    where:str="the published record of arXiv 2412.20172",
-    cols:int=4, n_boot:int=2000, n_perm:int=2000,
-):  # matplotlib Figure
-    "One panel per estimator: standardised score against AUC, coloured by target."
-    from catscans import style
-    from matplotlib.lines import Line2D
-    stat = {n: agreement(p, (directions or {}).get(n, 1), n_boot=n_boot, n_perm=n_perm) for n, p in many.items()}
-    targets = list(dict.fromkeys(t for p in many.values() for t in p.target))
-    if len(targets) > len(PALETTE): raise UserError(f"gallery: received {len(targets)} targets, at most {len(PALETTE)} colours can be told apart; draw fewer")
-    colours, rows = dict(zip(targets, PALETTE)), -(-len(many)//cols)
-    frame = pd.concat([_about(p, (directions or {}).get(n, 1)).assign(estimator=n) for n, p in many.items()], ignore_index=True)
-    limits = [tuple(1.06*np.array([frame[c].min(), frame[c].max()])) for c in "xy"]
-    st = st or style.Study("medmnist", "as published", (), (), (), "none")
-
-    @style.styled
-    def draw():
-        fig, axes = style.canvas(st, "Scores against transfer, each target about its mean", (7.4, 1.95*rows + .75), rows, cols, f"{len(next(iter(many.values())))} pairs per panel", where=where,
-            more=f"x: score standardised within the target, distances turned round. τ: mean weighted tau over targets with its 95 % interval over families; p: permutation within targets.", sharex=True, sharey=True)
-        for ax, (n, r) in zip(axes.flat, stat.items()):
-            _panel(ax, frame[frame.estimator == n], colours, limits)
-            ci = f" [{r['weighted_tau_lo']:.2f}, {r['weighted_tau_hi']:.2f}]" if r["weighted_tau_lo"] is not None else ""
-            ax.set_title((titles or {}).get(n, n), pad=15)
-            ax.text(0, 1.03, "all scores equal" if r["weighted_tau"] is None else f"τ {r['weighted_tau']:.2f}{ci}, p {r['permutation_p']:.2g}".replace("-", "−"), transform=ax.transAxes, fontsize=6.8, color=style.GREY)
-        for ax in axes.flat[len(many):]: ax.set_visible(False)
-        for ax in axes[:, 0]: ax.set_ylabel("AUC points")
-        for i, ax in enumerate(axes.flat[:len(many)]):
-            if i + cols >= len(many): ax.set_xlabel("score (sd)"); ax.tick_params(labelbottom=True)
-        style.legend(fig, [Line2D([], [], ls="", marker="o", ms=4, color=c, label=style.label(t)) for t, c in colours.items()], 6)
-        fig.frame = frame
-        return fig
-    return draw()

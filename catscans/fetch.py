@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ARCHIVES', 'LIMIT', 'RATIO', 'FLOOR', 'MANIFEST', 'REGISTER', 'CHECK_SIZE', 'FetchError', 'kind', 'member_path',
-           'size_text', 'extract', 'Resume', 'checksum', 'manifest', 'expected', 'fetch', 'put_text', 'card_of',
-           'files_of', 'home_of', 'wanted', 'get', 'entries', 'added', 'check_name', 'add', 'open_added', 'check_added']
+           'size_text', 'extract', 'Resume', 'checksum', 'manifest', 'expected', 'fetch', 'put_text', 'file_text',
+           'facts_text', 'card_of', 'files_of', 'other_ways', 'home_of', 'wanted', 'get', 'check_files', 'entries',
+           'added', 'check_name', 'add', 'open_added', 'check_added']
 
 # %% ../nbs/13_fetch.ipynb #9dbecadc
 import bz2, errno, gzip, json, lzma, os, re, shutil, stat, struct, sys, tarfile, tempfile, time, unicodedata, warnings, zipfile, zlib
@@ -33,7 +34,7 @@ def _is_tar(head):
     except tarfile.HeaderError as e: return isinstance(e, tarfile.EOFHeaderError)
     return True
 
-# %% ../nbs/13_fetch.ipynb #c218a2b6
+# %% ../nbs/13_fetch.ipynb #22574e4f
 def kind(
     path:str|Path, # a file or folder
 )->str: # folder, zip, npz, tar, gz, bz2, xz, hdf5, page, table or unknown
@@ -60,7 +61,7 @@ def _text_kind(head):
         if e.start < len(head) - 4: return "unknown"         # later: a character cut in two
         text = head[:e.start].decode("utf-8-sig")
     if "\0" in text or not text.strip(): return "unknown"
-    return "page" if text.lstrip()[:1] == "<" else "table" if "," in text.splitlines()[0] else "unknown"
+    return "page" if text.lstrip()[:1] == "<" else "table" if re.search("[,;\t]", text.splitlines()[0]) else "unknown"      # which of them it must be, the reader says
 
 # %% ../nbs/13_fetch.ipynb #415261d9
 def _plain(name, most=120):
@@ -213,7 +214,7 @@ def extract(
         (tmp/"all").rename(dest)
     return dest
 
-# %% ../nbs/13_fetch.ipynb #bd7448ac
+# %% ../nbs/13_fetch.ipynb #83824002
 _BUSY = (408, 425, 429, 500, 502, 503, 504)      # worth another try
 
 class _Again(Exception):
@@ -223,7 +224,7 @@ class _Again(Exception):
 def _load_json(path, default):
     if not path.exists(): return default
     try: d = json.loads(path.read_text())
-    except ValueError as e: raise UserError(f"{path} is not readable JSON ({e}); repair it, or delete it if it was made by catscans data") from e
+    except (OSError, ValueError) as e: raise UserError(f"{path} is not readable JSON ({_plain(e)}); repair it, or delete it if it was made by catscans data") from e
     if not isinstance(d, dict): raise UserError(f"{path} holds a {type(d).__name__}, needed is a JSON object; repair or delete it")
     return d
 
@@ -359,13 +360,13 @@ def _name_of(f):
     if rel != f.name or rel.endswith(".part") or rel == MANIFEST: raise UserError(f"file {_plain(f.name)} is not a plain relative name")
     return rel
 
-# %% ../nbs/13_fetch.ipynb #71aa3078
+# %% ../nbs/13_fetch.ipynb #0977294a
 _LOOKS = {".zip": ("zip",), ".npz": ("npz",), ".tar": ("tar",), ".tgz": ("tar",), ".gz": ("gz", "tar"), ".bz2": ("bz2", "tar"), ".xz": ("xz", "tar"), ".h5": ("hdf5",)}
 
-def _check_looks(path, name):
-    "Nothing else tells whether a file without a published checksum is the right one: at least it must not be an error page."
+def _odd(path, name)->str:
+    "What a file is that cannot be the one of that name, else \"\": without a published checksum nothing else tells an error page from it."
     k = kind(path); looks = _LOOKS.get(Path(name).suffix.lower())
-    if k == "page" or looks and k not in looks: raise FetchError(f"gave something that is {_NAMES.get(k, k)} instead of {name}")
+    return _NAMES.get(k, k) if k == "page" or looks and k not in looks else ""
 
 def _from(url, f, folder, sum_, again=False, **options):
     "One file from one mirror, checked, at its final place."
@@ -377,7 +378,7 @@ def _from(url, f, folder, sum_, again=False, **options):
             got = Path(pooch.retrieve(url, known_hash=sum_, fname=Path(name).name, path=tmp, downloader=load))
             n = got.stat().st_size                                              # a server need not say how much is to come
             if f.bytes and n != f.bytes: raise FetchError(f"gave {n:,} bytes, expected are {f.bytes:,}")
-            if sum_ is None: _check_looks(got, name)
+            if sum_ is None and (odd := _odd(got, name)): raise FetchError(f"gave something that is {odd} instead of {name}")
             os.chmod(got, 0o644)
             got.replace(folder/name)
     except UserError: raise
@@ -387,7 +388,7 @@ def _from(url, f, folder, sum_, again=False, **options):
         raise FetchError(f"the {sum_.split(':')[0]} is {got[1] if got else '?'}, expected is {sum_.split(':')[1]}") from e
     finally: pooch.get_logger().setLevel(level)
 
-# %% ../nbs/13_fetch.ipynb #e0acfdc7
+# %% ../nbs/13_fetch.ipynb #9c5e15ea
 def fetch(
     f,               # a file's description
     folder,          # where it shall lie
@@ -397,12 +398,16 @@ def fetch(
     "One file: from here if it is right, else from the first of its mirrors that gives it right."
     folder, say = Path(folder), say or (lambda s: None)
     path, (sum_, published) = folder/_name_of(f), expected(f, folder)
+    if path.is_dir(): return _given_folder(f, path)
+    changed = "" if published or sum_ is None else f"; {sum_} was recorded when it was there first: if the change is meant, delete its entry in {folder/MANIFEST}"
     if path.exists():
-        if sum_ is None: return _keep(f, folder, None, published)
-        if (is_ := checksum(path, sum_.split(":")[0])) == sum_: return _keep(f, folder, sum_, published)
-        say(f"{path} is not what it should be ({is_}, expected is {sum_})" + ("; fetching it again" if f.urls and not f.login else ""))
-        if f.login or not f.urls: raise UserError(f"{path} is not what it should be: received {is_}, expected is {sum_}; put the right file there")
-    elif f.login or not f.urls: raise UserError(put_text([f], folder))
+        odd = "" if sum_ else _odd(path, f.name)
+        is_ = checksum(path, sum_.split(":")[0]) if sum_ else ""
+        if not odd and is_ == (sum_ or ""): return _keep(f, folder, sum_, published)
+        wrong = f"{path} is not what it should be: " + (f"received {odd}" if odd else f"received {is_}, expected is {sum_}")
+        if _by_hand(f): raise UserError(f"{wrong}; put the right file there{changed}")
+        say(f"{wrong}; fetching it again")
+    elif _by_hand(f): raise UserError(put_text([f], folder))
     path.parent.mkdir(parents=True, exist_ok=True)
     why = []
     for url in f.urls:
@@ -410,8 +415,15 @@ def fetch(
         try: _from(url, f, folder, sum_, **options)
         except FetchError as e: why.append(f"{url}: {e}"); say(why[-1]); continue
         return _keep(f, folder, sum_, published, url=url)
-    changed = "" if published or sum_ is None else f"; {sum_} was recorded when it was fetched first: if the change is meant, delete its entry in {folder/MANIFEST}"
     raise FetchError(f"{f.name} could not be fetched: {'; '.join(why)}{changed}")
+
+def _by_hand(f): return f.login or not f.urls
+
+def _given_folder(f, path):
+    "A folder where a file belongs: right only where its owner offers no archive by a name."
+    if not _by_hand(f) or Path(f.name).suffix: raise UserError(f"{path} is a folder: received it as the place of the file {f.name}; move it away")
+    if not any(path.iterdir()): raise UserError(f"{path} is empty: put {f.name} into it, unpacked")
+    return path
 
 def _keep(f, folder, sum_, published, **more):
     "Write down what a file is."
@@ -421,20 +433,44 @@ def _keep(f, folder, sum_, published, **more):
     if {**old, **facts} != old: _note(folder, f.name, **facts, time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     return path
 
-# %% ../nbs/13_fetch.ipynb #c8bba082
+def _forget(folder, name):
+    "Take a file's entry back."
+    d = manifest(folder)
+    if d.pop(name, None) is not None: _save_json(Path(folder)/MANIFEST, d)
+
+# %% ../nbs/13_fetch.ipynb #9c1dd594
 def put_text(
-    files,  # descriptions of files that need a login
+    files,  # descriptions of files that no command fetches
     folder, # where they belong
     head="",
 )->str:
-    "Which files to put where, for those that only an account can get."
-    lines = [f"{f.name} ({', '.join([size_text(f.bytes)] if f.bytes else [])}{'; ' if f.bytes and _sum(f) else ''}{_sum(f)})".replace(" ()", "")
-             + (f" from {' or '.join(f.urls)}" if f.urls else "") for f in files]
-    return f"{head}an account is needed: put {'; '.join(lines)} into {folder}/ and give the same command again"
+    "Which files to put where, for those that only an account or a hand can get."
+    why = "an account is needed" if any(f.login for f in files) else "nothing fetches it"
+    return f"{head}{why}: put {'; '.join(map(file_text, files))} into {folder}/ and give the same command again"
+
+def file_text(
+    f, # a file's description
+)->str:
+    "Name, size, checksum and addresses of a file; its note where it has no address."
+    facts = "; ".join(filter(None, [size_text(f.bytes) if f.bytes else "", _sum(f), "" if f.urls else getattr(f, "note", "")]))
+    return f.name + (f" ({facts})" if facts else "") + (f" from {' or '.join(f.urls)}" if f.urls else "")
 
 def _sum(f): return f"sha256 {f.sha256}" if f.sha256 else f"md5 {f.md5}" if f.md5 else ""
 
-# %% ../nbs/13_fetch.ipynb #d0997979
+# %% ../nbs/13_fetch.ipynb #1dcca9b7
+def facts_text(
+    c, # a card
+)->str: # lines
+    "Where a dataset comes from: licence, addresses, checksums, and whether there is a second host."
+    from urllib.parse import urlsplit
+    lines = [f"licence: {c.licence}", *([f"see: {c.url}"] if c.url else [])]
+    for f in c.files:
+        known = [size_text(f.bytes) if f.bytes else "", *(f"{k} {s}" for k, s in (("md5", f.md5), ("sha256", f.sha256)) if s), "an account is needed" if f.login else "", f.note]
+        lines += [f"{f.name}: " + ("; ".join(filter(None, known)) or "nothing more is known"), *(f"    {u}" for u in f.urls)]
+    hosts = {urlsplit(u).hostname for f in c.files if not f.login for u in f.urls}
+    return "\n".join([*lines, *([f"one host only: {hosts.pop()}"] if len(hosts) == 1 else [])])
+
+# %% ../nbs/13_fetch.ipynb #e9cbbe0a
 def _base()->Path:
     "CATSCANS_DATA, an existing folder"
     base = data_dir()
@@ -453,17 +489,39 @@ def card_of(name):
     return c
 
 def files_of(
-    c, # a card, or anything with `files`
+    c,           # a card, or anything with `files`
+    folder=None, # where alternatives are looked for
 )->list:
-    "The files that `get` is about: those that need no login where there are such, else all; members of archives come by themselves."
-    files = [f for f in c.files if not getattr(f, "member", False)]
-    return [f for f in files if f.urls and not f.login] or files
+    "The files that `get` is about: those that need no login where there are such, else all; members of archives come by themselves, alternatives count if they are there."
+    files = [f for f in c.files if not getattr(f, "member", False) and not _instead(f)]
+    files = [f for f in files if not _by_hand(f)] or files
+    here = lambda f: folder and ((folder/f.name).exists() or _is_done(f, folder))
+    took = [f for others in _alternatives(c).values() if any(map(here, others)) for f in others]
+    return [*took, *(f for f in files if not any(f.name in _instead(o) for o in took))]
+
+def _instead(f): return getattr(f, "instead", ())      # names of the files that it replaces
+
+def _alternatives(c)->dict:
+    "note -> files that replace others together"
+    out = {}
+    for f in c.files:
+        if _instead(f): out.setdefault(f.note, []).append(f)
+    return out
+
+def other_ways(
+    c, folder, # as for `wanted`
+    name=None, # of a file; default: any
+)->str:
+    "What can be put in place of a card's files, in words; \"\" where there is nothing."
+    where = lambda f: "; ".join(filter(None, [f.note.split(": ", 1)[-1], " or ".join(f.urls)]))
+    ways = [f"{' and '.join(f.name for f in fs)} ({where(fs[0])}) into {folder}/" for fs in _alternatives(c).values() if name is None or any(name in _instead(f) for f in fs)]
+    return f"or put {', or '.join(ways)}" if ways else ""
 
 def home_of(c, dest=None)->Path:
     "The folder of a dataset's files."
     return (Path(dest) if dest else _base())/(getattr(c, "fetch", "") or c.name)
 
-# %% ../nbs/13_fetch.ipynb #5aa85513
+# %% ../nbs/13_fetch.ipynb #03cfe736
 _UNPACKED = 1.25       # what an archive of images or HDF5 becomes: PCam's largest grows by 13 %, STL-10 by 18 %
 
 def _is_done(f, folder):
@@ -474,8 +532,9 @@ def _is_done(f, folder):
 def _check_disk(name, files, folder, unpack):
     "Is there room for what is missing and for what comes out of it?"
     part = lambda f: p.stat().st_size if (p := folder/f"{f.name}.part").exists() else 0
-    need = sum((f.bytes or 0) - part(f) for f in files if not (folder/f.name).exists())
-    if unpack: need += sum(int(_UNPACKED*(f.bytes or 0)) for f in files if re.search(r"\.(zip|tar|tgz|gz|bz2|xz)$", f.name) and not manifest(folder).get(f.name, {}).get("unpacked"))
+    size = lambda f: f.bytes or getattr(f, "about", 0)
+    need = sum(size(f) - part(f) for f in files if not (folder/f.name).exists())
+    if unpack: need += sum(int(_UNPACKED*size(f)) for f in files if re.search(r"\.(zip|tar|tgz|gz|bz2|xz)$", f.name) and not manifest(folder).get(f.name, {}).get("unpacked"))
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.is_dir())).free
     if need > free: raise UserError(f"{name}: about {size_text(need)} are needed (files, and what they are unpacked to), {size_text(free)} are free at {folder.parent}; "
                                     "make room, or set CATSCANS_DATA to another disk")
@@ -492,14 +551,16 @@ def _alone(folder):
         yield
     finally: os.close(fd)
 
-# %% ../nbs/13_fetch.ipynb #83db1e66
+# %% ../nbs/13_fetch.ipynb #a86f1b66
 def wanted(
     what, dest=None, unpack:bool=True, # as for `get`
 )->tuple: # card, folder, files that are not done with
     "What `get` would do; a `UserError` where that needs an account, or more room than there is."
     c = card_of(what) if isinstance(what, str) else what
-    folder = home_of(c, dest); files = [f for f in files_of(c) if not _is_done(f, folder)]
-    if asked := [f for f in files if (f.login or not f.urls) and not (folder/_name_of(f)).exists()]:
+    folder = home_of(c, dest)
+    if os.path.lexists(folder) and not folder.is_dir(): raise UserError(f"{folder} is a file: received it as the folder of {c.name}; move it away")
+    files = [f for f in files_of(c, folder) if not _is_done(f, folder)]
+    if asked := [f for f in files if _by_hand(f) and not (folder/_name_of(f)).exists()]:
         raise UserError(put_text(asked, folder, c.name + (f" (licence: {c.licence})" if getattr(c, "licence", "") else "") + ": "))
     _check_disk(c.name, files, folder, unpack)
     return c, folder, files
@@ -531,7 +592,7 @@ def _unpack(f, folder, say):
         else: got.rename(place)
     _note(folder, f.name, unpacked=place.name)
 
-# %% ../nbs/13_fetch.ipynb #3b646e4a
+# %% ../nbs/13_fetch.ipynb #61fe85fa
 def get(
     what,             # name of a dataset, or a card: `name` and `files`
     dest=None,        # folder of all datasets; default: CATSCANS_DATA
@@ -542,18 +603,49 @@ def get(
     "Fetch what is missing of a dataset, check it and unpack it; what is there and right stays."
     c, folder, files = wanted(what, dest, unpack)
     say = say or (lambda s: print(f"{c.name}: {s}", file=sys.stderr))
-    new = not folder.exists(); folder.mkdir(parents=True, exist_ok=True)
+    new = not folder.exists()
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise UserError(f"{folder} cannot be made ({e.strerror}): make it, or set CATSCANS_DATA to another folder") from e
     try:
         with _alone(folder):
-            for f in files:
-                fetch(f, folder, say, **options)
-                if unpack: _unpack(f, folder, say)
-            for f in c.files:
-                if getattr(f, "member", False) and (folder/f.name).exists() and (sum_ := expected(f, folder)[0]) and (is_ := checksum(folder/f.name, sum_.split(":")[0])) != sum_:
-                    raise UserError(f"{folder/f.name} is not what it should be: received {is_}, expected is {sum_}; delete {folder} and get {c.name} again")
+            for f in files: _get_one(c, f, folder, unpack, say, options)
+            check_files(c, folder, members=True)
     finally:
         if new and not any(folder.iterdir()): folder.rmdir()
     return folder
+
+def _get_one(c, f, folder, unpack, say, options):
+    "One file of a dataset, unpacked; a checksum that nobody published is kept only of what is whole."
+    first = expected(f, folder)[0] is None
+    try:
+        fetch(f, folder, say, **options)
+        if unpack: _unpack(f, folder, say)
+    except FetchError as e: raise FetchError("; ".join(filter(None, [str(e), other_ways(c, folder, f.name)]))) from e
+    except BaseException:
+        if first: _forget(folder, f.name)
+        raise
+
+# %% ../nbs/13_fetch.ipynb #58dcce39
+def check_files(
+    c,                  # a card
+    folder,             # where its files lie
+    members:bool=False, # only members of archives
+    say=None,           # told which large file is being read
+)->dict: # file name -> "sha256", "md5", or with "recorded" where nobody published one
+    "The files of a dataset that are there and have a checksum, if they are what they should be."
+    folder, out = Path(folder), {}
+    for f in c.files if folder.is_dir() else ():
+        path, member = folder/_name_of(f), getattr(f, "member", False)
+        if members and not member or not os.path.lexists(path): continue
+        if path.is_dir() and not member: _given_folder(f, path); continue
+        if (sum_ := expected(f, folder)[0]) is None: continue
+        alg, published = sum_.split(":")[0], expected(f, folder)[1]
+        if say and path.is_file() and path.stat().st_size > 100_000_000: say(f"{f.name} ({size_text(path.stat().st_size)}) is compared with its {alg}")
+        if (is_ := checksum(path, alg) if path.is_file() else "a folder") != sum_:
+            raise UserError(f"{path} is not what it should be: received {is_}, expected is {sum_}; " + (f"delete {folder} and get {c.name} again" if member else
+                            "put the right file there" if _by_hand(f) else f"`catscans data get {c.name}` fetches it again"))
+        out[f.name] = alg + ("" if published else ", recorded here")
+    return out
 
 # %% ../nbs/13_fetch.ipynb #fc17ae20
 REGISTER, CHECK_SIZE = "added.json", 32
@@ -609,15 +701,17 @@ def _contents(folder):
     if len(top) == 1 and (top[0].is_file() or sum(p.is_dir() for p in top[0].iterdir()) > 1 or (top[0]/"labels.csv").exists()): return top[0]
     return folder
 
-# %% ../nbs/13_fetch.ipynb #fd982aaa
+# %% ../nbs/13_fetch.ipynb #bee330cd
 def add(
     path,               # folder, CSV, .npz, or an archive of one of these
     name:str|None=None, # default: the file's name
     say=None,           # told what was left out
 )->dict: # what is remembered of it
     "Check a user's images and remember them under a name."
+    if not str(path).strip(): raise UserError("data add: received an empty path; give a folder, a CSV, an .npz or an archive (. is the folder you are in)")
     base, path = _base(), Path(path).expanduser()
     if not path.exists(): raise UserError(f"data add: there is nothing at {path}")
+    if not path.is_dir() and not path.is_file(): raise UserError(f"data add: {path} is a pipe, a device or the like; give a folder, a CSV, an .npz or an archive")
     path = path.resolve(); what = kind(path)
     name = check_name((path.name if what == "folder" else path.name.split(".")[0]) if name is None else name, path)
     with _alone(base):

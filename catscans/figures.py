@@ -6,7 +6,7 @@
 __all__ = ['TITLES', 'why_not', 'items', 'make_one', 'make', 'sentences', 'about', 'say', 'Presented', 'present', 'linked',
            'report']
 
-# %% ../nbs/70_figures.ipynb #d51ac21b
+# %% ../nbs/70_figures.ipynb #e884a508
 import base64, os, re
 from pathlib import Path
 from . import records
@@ -17,6 +17,7 @@ from .plots import (auc_summary, correlations, critical_difference, curves, fall
 from .plots import _comparable
 from .style import label, markdown, provenance, save, save_table, small, Study, study, style
 from .tables import table1, table2, table3, table3_finetuning, table4, table5, table7
+from .transfer import fixed_cost_line
 
 # %% ../nbs/70_figures.ipynb #5125482e
 TITLES = dict(table1_datasets="The datasets", fig1_samples="Examples of the datasets", fig2_design="The design, drawn from the workflow", table2_pretraining="Sources on their own task",
@@ -76,7 +77,7 @@ def make(
     for o in only or (): choose("table or figure", o, [*names, *(n.split("_")[0] for n in names)])
     return [p for n in names if not only or n in only or n.split("_")[0] in only for p in make_one(st, n)[1]]
 
-# %% ../nbs/70_figures.ipynb #b2464251
+# %% ../nbs/70_figures.ipynb #69a5f6d5
 def sentences(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
 )->dict: # name of a figure -> its sentence
@@ -91,12 +92,12 @@ def sentences(
     cor = [f"{MEASURES[m].split(' (')[0]}: Pearson r {d.distance.corr(d.transferability):.3f}{printed(m)}, Spearman ρ {d.distance.corr(d.transferability, 'spearman'):.3f} over {len(d)} pairs"
            for m, d in t.groupby("measure", sort=False)]
     fall = [] if st.profile == "published" else fall_frame(st, "run").fall_percent.tolist()
-    ended = dict(fig8_curves=f"In {(left := sum(f > 5 for f in fall))} of {len(fall)} runs the training loss (mean over folds) still fell by more than 5 % an epoch over the last quarter of the epochs" + (": those had not converged, and longer training may change their AUC." if left else ".")) if fall else {}
+    ended = dict(fig8_curves=f"In {(left := sum(f > 5 for f in fall))} of {len(fall)} runs the training loss (mean over folds) still fell by more than 5 % an epoch over the last quarter of the epochs (at least four)" + (": those had not converged, and longer training may change their AUC." if left else ".")) if fall else {}
     return ended | dict(fig3_auc="Highest mean AUC: " + "; ".join(f"{label(s)} on {label(u)} ({m:.3f})" for s, u, m in best[["source", "target", "mean"]].to_numpy()) + ".",
         fig6_gain=f"Of {len(each)} differences from {per}, {len(up)} lie above zero with their whole interval, {len(down)} below, and {len(each)-len(up)-len(down)} cannot be told from zero.",
         fig4_distance="; ".join(cor) + ".")
 
-# %% ../nbs/70_figures.ipynb #f9211b6e
+# %% ../nbs/70_figures.ipynb #c1dd304c
 def about(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
 )->str:
@@ -109,9 +110,10 @@ def about(
     if len(s):
         one = lambda c: ", ".join(map(str, s[c].unique()))
         lines.append(f"{len(s)} runs with catscans {one('catscans')} and keras {one('keras')} ({one('backend')}) on {one('device')}: {s.wall_s.sum()/60:.1f} minutes of training "
-                     f"notebooks in all (budget: {p.budget}). Images of {p.size or 'Table III'} pixels; network {one('arch')}; {one('epochs')} epochs; {p.folds} folds; seed {p.seed}.")
+                     f"notebooks in all (budget: {p.budget}). Images of {p.size or 'Table III'} pixels; network {one('arch')}; {one('epochs')} epochs; {p.folds} folds; seed {p.seed}{f' of {len(p.seeds)}' if len(p.seeds) > 1 else ''}.")
         cut = [f"{label(n)} to {k:,} images" for n, k in p.max_images] + [f"the training images of {label(n)} to {k:,} per fold" for n, k in p.max_train]
         if cut: lines.append(f"Cut, by lot: {'; '.join(cut)}.")
+        if s.fixed_s.notna().any(): lines.append(fixed_cost_line(records.load_all(st.profile, st.protocol)))
     return _Text("\n\n".join(lines))
 
 class _Text(str):

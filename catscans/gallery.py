@@ -85,7 +85,20 @@ def _said(r, k, short=False):
     top = f"; ceiling {say(r[f'{k}_ceiling'])}" if r.get(f"{k}_ceiling") is not None else ""
     return f"{name} {say(r[k])}{around}{top}"
 
-# %% ../nbs/73_gallery.ipynb #ef9ee3e2
+# %% ../nbs/73_gallery.ipynb #f57af05b
+def _about(p, direction):
+    "scores in standard deviations of the target, AUC in points, both about the target's mean"
+    s = direction*p.score
+    by = s.groupby(p.target)
+    sd = by.transform("std", ddof=0)
+    return pd.DataFrame(dict(target=p.target, source=p.source, x=(s - by.transform("mean"))/sd.where(sd > 0, 1), y=100*(p.auc - p.groupby("target").auc.transform("mean"))))
+
+def _panel(ax, f, colours, limits):
+    ax.axhline(0, color="#BBBBBB", lw=.7); ax.axvline(0, color="#BBBBBB", lw=.7)
+    ax.scatter(f.x, f.y, s=9, c=[colours[t] for t in f.target], alpha=.8, lw=0)
+    ax.set(xlim=limits[0], ylim=limits[1])
+
+# %% ../nbs/73_gallery.ipynb #2870f0c8
 def panels(
     many:dict,          # estimator -> pairs, in the order of the panels
     noise=None,         # of `table`
@@ -99,7 +112,7 @@ def panels(
 ):  # matplotlib Figure
     "One panel per estimator, with weighted tau, Spearman's rho, top-1 regret and the ceiling of each."
     from matplotlib.lines import Line2D
-    from catscans.evaluation import PALETTE, _about, _panel
+    from catscans.evaluation import PALETTE
     stat = table(many, noise, directions, **kw)
     targets = list(dict.fromkeys(t for p in many.values() for t in p.target))
     if len(targets) > len(PALETTE): raise UserError(f"gallery: received {len(targets)} targets, at most {len(PALETTE)} colours can be told apart; draw fewer")

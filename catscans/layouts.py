@@ -6,7 +6,7 @@
 __all__ = ['PCAM_SUBSETS', 'SYNSETS', 'IN_ILSVRC', 'LAYOUTS', 'stl10', 'dtd', 'isic2018', 'kermany', 'pcam', 'draw_apart',
            'pcam_subset', 'kimia', 'sti10', 'imagenet', 'medmnist', 'class_folders', 'Layout']
 
-# %% ../nbs/14_layouts.ipynb #96dde9ab
+# %% ../nbs/14_layouts.ipynb #9fe929a6
 import io, os, re, tarfile, warnings
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from .cards import DATASETS
 from .core import UserError, choose, seed_for
-from .images import Listing, _to_rgb
+from .images import Listing, Swapped
 from .readers import _Blocks, _by_npz, _groups_from, _is_image, _link_to_nothing, _listing, _need, _PARTS, _reading, _sign, _table, _visible, general
 
 # %% ../nbs/14_layouts.ipynb #0594c3bd
@@ -108,7 +108,7 @@ def _dtd_split(labels, partition, paths):
     if more := [p for p in paths if p not in at]: raise UserError(f"{len(more)} images are in no list of {labels} (partition {partition}): {', '.join(more[:5])}; unpack the archive again")
     return np.array([at[p] for p in paths])
 
-# %% ../nbs/14_layouts.ipynb #1495ceb1
+# %% ../nbs/14_layouts.ipynb #faeec831
 _ISIC_PARTS = dict(train="Training", val="Validation", test="Test")
 
 def _one_hot(df, column, where):
@@ -119,9 +119,23 @@ def _one_hot(df, column, where):
         i = int(bad.argmax()); raise UserError(f"{where}, row {i + 2}: {df[column][i]} has {', '.join(f'{c} {v}' for c, v in zip(classes, df[classes].iloc[i]))}; needed is a single 1")
     return hot.argmax(1), classes
 
+_META = ["HAM10000_metadata", "HAM10000_metadata.csv", "HAM10000_metadata.tab"]      # of the same images on the Harvard Dataverse
+
+def _truth(folder, part):
+    "file, image names, class per row and classes of one part"
+    stem = f"ISIC2018_Task3_{_ISIC_PARTS[part]}"
+    if (f := _find(folder, f"{stem}_GroundTruth.csv")) is None and part == "train" and (meta := _find(folder, *_META)):
+        df = _need(_table(meta, meta), ["image_id", "dx"], meta); dx = df.dx.str.upper()
+        if odd := sorted(set(dx) - set(_DX)): raise UserError(f"{meta}: dx holds {odd[0]!r}, allowed are {', '.join(_DX).lower()}; get the file again")
+        return meta, df.image_id, dx.map(_DX.index).to_numpy(), list(_DX)
+    f = f or _found(folder, f"{stem}_GroundTruth.csv"); df = _need(_table(f, f), ["image"], f)
+    return f, df.image, *_one_hot(df, "image", f)
+
+_DX = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
+
 def _lesions(folder, names, part):
     "The lesion of every image, where it is published, else None"
-    f = _find(folder, f"ISIC2018_Task3_{_ISIC_PARTS[part]}_LesionGroupings.csv", *(["HAM10000_metadata", "HAM10000_metadata.csv", "HAM10000_metadata.tab"] if part == "train" else []))
+    f = _find(folder, f"ISIC2018_Task3_{_ISIC_PARTS[part]}_LesionGroupings.csv", *(_META if part == "train" else []))
     if f is None: return None
     df = _table(f, f); column = "image" if "image" in df else "image_id"
     _need(df, [column, "lesion_id"], f)
@@ -130,7 +144,7 @@ def _lesions(folder, names, part):
     if gone := [n for n in names if n not in lesion]: raise UserError(f"{f} has no lesion for {len(gone)} images: {', '.join(gone[:5])}; get the file again")
     return np.array([lesion[n] for n in names])
 
-# %% ../nbs/14_layouts.ipynb #08e2e690
+# %% ../nbs/14_layouts.ipynb #d998b017
 def isic2018(
     folder,             # with ISIC2018_Task3_Training_{Input,GroundTruth}, ..._LesionGroupings.csv
     name:str="isic2018",
@@ -138,9 +152,8 @@ def isic2018(
 )->Listing:
     "One official part of ISIC2018 task 3."
     long = _ISIC_PARTS[choose("part of ISIC2018", part, _ISIC_PARTS)]; stem = f"ISIC2018_Task3_{long}"
-    f = _found(folder, f"{stem}_GroundTruth.csv"); df = _need(_table(f, f), ["image"], f)
-    y, classes = _one_hot(df, "image", f); names = df.image.tolist()
-    if (twice := df.image.duplicated()).any(): raise UserError(f"{f} lists {df.image[twice].iloc[0]} twice; get the file again")
+    f, image, y, classes = _truth(folder, part); names = image.tolist()
+    if (twice := image.duplicated()).any(): raise UserError(f"{f} lists {image[twice].iloc[0]} twice; get the file again")
     places = [d for n in (f"{stem}_Input", f"{stem}_Images", *(f"HAM10000_images_part_{i}" for i in (1, 2) if part == "train")) if (d := _find(folder, n)) and d.is_dir()]
     if not places: raise UserError(f"{folder} holds no {stem}_Input: unpack the original archives there")
     files = {Path(n).stem: (p, s) for d in places for n, p, s in _pictures(_deepest(d)) if n.lower().endswith(".jpg")}
@@ -297,15 +310,10 @@ def _synset(folder, wnid):
     f = _find(folder, wnid, f"{wnid}.tar")
     return None if f is None else _pictures(_deepest(f)) if f.is_dir() else _tarred(f)
 
-# %% ../nbs/14_layouts.ipynb #722dffe6
+# %% ../nbs/14_layouts.ipynb #aa8de0bd
 SYNSETS = {"n04326547": "stone wall", "n02897820": "brick", "n03530642": "honeycomb", "n07840804": "egg", "n09416076": "rock", "n03309808": "fabric",
            "n09247410": "cloud", "n02999410": "chain", "n09376198": "ocean", "n11669921": "flower"}
 IN_ILSVRC = ("n04326547", "n03530642", "n02999410")   # also among the 1,000 classes of ImageNet's challenge, so of Keras' weights
-
-def _bgr(src):
-    "An image with red and blue swapped"
-    from PIL import Image, ImageOps
-    with Image.open(io.BytesIO(src()) if callable(src) else src) as im: return np.ascontiguousarray(np.asarray(_to_rgb(ImageOps.exif_transpose(im)))[..., ::-1])
 
 def sti10(
     folder,               # with ten folders or tars named by WordNet id
@@ -319,7 +327,7 @@ def sti10(
         also = [w for w in gone if w in IN_ILSVRC]
         raise UserError(f"{folder} holds no images of {', '.join(f'{w} ({SYNSETS[w]})' for w in gone)}: put the folders or tars of these synsets there"
                         + (f"; {', '.join(also)} are in ILSVRC-2012's training images too" if also else ""))
-    entries = [(p if order == "RGB" else partial(_bgr, p), s if order == "RGB" else (*s, order)) for w in SYNSETS for _, p, s in found[w]]
+    entries = [(p if order == "RGB" else Swapped(p), s if order == "RGB" else (*s, "swapped when decoded")) for w in SYNSETS for _, p, s in found[w]]
     paths = [f"{w}/{n}" for w in SYNSETS for n, _, _ in found[w]]
     return _listing(name, folder, entries, paths, [SYNSETS[p.split("/")[0]] for p in paths], list(SYNSETS.values()))
 
@@ -368,7 +376,7 @@ def class_folders(folder, name:str)->Listing:
         level = [e for d in level for e in inside(d)]
     raise UserError(f"{folder}: no folder with the {c.classes} classes of {name}; unpack the original archive there")
 
-# %% ../nbs/14_layouts.ipynb #8bd4ea13
+# %% ../nbs/14_layouts.ipynb #47b708bc
 @dataclass(frozen=True)
 class Layout:
     "How datasets lie on disk as their makers gave them out."
@@ -386,9 +394,9 @@ class Layout:
 LAYOUTS = {
     "stl10":    Layout(stl10, ("train_X.bin", "test_X.bin"), ("stl10_binary",)),
     "dtd":      Layout(dtd, ("images",), options=("partition",)),
-    "isic2018": Layout(isic2018, ("ISIC2018_Task3_*", "HAM10000_*"), ("ISIC2018", "HAM10000"), ("part",), groups="ISIC2018_Task3_Training_LesionGroupings.csv"),
+    "isic2018": Layout(isic2018, ("ISIC2018_Task3_*_Input", "ISIC2018_Task3_*_Images", "HAM10000_images_part_?"), ("ISIC2018", "HAM10000"), ("part",), groups="ISIC2018_Task3_Training_LesionGroupings.csv"),
     "kermany":  Layout(kermany, ("train",), ("chest_xray", "ChestXRay2017", "ZhangLabData")),
-    "pcam":     Layout(pcam_subset, ("camelyonpatch_level_2_split_*",), ("pcamv1", "PatchCamelyon"), ("sizes",), (("draw", "pcam_subset"),),
+    "pcam":     Layout(pcam_subset, ("camelyonpatch_level_2_split_*.h5",), ("pcamv1", "PatchCamelyon"), ("sizes",), (("draw", "pcam_subset"),),
                        _PCAM.format("*", "meta.csv")),
     "kimia":    Layout(kimia, ("A1.tif",), ("KIMIA_path_960", "kimia_path_960", "kimia-path-960")),
     "wordnet":  Layout(sti10, tuple(f"{w}*" for w in SYNSETS), ("STI-10",), settings=(("order", "sti10_colour_order"),)),

@@ -87,7 +87,7 @@ def _by_folder(tree:dict, name:str, where)->Listing:
     paths = [r for c in classes for r in rels[c]]
     return _listing(name, where, [tree[r] for r in paths], paths, [c for c in classes for _ in rels[c]], classes)
 
-# %% ../nbs/11_readers.ipynb #65cb4754
+# %% ../nbs/11_readers.ipynb #2eec8586
 GROUP_COLUMNS = ("patient", "patient_id", "lesion_id", "lesion", "slide", "slide_id", "wsi", "group")   # the widest first
 
 def _table(
@@ -108,9 +108,12 @@ def _table(
         raise UserError(f"{where}, row {odd[0][0]}: {odd[0][1]} fields, but the header has {len(head)}; repair the row")
     return pd.DataFrame(rows, columns=head, dtype=str)
 
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
 def _need(df, columns, where, hint=""):
     if missing := [c for c in columns if c not in df.columns]:
-        raise UserError(f"{where} has no column {', '.join(missing)}: received the columns {', '.join(df.columns)}{hint}")
+        if len(df.columns) == 1 and (sep := next((n for s, n in _SEPARATORS.items() if s in df.columns[0]), "")): hint = f"; its columns seem to be separated by {sep}: save it with commas"
+        raise UserError(f"{where} has no column {', '.join(missing)}: received the columns {', '.join(df.columns)}{hint}".replace("\t", " "))
     for c in columns:
         blank = df[c].str.strip().str.lower().isin(["", "nan"])
         if blank.any(): raise UserError(f"{where}: {blank.sum()} rows have no {c} (first: row {blank.idxmax() + 2}); fill them in or drop them")

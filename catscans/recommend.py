@@ -353,18 +353,20 @@ def verdict(
     if not close: return f"{order[0]} is clearly better than every other source" if len(order) > 1 else f"{order[0]} is the only candidate"
     return f"no source is clearly better: {order[0]} is first, but on a new target the {100*level:.0f} % interval of its difference to {len(close)} of {len(order) - 1} others ({', '.join(close[:3])}{', ...' if len(close) > 3 else ''}) includes 0"
 
-# %% ../nbs/90_recommend.ipynb #0b36e4d4
+# %% ../nbs/90_recommend.ipynb #ea087dee
 def _cost(s, f):
     if s == "imagenet": return "none: weights come with Keras"
     if s == "radimagenet": return "weights on request"
     return f"pretraining on {f.images:,} images"
 
-def _unavailable():
-    "estimators of the registry that need what is not there"
+def _unavailable(probe=None):
+    "estimators of the registry that need what is not there, and what that is; a probe, too, where none is given"
     from catscans.estimators import registry
-    network, embedding = {"features", "outputs", "reference"}, {"source_embedding", "target_embedding"}
-    why = lambda e: "a source network is needed" if network & set(e.inputs) else "embeddings of a source's images are needed, a print holds their mean and spread" if embedding & set(e.inputs) else ""
-    return {n: w for n, e in registry().items() if (w := why(e))}
+    network, images = "a source network", "images of a source, or what stands for them,"
+    lacks = dict(outputs=network, features=network, reference=network, source=images, source_statistics=images, source_embedding="embeddings of a source's images (a print holds their mean and spread)")
+    if probe is None: lacks |= dict.fromkeys(("probe", "target_embedding"), "a probe")
+    missing = {n: list(dict.fromkeys(lacks[i] for i in e.inputs if i in lacks)) for n, e in registry().items()}
+    return {n: f"{' and '.join(m)} {'is' if len(m) == 1 and m[0].startswith('a ') else 'are'} needed" for n, m in missing.items() if m}
 
 def _looks(images, probe, known):
     "distance of each print's dataset from the images, what has to be said of it, and what stands in the feature"
@@ -413,7 +415,7 @@ def _notes(model, probe, n, used, seed, known, keep, lost, said):
     if not known: out.append("sources that are your own images are recognised by the dataset's family only: no prints of the sources are there")
     return out + [f"learned from {model.families} families of targets (ResNet18, 224 px, few training images; arXiv 2412.20172); intervals are for a target like those"]
 
-# %% ../nbs/90_recommend.ipynb #284fb038
+# %% ../nbs/90_recommend.ipynb #88593e62
 def rank(
     images,                # catscans.images.Images: the target
     probe=None,            # a probe network or its file; without one the answer is the prior's
@@ -451,7 +453,7 @@ def rank(
     if far: said = _said(model, seen, keep, "alike" in features, can)
     also = {k: v for k, v in sorted(far.items(), key=lambda kv: kv[1]) if k not in {of[c].name for c in of} and known[k].family not in lost}
     return Ranking(dict(name=images.name, images=n, used=len(im), classes=len(images.classes), fingerprint=images.fingerprint), table, verdict(d, table.index.tolist(), level), dropped,
-                   _unavailable(), _notes(model, probe, n, len(im), seed, known, keep, lost, said), level, also)
+                   _unavailable(probe), _notes(model, probe, n, len(im), seed, known, keep, lost, said), level, also)
 
 # %% ../nbs/90_recommend.ipynb #86b8e808
 def load_target(

@@ -63,9 +63,9 @@ def validate(
             stop(f"auc_ovr_weighted_mean is {rec['metrics']['auc_ovr_weighted_mean']}, its folds give {mean}")
     return rec
 
-# %% ../nbs/60_records.ipynb #88933206
-def _example(run:Run, k=5, n=60, classes=3, epochs=6):
-    "A made-up record of `run`, whole and valid; the same for the same run."
+# %% ../nbs/60_records.ipynb #73c3ae00
+def _example(run:Run, k=5, n=60, classes=3, epochs=6, phases=False):
+    "A made-up record of `run`, whole and valid; the same for the same run. With `phases` it says where its time went."
     rng = np.random.default_rng(seed_for(run.slug))
     names = [f"class {c}" for c in range(classes)]
     auc = np.clip(rng.normal(.70 + .2*rng.random(), .02, k), .5, 1)
@@ -79,6 +79,9 @@ def _example(run:Run, k=5, n=60, classes=3, epochs=6):
         data=dict(source=None if run.source == "random" else data(run.source), target=run.target and data(run.target)),
         env=dict({e: "" for e in _ENV}, device="made up"), history=[history() for _ in range(k if run.target else 1)],
         timing=dict(started="2000-01-01T00:00:00", wall_s=float(rng.random()), train_s=0., energy_wh=None, energy_mode="none"))
+    if phases:
+        from catscans.transfer import PHASES
+        rec["timing"] |= dict(wall_s=10., **{f"{k}_s": 8. if k == "step" else .25 for k in PHASES})
     if run.target is None:
         return dict(rec, evaluation={p: dict(accuracy=float(a), auc_ovr_weighted=float(a)**.5) for p, a in zip(("train", "valid", "test"), (.9, .8, auc[0]))})
     fold = lambda i: dict({m: float(auc[i]) for m in _FOLD[3:10]}, fold=i+1, n_train=n-n//k, n_valid=0, n_test=n//k, weights_sha256=digest(run.slug, i),
@@ -244,13 +247,14 @@ def tidy(
                              profile=profile, protocol=rec["protocol"], seed=rec["seed"]))
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["source", "target", "fold", "auc_ovr_weighted", "profile", "protocol", "seed"])
 
-# %% ../nbs/60_records.ipynb #00ed1d2e
+# %% ../nbs/60_records.ipynb #1c2c31af
 _RUN = ("slug", "kind", "source", "target", "protocol", "strategy", "seed")
 
 def settings_frame(
     profile:str, protocol:str|None=None,  # as for `tidy`
 )->pd.DataFrame: # one row per run
-    "Settings, sizes, machine and cost of every finished run."
+    "Settings, sizes, machine and cost of every finished run; `fixed_s`: seconds outside training steps."
+    from catscans.transfer import fixed_cost
     rows = []
     for rec in load_all(profile, protocol):
         row = {k: rec[k] for k in _RUN}
@@ -258,6 +262,7 @@ def settings_frame(
         for side, d in rec["data"].items(): row |= {f"n_{side}": d and d["n"], f"classes_{side}": d and len(d["classes"]), f"fingerprint_{side}": d and d["fingerprint"]}
         row |= {"split_fingerprint": rec["splits"]["fingerprint"], "shared_group_rate": rec["splits"]["shared_group_rate"]}
         row |= {k: rec["env"][k] for k in ("keras", "backend", "device", "catscans")} | {k: rec["timing"][k] for k in ("wall_s", "train_s", "energy_wh", "energy_mode")}
+        row["fixed_s"] = c["fixed"] if (c := fixed_cost([rec]))["runs"] else np.nan    # older records do not say
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['heading', 'evaluation_table', 'fold_table', 'curves', 'samples', 'distance_maps']
 
-# %% ../nbs/75_show.ipynb #f8a11651
+# %% ../nbs/75_show.ipynb #7f6d7491
 import json
 from pathlib import Path
 import numpy as np
 from .core import Run, UserError, get_profile, seed_for
 from . import records
+from .style import Study, canvas, colour, label, styled
 
 # %% ../nbs/75_show.ipynb #5ed122d5
 class _Text(str):
@@ -49,7 +50,7 @@ def fold_table(rec):
     df = pd.concat([df, pd.DataFrame({"mean": df.mean(), "sd (n-1)": df.std(ddof=1)}).T])
     return df.rename_axis("fold").round(3)
 
-# %% ../nbs/75_show.ipynb #7287031e
+# %% ../nbs/75_show.ipynb #03a95448
 def _held_out(rec):
     "classes and held-out predictions of a record"
     data = rec["data"]["target"] or rec["data"]["source"]
@@ -57,49 +58,49 @@ def _held_out(rec):
 
 def _one_vs_rest(axes, classes, p):
     from sklearn.metrics import precision_recall_curve, roc_curve
+    from catscans.evaluation import PALETTE
     roc, pr = axes
     order = np.argsort(-np.bincount(p.y, minlength=len(classes)), kind="stable")
     for rank, c in enumerate(order):
         hit = p.y == c
         if not hit.any() or hit.all(): continue
-        look = dict(lw=1, label=f"{classes[c]} ({hit.sum()})") if rank < 6 else dict(lw=.4, color="0.7", zorder=1)
+        look = dict(lw=1, color=PALETTE[rank], label=f"{classes[c]} ({hit.sum()})") if rank < 6 else dict(lw=.4, color="0.7", zorder=1)
         fpr, tpr, _ = roc_curve(hit, p.p[:, c])
         precision, recall, _ = precision_recall_curve(hit, p.p[:, c])
         roc.plot(fpr, tpr, **look); pr.plot(recall, precision, **look)
     roc.plot([0, 1], [0, 1], color="0.6", lw=.6, ls=":")
     roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC, one against the rest")
     pr.set(xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.02))
-    pr.legend(fontsize=6, title="class (held-out images)", title_fontsize=6, frameon=False)
+    pr.legend(fontsize=6.5, title="class (held-out images)", title_fontsize=6.5, loc="lower left")
 
-# %% ../nbs/75_show.ipynb #712de6ab
-def _figure(*args, **kw):
-    "A figure outside pyplot, whose import would cost every notebook most of a second."
-    import io
-    from matplotlib.figure import Figure
-    class Shown(Figure):
-        def _repr_png_(self): self.savefig(b := io.BytesIO(), format="png"); return b.getvalue()
-        def __repr__(self): return ""
-    return Shown(*args, **kw, dpi=80, layout="constrained")
+# %% ../nbs/75_show.ipynb #7204f856
+def _canvas(rec, title, size, cols, what="", more=""):
+    "The canvas of all figures, for one record."
+    p, there = get_profile(rec["profile"]), f"results/{rec['profile']}/records/{rec['slug']}.json" if "slug" in rec else None
+    st = Study(p.name, rec.get("protocol", p.protocol), (), (), (), "", p.watermark)
+    fig, axes = canvas(st, title, size, 1, cols, what, more, there)
+    return fig, axes[0]
 
+def _title(rec): return label(rec["source"]) + (f" → {label(rec['target'])}" if rec["target"] else "")
+
+@styled
 def curves(
     rec:dict, # a record
 ):
     "Learning curves, and ROC and precision-recall curves of the held-out predictions."
+    from catscans.evaluation import PALETTE
     classes, p = _held_out(rec)
-    fig = _figure(figsize=(10, 3.2))
-    axes = fig.subplots(1, 3) if p is not None else [fig.subplots()]
-    for i, h in enumerate(rec["history"]): axes[0].plot(range(1, len(h["loss"])+1), h["loss"], lw=1, label=f"fold {i+1}")
-    axes[0].set(xlabel="epoch", ylabel="training loss", title="training", ylim=(0, None))
-    if len(rec["history"]) > 1: axes[0].legend(fontsize=6, frameon=False)
+    folds = len(rec["history"])
+    fig, axes = _canvas(rec, _title(rec), (9, 3.2) if p is not None else (4.5, 3.2), 1 if p is None else 3, f"{folds} folds" if folds > 1 else "one training")
+    for i, h in enumerate(rec["history"]):
+        axes[0].plot(range(1, len(h["loss"])+1), h["loss"], lw=1, color=PALETTE[i % len(PALETTE)] if folds > 1 else colour(rec["source"]), label=f"fold {i+1}")
+    axes[0].set(xlabel="epoch", ylabel="training loss", title="training", ylim=(0, None)); axes[0].locator_params(axis="x", integer=True)
+    if folds > 1: axes[0].legend(fontsize=6.5)
     if p is not None: _one_vs_rest(axes[1:], classes, p)
-    for a in axes: a.spines[["top", "right"]].set_visible(False)
-    _mark(fig, rec)
     return fig
 
-def _mark(fig, rec):
-    if (w := get_profile(rec["profile"]).watermark): fig.supxlabel(w, fontsize=10, color="#D55E00", weight="bold")
-
-# %% ../nbs/75_show.ipynb #be585d37
+# %% ../nbs/75_show.ipynb #2d4cff12
+@styled
 def samples(
     rec:dict,     # a record
     images=None,  # datasets.Images; default: loaded as the run did
@@ -110,12 +111,12 @@ def samples(
     if p is None: raise UserError(f"record {rec['slug']} holds no predictions")
     images = images or _images(rec)
     pick = np.sort(np.random.default_rng(seed_for(rec["slug"], "samples")).permutation(len(p.y))[:n])
-    fig = _figure(figsize=(10, 1.95)); axes = np.atleast_1d(fig.subplots(1, len(pick)))
+    fig, axes = _canvas(rec, f"{_title(rec)}: nine images" if n == 9 else _title(rec), (9, 2.1), len(pick), f"{len(pick)} of {len(p.y):,} held-out images",
+                        "Above each: its class, then the predicted one and its probability; orange where they differ.")
     for a, i in zip(axes, pick):
         given = int(p.p[i].argmax())
         a.imshow(images.x[p.index[i]]); a.set_axis_off()
-        a.set_title(f"{classes[p.y[i]]}\n→ {classes[given]} {p.p[i, given]:.2f}", fontsize=6, color="black" if given == p.y[i] else "#D55E00")
-    _mark(fig, rec)
+        a.set_title(f"{classes[p.y[i]]}\n→ {classes[given]} {p.p[i, given]:.2f}", fontsize=6, weight="normal", loc="center", color="black" if given == p.y[i] else "#D55E00")
     return fig
 
 def _images(rec):
@@ -127,24 +128,26 @@ def _images(rec):
         raise UserError(f"{data['name']} is not what {rec['slug']} was run on: fingerprint {images.fingerprint}, its record says {data['fingerprint']}")
     return images
 
-# %% ../nbs/75_show.ipynb #deb1f4d2
+# %% ../nbs/75_show.ipynb #d2a509d8
+@styled
 def distance_maps(
     rec, # a similarity record, or its path
 ):
     "One heat map per measure: sources against targets."
     import pandas as pd
+    from catscans.plots import MEASURES
     rec = json.loads(Path(rec).read_text()) if not isinstance(rec, dict) else rec
     df = pd.DataFrame(rec["distances"])
-    measures = list(dict.fromkeys(df.measure))
-    fig = _figure(figsize=(3.6*len(measures)+1, 3.6))
-    for a, m in zip(np.atleast_1d(fig.subplots(1, len(measures))), measures):
+    measures, rows = list(dict.fromkeys(df.measure)), list(dict.fromkeys(df.source))
+    fig, axes = _canvas(rec, "Distances of sources and targets", (3.1*len(measures)+1, 1.25+.24*len(rows)), len(measures), f"{len(df)} distances", "Light is close.")
+    for a, m in zip(axes, measures):
         d = df[df.measure == m]
         t = d.pivot(index="source", columns="target", values="value").reindex(index=dict.fromkeys(d.source), columns=dict.fromkeys(d.target)).astype(float)
-        a.imshow(t, cmap="viridis_r", aspect="auto")
-        a.set_xticks(range(t.shape[1]), t.columns, rotation=30, ha="right", fontsize=7); a.set_yticks(range(t.shape[0]), t.index, fontsize=7)
-        mid = np.nanmean(t.to_numpy())
+        a.imshow(np.ma.masked_invalid(t), cmap="YlGnBu", aspect="auto", vmin=0, vmax=(np.nanmax(t.to_numpy()) or 1)*1.15)
+        a.set_xticks(range(t.shape[1]), [label(c) for c in t.columns]); a.set_yticks(range(t.shape[0]), [label(r) for r in t.index])
+        for text, name in zip(a.get_yticklabels(), t.index): text.set_color(colour(name))
+        half = np.nanmax(t.to_numpy())*.62
         for (i, j), v in np.ndenumerate(t.to_numpy()):
-            if np.isfinite(v): a.text(j, i, f"{v:.2f}", ha="center", va="center", fontsize=6.5, color="white" if v > mid else "black")
-        a.set_title(m, fontsize=9)
-    _mark(fig, rec)
+            if np.isfinite(v): a.text(j, i, f"{v:.0f}" if m == "experts" and v % 1 == 0 else f"{v:.2f}", ha="center", va="center", fontsize=7, color="white" if v > half else "black")
+        a.set_title(MEASURES.get(m, m.replace("_", " "))); a.tick_params(length=0); a.spines[:].set_visible(False)
     return fig

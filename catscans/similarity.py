@@ -161,7 +161,7 @@ def rows(
     if hamming is not None: matrices["experts"] = dict(names=names, value=hamming.loc[names, names].values.tolist())
     return sorted(out, key=lambda r: r["measure"]), matrices
 
-# %% ../nbs/55_similarity.ipynb #ed61ffe3
+# %% ../nbs/55_similarity.ipynb #2dbac0d2
 def measure(
     profile,                   # name or catscans.core.Profile
     protocol:str|None=None,    # default: the profile's; names the probe's pretraining
@@ -178,7 +178,7 @@ def measure(
     p = get_profile(profile) if isinstance(profile, str) else profile
     protocol, seed = choose("protocol", protocol or p.protocol, PROTOCOLS), p.seed if seed is None else seed
     started, clock, threads = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter(), set_threads(p.threads)
-    names, sampling = list(dict.fromkeys((*p.sources, *p.targets))), SAMPLING[p.name]
+    names, sampling = list(dict.fromkeys((*p.sources, *p.targets))), SAMPLING.get(p.name, Sampling())
     hamming, why = _hamming(names, answers)
     if hamming is None: show(f"experts: left out, {why}")
     probe = probe or probe_for(p, protocol, seed)

@@ -128,11 +128,11 @@ def single_split(
     valid, test = keep[parts[0][1]], keep[parts[1][1]]
     return Fold(np.setdiff1d(keep, np.concatenate([valid, test])), valid, test)
 
-# %% ../nbs/18_splits.ipynb #410e5bd4
+# %% ../nbs/18_splits.ipynb #e577a8ef
 def freeze(
     splits:Splits,
     path:str|Path,    # .json
-    images=None,      # what was cut: its fingerprint goes into the file
+    images=None,      # what was cut: its fingerprint goes into the file; without it the file can only be thawed without images
 )->Path: # of the file
     "Write splits to a file. A file that is there already must hold the same."
     path, of = Path(path), getattr(images, "fingerprint", None)
@@ -160,7 +160,8 @@ def thaw(
         s = Splits(d["protocol"], d["k"], d["seed"], folds, _fingerprint(d["protocol"], d["k"], d["seed"], folds))
         if s.fingerprint != d["fingerprint"]: raise ValueError(f"its indices give the fingerprint {s.fingerprint}, not {d['fingerprint']}")
     except Exception as e: raise UserError(f"damaged splits {path}: {type(e).__name__}: {e}; make them again, or fetch an undamaged copy") from e
-    if images is not None and d["images"] not in (None, images.fingerprint):
+    if images is not None and d["images"] is None: raise UserError(f"{path} does not say which images it cuts, received {images.name}: write it again with freeze(splits, path, images)")
+    if images is not None and d["images"] != images.fingerprint:
         raise UserError(f"{path} cuts the images {d['images']}, received {images.name} with the fingerprint {images.fingerprint}: these are other images (files, size or labels have changed); "
                         "bring the old ones back, or start anew with another file")
     return s

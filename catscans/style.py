@@ -42,7 +42,7 @@ class Study:
 
     def baseline_of(self, target)->str: return target if self.baseline == "self" else self.baseline
 
-# %% ../nbs/67_style.ipynb #052f5b41
+# %% ../nbs/67_style.ipynb #c100fd73
 def study(
     profile:str,              # "toy", "lite", "paper" or "published"
     protocol:str|None=None,   # default: the profile's
@@ -57,12 +57,13 @@ def study(
         sources, targets = keep("source", sources, PAPER_SOURCES), keep("target", targets, PAPER_TARGETS)
         pairs = tuple((s, t) for t in targets for s in sources if (s, t) not in NOT_RECORDED)
         return Study(profile, "published", sources, targets, pairs, setting("baseline", "published"), note="The numbers behind the paper's figures, from the authors' public record.")
-    p, rs = get_profile(profile), runs(profile, sources, targets, protocol)
+    p = get_profile(profile)
+    rs = runs(p, sources, targets, protocol, (p.seed,))
     pairs = tuple((r.source, r.target) for r in rs if r.target)
     return Study(profile, rs[0].protocol, tuple(s for s in p.sources if s in {r.source for r in rs}), tuple(t for t in p.targets if t in {t for _, t in pairs}),
                  pairs, setting("baseline", rs[0].protocol), p.watermark, p.note)
 
-# %% ../nbs/67_style.ipynb #be1b5f3b
+# %% ../nbs/67_style.ipynb #e782aee2
 SHORT = {"imagenet": "ImageNet", "stl10": "STL-10", "sti10": "STI-10", "dtd": "DTD", "isic2018": "ISIC2018", "chest": "Chest X-ray",
          "pcam-middle": "PCam-middle", "pcam-small": "PCam-small", "kimia960": "KimiaPath960", "tinyimagenet": "Tiny ImageNet",
          "imagenette": "Imagenette", "dtd10": "DTD-10", "ham10000": "HAM10000", "kermany": "Chest X-ray", "lc25000": "LC25000",
@@ -72,6 +73,7 @@ TARGETS = ("#332288", "#2A9D8F", "#CC6677", "#999933", "#88CCEE", "#882255")
 
 def label(name:str)->str: # short name for an axis
     "The short name of a dataset, the same in every figure."
+    if "@" in name: return f"{label(name.split('@')[0])}, {name.split('@')[1].replace('-', ' ')}"                   # a part
     return f"toy {label(name[4:])}" if name.startswith("toy-") else SHORT.get(name, name)
 
 def origin(name:str)->str: # "medical", "non-medical" or "random"
@@ -103,7 +105,7 @@ def styled(draw):
         with mpl.rc_context(style()): return draw(*args, **kw)
     return inner
 
-# %% ../nbs/67_style.ipynb #c7228ea1
+# %% ../nbs/67_style.ipynb #323cc085
 def provenance(
     st:Study,      # what is shown
     what="",       # what was counted: "120 folds of 24 pairs"
@@ -111,7 +113,18 @@ def provenance(
 )->str:
     "The line under every figure and table."
     where = where or ("the authors' record (vcheplygina/cats-scans, results/)" if st.profile == "published" else f"results/{st.profile}/records")
-    return f"Profile {st.profile}, protocol {st.protocol}: {what + ' from ' if what else ''}{where}."
+    p = PROFILES.get(st.profile)
+    seed = f", seed {p.seed} of {len(p.seeds)}" if p and len(p.seeds) > 1 else ""       # figures and tables show one; evaluation.reliability compares them
+    return f"Profile {st.profile}, protocol {st.protocol}{seed}: {what + ' from ' if what else ''}{where}."
+
+@functools.cache
+def _shown():
+    "A `Figure` that a notebook shows, although pyplot does not know it."
+    from matplotlib.figure import Figure
+    class Shown(Figure):
+        def _repr_png_(self): return small(self, int(100*self.get_figwidth()), 128).data
+        def __repr__(self): return ""
+    return Shown
 
 def canvas(
     st:Study,            # what is shown
@@ -124,11 +137,10 @@ def canvas(
     head=0,              # inches kept free under the title
     **kw):               # for `Figure.subplots`
     "A figure and its panels (rows, cols)."
-    from matplotlib.figure import Figure
     import textwrap
-    fig = Figure(size, layout="constrained")
+    fig = _shown()(size, layout="constrained")
     fig.suptitle(title, x=.008, **(dict(y=1-.06/size[1], va="top") if head else {}), ha="left")
-    line = textwrap.fill(f"{provenance(st, what, where)} {more}".strip(), int(size[0]*20.5), break_on_hyphens=False)
+    line = textwrap.fill(f"{provenance(st, what, where)} {more}".strip(), int(size[0]*19), break_on_hyphens=False)   # hinted letters are wider in small pictures
     fig.foot = (.06 + .125*(line.count("\n") + 1))/size[1]                # height of the line, in figure heights
     fig.get_layout_engine().set(w_pad=.06, h_pad=.05, rect=(0, fig.foot, 1, 1 - fig.foot - head/size[1]))
     fig.text(.008, .05/size[1], line, va="bottom", fontsize=6.5, color=GREY, linespacing=1.3)
@@ -138,11 +150,11 @@ def canvas(
         fig.text(.5, .5, st.watermark, ha="center", va="center", rotation=15, fontsize=6.6*size[0], color="#B00020", alpha=.09, zorder=-1)
     return fig, fig.subplots(rows, cols, squeeze=False, **kw)
 
-def legend(fig, handles, ncols=5):
+def legend(fig, handles, ncols=5, handlelength=1.3):
     "One legend for all panels, between them and the line that names the records."
     rows = -(-len(handles)//ncols)
     top = fig.foot + (.08 + .165*rows)/fig.get_figheight()
-    fig.legend(handles=handles, loc="lower left", ncols=ncols, handlelength=1.3, columnspacing=1.4, borderaxespad=.3,
+    fig.legend(handles=handles, loc="lower left", ncols=ncols, handlelength=handlelength, columnspacing=1.4, borderaxespad=.3,
                bbox_to_anchor=(0, fig.foot)).set_in_layout(False)
     fig.get_layout_engine().set(rect=(0, top, 1, 1 - top))
 
@@ -201,7 +213,27 @@ def save_table(
     with atomic(md := base.with_name(f"{name}.md")) as tmp: tmp.write_text(markdown(frame, line))
     return [write_csv(frame, base.with_name(f"{name}.csv")), md]
 
-# %% ../nbs/67_style.ipynb #5b4eab94
+# %% ../nbs/67_style.ipynb #a390e843
+def _few(
+    image,     # RGB
+    colours:int,
+):
+    "The image with a palette that has the house colours and the frequent ones as they are; the rest are means."
+    from PIL import Image
+    values, where, count = np.unique(np.asarray(image).astype(np.int32) @ [65536, 256, 1], return_inverse=True, return_counts=True)
+    rgb = np.stack([values >> 16, values >> 8 & 255, values & 255], -1)
+    house = np.isin(values, [int(c[1:], 16) for c in (*ORIGIN.values(), *TARGETS, "#333333", "#555555")])   # with the greys of letters
+    order = np.argsort(-(count + house*count.sum()), kind="stable")
+    kept = min(max(int((count > count.sum()/5000).sum()), house.sum()), colours if len(rgb) <= colours else colours//2)
+    palette, rest = rgb[order[:kept]], rgb[order[kept:]]
+    if len(rest):     # each once, however rare: the colour of a thin line is not lost in that of the letters
+        means = Image.fromarray(rest[None].astype(np.uint8)).quantize(colours - kept, dither=Image.Dither.NONE)
+        palette = np.concatenate([palette, np.reshape(means.getpalette(), (-1, 3))[:colours - kept]])
+    nearest = ((palette**2).sum(1) - 2*rgb @ palette.T).argmin(1).astype(np.uint8)
+    out = Image.fromarray(nearest[where].reshape(image.height, image.width), "P")
+    out.putpalette(palette.astype(np.uint8).ravel().tolist())
+    return out
+
 def small(
     fig,          # matplotlib Figure
     width=640,    # pixels
@@ -214,5 +246,5 @@ def small(
     from IPython.display import Image as Shown
     raw, light = io.BytesIO(), io.BytesIO()
     with mpl.rc_context(style()): fig.savefig(raw, format="png", dpi=width/fig.get_figwidth())
-    Image.open(raw).convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(light, "png", optimize=True)
+    _few(Image.open(raw).convert("RGB"), colours).save(light, "png", optimize=True)
     return Shown(light.getvalue())

@@ -11,9 +11,15 @@ from . import records
 from .core import get_profile, UserError
 from .style import label, provenance, Study, study
 
-# %% ../nbs/68_tables.ipynb #24ffb30a
+# %% ../nbs/68_tables.ipynb #4c1b88bb
 def _need_records(st, what):
     if st.profile == "published": raise UserError(f"the authors' record holds no {what}: this table needs profile toy, lite or paper")
+
+def _printed(st, name):
+    "The rows of a printed table that belong to a study."
+    from catscans.published import record
+    t = getattr(record(), name)
+    return t[t.source.isin(st.sources)].assign(source=lambda t: t.source.map(label)).reset_index(drop=True)
 
 def _used(st):
     "Images of each dataset in the records, as a source or as a target."
@@ -38,24 +44,20 @@ def table1(
     needless = ("used", "stands for") if st.profile == "published" else ("printed", "corrected", "counted", "used", "stands for")
     return out.drop(columns=[c for c in needless if (out[c].isna() | (out[c] == "")).all()])
 
-# %% ../nbs/68_tables.ipynb #858b4752
+# %% ../nbs/68_tables.ipynb #d2b9fe63
 def table2(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
 )->pd.DataFrame:
     "Table II: accuracy and AUC of each source on its training, validation and test part."
     st = study(profile)
-    if st.profile == "published":
-        from catscans.published import record
-        t = record().table2
-        t = t[t.source.isin(st.sources)]
-        return t.assign(source=t.source.map(label)).rename(columns=lambda c: c.replace("_", " ")).reset_index(drop=True)
+    if st.profile == "published": return _printed(st, "table2").rename(columns=lambda c: c.replace("_", " ").replace("auc", "AUC"))
     records.require(st.profile, st.protocol, "pretrain", st.sources)
     e = records.evaluations(st.profile, st.protocol).set_index(["source", "part"])
     parts = {"train": "train", "valid": "valid", "test": "test"}
     cols = {f"{p} {n}": [float(e.loc[(s, p), k]) for s in st.sources] for n, k in (("accuracy", "accuracy"), ("AUC", "auc_ovr_weighted")) for p in parts}
     return pd.DataFrame({"source": [label(s) for s in st.sources], **cols})
 
-# %% ../nbs/68_tables.ipynb #91fe3450
+# %% ../nbs/68_tables.ipynb #06d1bb08
 _SETTINGS = {"size": "image size", "batch": "batch", "lr": "learning rate", "schedule": "schedule", "epochs": "epochs", "dropout": "dropout", "class_weight": "class weights",
              "augment": "augmentation", "optimizer": "optimizer", "batchnorm": "BatchNorm", "arch": "network"}
 
@@ -69,11 +71,7 @@ def table3(
 )->pd.DataFrame:
     "Table III: settings of each pretraining, and of the fine-tunings per target."
     st = study(profile)
-    if st.profile == "published":
-        from catscans.published import record
-        t = record().table3
-        t = t[t.source.isin(st.sources)]
-        return t.assign(source=t.source.map(label)).rename(columns={"image_size": "image size", "lr": "learning rate", "git_commit": "commit in git", "note": "what git shows"}).reset_index(drop=True)
+    if st.profile == "published": return _printed(st, "table3").rename(columns={"image_size": "image size", "lr": "learning rate", "git_commit": "commit in git", "note": "what git shows"})
     s = records.settings_frame(st.profile, st.protocol)
     s = s[[(a in st.sources if pd.isna(b) else (a, b) in st.pairs) for a, b in zip(s.source, s.target)]]
     s = s.assign(run=[f"{label(a)}: pretraining" if pd.isna(b) else f"{label(b)}: fine-tuning" for a, b in zip(s.source, s.target)])
@@ -116,14 +114,14 @@ def table5(
     out = df.groupby(["target", "source"], sort=False)[[m for m in _METRICS if m in df]].mean().rename(columns=_METRICS).reset_index()
     return out.assign(target=out.target.map(label), source=out.source.map(label))
 
-# %% ../nbs/68_tables.ipynb #0a093c13
+# %% ../nbs/68_tables.ipynb #9887891e
 def table7(
     profile:str|Study,  # "toy", "lite", ... or `study(...)`
 )->pd.DataFrame:
-    "Runs, wall time and energy by kind of run."
+    "Runs, wall time, time outside training steps and energy by kind of run."
     st = study(profile)
     _need_records(st, "times")
     s = records.settings_frame(st.profile, st.protocol)
     g = s.groupby(["kind", "device", "energy_mode"], sort=False, dropna=False)
-    out = g.agg(runs=("slug", "size"), minutes=("wall_s", lambda v: v.sum()/60), longest=("wall_s", lambda v: v.max()/60), energy=("energy_wh", lambda v: v.astype(float).sum(min_count=1))).reset_index()
-    return out.rename(columns={"minutes": "minutes in all", "longest": "longest run, minutes", "energy": "energy, Wh", "energy_mode": "energy is"})
+    out = g.agg(runs=("slug", "size"), minutes=("wall_s", lambda v: v.sum()/60), longest=("wall_s", lambda v: v.max()/60), fixed=("fixed_s", "mean"), energy=("energy_wh", lambda v: v.astype(float).sum(min_count=1))).reset_index()
+    return out.drop(columns="fixed" if out.fixed.isna().all() else []).rename(columns={"minutes": "minutes in all", "longest": "longest run, minutes", "fixed": "outside training steps, s a run", "energy": "energy, Wh", "energy_mode": "energy is"})

@@ -345,7 +345,7 @@ def _source_weights(run, source):
                         f"put the first ones back, or delete {before.record} to pretrain again")
     return load_weights(before.weights)
 
-# %% ../nbs/40_transfer.ipynb #6de50bf6
+# %% ../nbs/40_transfer.ipynb #f3cd3d09
 def _finetune_run(run, profile, recipe, size, show):
     "body of a fine-tuning's record"
     from catscans.models import is_head, load_weights, named_weights, resnet50, weights_sha256
@@ -365,7 +365,7 @@ def _finetune_run(run, profile, recipe, size, show):
     elif ready: weights = {k: v for k, v in named_weights(resnet50(2, size, weights=run.source, arch=profile.arch)).items() if not is_head(k)}
     elif source is not None: weights = _source_weights(run, source)
     out = finetune(weights, target, recipe, run.protocol, profile.folds, seed_for(run.slug), profile.arch, dict(profile.max_train).get(run.target),
-                   _checkpoints(run), per_fold, show, digest(run.slug), split_seed=profile.seed)
+                   _checkpoints(run), per_fold, show, digest(run.slug), split_seed=run.seed)
     described = dict(name=run.source, n=None, classes=[], fingerprint="weights that come with Keras") if ready else _describe(source)
     return dict(strategy="random" if run.source == "random" else "self" if how == "self" else "finetune",
                 settings=dict(source_relation=how, shared_groups=len(shared), source_weights_sha256=weights_sha256(weights) if weights else None),

@@ -1,7 +1,8 @@
-"The facts of every card: consistent with themselves, and equal to the list of checksums they were taken from.\n\nThat list is looked for in `CATSCANS_CHECKSUMS`, or as ../shared/checksums.json beside this project."
+"The facts of every card: consistent with themselves, and equal to the list of checksums they were taken from.\n\nThat list is looked for in `CATSCANS_CHECKSUMS`, and beside this project."
 import json, os, re, subprocess, sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from catscans.cards import CATALOGUE, DATASETS, GROUP_KEYS, LAYOUTS, Card, File, _files, listing, short, survey_table1, table1
@@ -57,7 +58,7 @@ def test_sizes_of_a_medmnist_set_are_one_collection():
 
 
 def test_noncommercial_data_are_marked_in_every_size():
-    derived = [c for c in CATALOGUE.values() if c.collection == "ham10000" and c.layout != "toy"]
+    derived = [c for c in CATALOGUE.values() if c.collection == "ham10000" and c.layout != "toy" and not c.part_of]
     assert len(derived) == 2 + 4 + 4 and all(c.noncommercial for c in derived)
 
 
@@ -117,6 +118,26 @@ def test_cards_are_light():
     code = ("import sys, catscans.cards as c; c.DATASETS['dtd'].files; c.listing(); "
             "assert not {'keras', 'tensorflow', 'pandas', 'matplotlib', 'scipy', 'PIL', 'catscans.images'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_images_per_class_sum_to_the_whole():
+    for c in CATALOGUE.values():
+        if c.counts and c.counts[0] == "each": assert c.counts[1]*c.classes == c.n, c.name
+        elif c.counts: assert sum(n for _, n in c.counts) == c.n and len(c.counts) == c.classes, c.name
+    assert sum(bool(c.counts) for c in CATALOGUE.values()) >= 6 and DATASETS["pcam-small"].drawn_from == 327_680
+
+
+def test_counts_are_compared():
+    from types import SimpleNamespace
+    from catscans.datasets import _odd_counts
+    im = SimpleNamespace(classes=["NORMAL", "PNEUMONIA"])
+    assert _odd_counts(DATASETS["chest"], im, np.array([1_583, 4_273])) == [] and _odd_counts(DATASETS["chest"], im, np.array([1_584, 4_272])) == ["NORMAL 1584, not 1583", "PNEUMONIA 4272, not 4273"]
+
+
+def test_what_stands_in_place_of_a_file_names_one():
+    for d, fs in _files().items():
+        for f in fs: assert not set(f.instead) - {g.name for g in fs if not g.instead}, (d, f.name)
+    assert DATASETS["sti10"].access == "not known" and CATALOGUE["kylberg"].access == "by hand" and CATALOGUE["kaggle-dr"].checksum == "none published"
 
 
 def test_a_card_of_ones_own():

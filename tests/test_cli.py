@@ -16,7 +16,7 @@ def files(env): return {f for f in Path(env["CATSCANS_PROJECT"]).rglob("*") if f
 
 
 @pytest.mark.parametrize("line,says", [
-    ("run --profile tyo", "allowed are toy, lite, paper, published"),
+    ("run --profile tyo", "allowed are toy, lite, paper, power, published"),
     ("run --profile toy --source cifar", "allowed are toy-imagenet"),
     ("run --profile toy --target dtd", "allowed are toy-isic2018, toy-chest, toy-pcam-middle"),
     ("run --profile toy --source pcam-small --target pcam-middle", "no pair"),
@@ -138,10 +138,10 @@ def test_published_export_and_audit_of_a_copy(env, tmp_path):
 
 
 def test_data(env):
-    from catscans.cards import DATASETS, short
+    from catscans.cards import CATALOGUE, short
     out = catscans(env, "data", "list").stdout.splitlines()
     assert out[0] == "The paper's nine" and out[1].startswith("  imagenet ")             # grouped, a line per dataset
-    assert [l.split()[0] for l in out if l.startswith("  ")] == short(DATASETS)
+    assert [l.split()[0] for l in out if l.startswith("  ")] == short(CATALOGUE)
     assert catscans(env, "data", "where", "toy-dtd").stdout.strip() == "toy-dtd is generated"
     assert "fingerprint" in catscans(env, "data", "check", "toy-kimia960").stdout
 

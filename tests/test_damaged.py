@@ -488,6 +488,26 @@ def test_the_same_undamaged_is_read(base, whole, place):
 def test_there_are_enough(): assert len(CASES) >= 200, len(CASES)
 
 
+SAID = ("stl10: a name twice", "dtd: a class less", "dtd: no list val", "isic: two classes", "isic: lesion missing", "isic: half an image", "chest: a third class", "chest: no patient",
+        "kimia: another name", "sti10: a synset less", "sti10: a text as tar", "one class", "table: no path in row 2", "table: image twice", "zip: file missing", "zip: a text")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", SAID)
+def test_on_the_command_line_too(name, whole, place, tmp_path, capsys, monkeypatch):
+    "one line, exit code 2, nothing left: in process, for a case of each kind"
+    from catscans.study import main
+    base, damage, culprit, options = CASES[name]; assert not options
+    shutil.copytree(whole(base), place); damage(place)
+    own = {"folder": place, "csv": place/"labels.csv", "zip": place/"pets.zip"}.get(base)
+    if own: (tmp_path/"empty").mkdir(); monkeypatch.setenv("CATSCANS_DATA", str(tmp_path/"empty"))
+    assert main(["data", "add", str(own), "--name", "new"] if own else ["data", "check", base]) == 2
+    out, err = capsys.readouterr()
+    lines = [l for l in err.splitlines() if l.startswith("catscans: error: ")]
+    assert out == "" and len(lines) == 1 and "Traceback" not in err and (re.search(culprit, lines[0]) or own and own.name in lines[0]), err
+    assert stores(place) == [] and not (own and list((tmp_path/"empty").iterdir()))
+
+
 def test_the_command_line_says_it_in_one_line(whole, place, capsys):
     from catscans.study import main
     shutil.copytree(whole("stl10"), place); cut("stl10/train_X.bin", -1)(place)

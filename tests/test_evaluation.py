@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr, weightedtau
 
-from catscans import evaluation as ev, medmnist
+from catscans import evaluation as ev, gallery, medmnist
 from catscans.core import UserError
 
 FAST = dict(n_boot=500, n_perm=300)
@@ -154,11 +154,13 @@ def test_where_the_upper_end_of_the_published_scores_comes_from():
 
 def test_gallery_has_one_panel_per_estimator_with_the_same_axes():
     many = dict(one=made(), two=made(seed=1), three=made(seed=2))
-    fig = ev.gallery(many, dict(two=-1), cols=2, **FAST)
+    fig = gallery.panels(many, directions=dict(one=1, two=-1, three=1), cols=2, **FAST)
     shown = [a for a in fig.axes if a.get_visible()]
     assert [a.get_title(loc="left") for a in shown] == list(many) and len({(a.get_xlim(), a.get_ylim()) for a in shown}) == 1
     f = fig.frame
-    assert len(f) == sum(map(len, many.values())) and f.groupby(["estimator", "target"])[["x", "y"]].mean().abs().max().max() < 1e-9
-    inside = [a.get_xlim()[0] <= f.x.min() and f.x.max() <= a.get_xlim()[1] and a.get_ylim()[0] <= f.y.min() and f.y.max() <= a.get_ylim()[1] for a in shown]
+    assert len(f) == sum(map(len, many.values())) and f.groupby(["estimator", "target"])[["score_sd", "auc_points"]].mean().abs().max().max() < 1e-9
+    inside = [a.get_xlim()[0] <= f.score_sd.min() and f.score_sd.max() <= a.get_xlim()[1] and a.get_ylim()[0] <= f.auc_points.min() and f.auc_points.max() <= a.get_ylim()[1] for a in shown]
     assert all(inside)
-    with pytest.raises(UserError, match="13 targets"): ev.gallery(dict(a=made(13)), **FAST)
+    turned = f[f.estimator == "two"].merge(many["two"], on=["target", "source"])
+    assert turned.groupby("target")[["score_sd", "score"]].corr().iloc[::2, 1].max() < -.999           # a distance is turned round
+    with pytest.raises(UserError, match="13 targets"): gallery.panels(dict(a=made(13)), directions=dict(a=1), **FAST)

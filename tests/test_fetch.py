@@ -371,7 +371,7 @@ HOSTILE = {
     "tar character device": ("a.tar", tarred(special("null", tarfile.CHRTYPE, devmajor=1, devminor=3)), "it is a device"),
     "tar block device": ("a.tar", tarred(special("sda", tarfile.BLKTYPE, devmajor=8)), "it is a device"),
     "tar pipe": ("a.tar", tarred(special("pipe", tarfile.FIFOTYPE)), "it is a device"),
-    "tar sparse": ("a.tar", _sparse(), ""),
+    "tar sparse": ("a.tar", _sparse(), "a sparse file"),
     "zip link": ("a.zip", zip_mode("l", stat.S_IFLNK | 0o777, b"/etc/passwd"), "it is a link"),
     "zip device": ("a.zip", zip_mode("d", stat.S_IFCHR | 0o666), "it is a device"),
     "zip pipe": ("a.zip", zip_mode("p", stat.S_IFIFO | 0o666), "it is a device"),
@@ -386,7 +386,7 @@ HOSTILE = {
     "bz2 bomb": ("a.bz2", lambda: bz2.compress(b"x"*(66 << 20)), "may hold"),
     "tar header of 1 TB": ("a.tar", _pax_bomb(), "damaged"),
     "tar size below zero": ("a.tar", _negative(), "damaged"),
-    "tar claims more than it has": ("a.tar", tarred({"a": b"x"*600}).replace(b"%011o" % 600, b"%011o" % (1 << 32)), ""),
+    "tar claims more than it has": ("a.tar", tarred({"a": b"x"*600}).replace(b"%011o" % 600, b"%011o" % (1 << 32)), "of no known kind"),
     # one name for two
     "zip case": ("a.zip", zipped({"A.png": b"1", "a.png": b"2"}), "case of letters"),
     "tar folders by case": ("a.tar", tarred({"Cat/1.png": b"1", "cat/2.png": b"2"}), "case of letters"),
@@ -395,14 +395,14 @@ HOSTILE = {
     "tar file and folder": ("a.tar", tarred({"a": b"1", "a/b": b"2"}), "twice"),
     "tar folder and file": ("a.tar", tarred({"a/b": b"1", "a": b"2"}), "twice"),
     # damaged
-    **{f"{name} cut at {share}": (f"a.{name}", b[:int(len(b)*share)], "") for name, b in (("zip", ZIP), ("tar", TAR.rstrip(b"\0")), ("tar.gz", GZ), ("tar.xz", XZ), ("tar.bz2", BZ), ("h5.gz", H5))
+    **{f"{name} cut at {share}": (f"a.{name}", b[:int(len(b)*share)], "of no known kind" if (name, share) == ("tar", .05) else "is damaged at") for name, b in (("zip", ZIP), ("tar", TAR.rstrip(b"\0")), ("tar.gz", GZ), ("tar.xz", XZ), ("tar.bz2", BZ), ("h5.gz", H5))
        for share in (.05, .3, .6, .95)},
     "tar without its end": ("a.tar", TAR[:-10240] if TAR.endswith(bytes(10240)) else TAR.rstrip(b"\0") + b"\0", "damaged"),
     "tar.gz without its last bytes": ("a.tar.gz", GZ[:-4], "damaged"),
-    **{f"{name} swapped at {at}": (f"a.{name}", swapped(b, at), "") for name, b, ats in (("zip", ZIP, (60, 700, len(ZIP)-400, len(ZIP)-10)), ("tar", TAR, (0, 100, 1024, 148)), ("tar.gz", GZ, (60, 700, len(GZ)-6)),
+    **{f"{name} swapped at {at}": (f"a.{name}", swapped(b, at), "of no known kind" if name == "tar" and at < 512 else "is damaged at") for name, b, ats in (("zip", ZIP, (60, 700, len(ZIP)-400, len(ZIP)-10)), ("tar", TAR, (0, 100, 1024, 148)), ("tar.gz", GZ, (60, 700, len(GZ)-6)),
        ("tar.xz", XZ, (60, 700, len(XZ)-20)), ("tar.bz2", BZ, (60, 700)), ("h5.gz", H5, (60, 70_000, len(H5)-6))) for at in ats},
     "tar with a damaged second header": ("a.tar", swapped(TAR, TAR.index(b"pets/cat/1.png") + 100, 20), "damaged"),
-    "zip of an unknown method": ("a.zip", method(77), ""),
+    "zip of an unknown method": ("a.zip", method(77), "is damaged at a.txt"),
     "gz with garbage behind": ("a.h5.gz", H5 + b"garbage", "damaged"),
     # not what it is called
     "empty": ("a.zip", b"", "not an archive"),
@@ -418,7 +418,7 @@ HOSTILE = {
 }
 
 
-def test_there_are_enough_of_them(): assert len(HOSTILE) >= 100
+def test_there_are_enough_of_them(): assert len(HOSTILE) >= 100 and all(why for *_, why in HOSTILE.values())
 
 
 @pytest.fixture
@@ -516,6 +516,54 @@ def test_files_that_need_an_account(tmp_path, kw):
     assert (tmp_path/"kimia"/"pets"/"cat"/"0.png").exists() and fetch.manifest(tmp_path/"kimia")["k.zip"]["published"] is False
 
 
+def test_a_damaged_file_put_there_by_hand_does_not_lock_the_right_one_out(tmp_path, kw):
+    c = SimpleNamespace(name="kimia", licence="", files=[file("k.zip", "https://example.org/k", login=True)]); quiet = dict(say=lambda s: None, **kw)
+    (tmp_path/"kimia").mkdir(); k = tmp_path/"kimia"/"k.zip"
+    for content, why in ((ZIP[:-200], "damaged"), (b"no zip.", "received of no known kind; put the right file there"), (b"<html>log in</html>", "a web page")):
+        k.write_bytes(content)
+        with pytest.raises(UserError, match=why): fetch.get(c, tmp_path, **quiet)
+        assert "k.zip" not in fetch.manifest(tmp_path/"kimia")
+    k.write_bytes(ZIP); fetch.get(c, tmp_path, **quiet)
+    assert (tmp_path/"kimia"/"pets"/"cat"/"0.png").exists() and fetch.manifest(tmp_path/"kimia")["k.zip"]["checksum"] == f"sha256:{sha(ZIP)}"
+    k.write_bytes(zipped({"other/1.png": b"1"}))                             # another one later: refused, and the message says how it can be meant
+    with pytest.raises(UserError, match="delete its entry in .*fetched.json"): fetch.get(c, tmp_path, **quiet)
+
+
+def test_a_hand_put_error_page_in_place_of_an_open_file_is_fetched_again(server, tmp_path, kw):
+    server.files["x.zip"] = ZIP; (tmp_path/"x.zip").write_bytes(b"<html>busy</html>")
+    assert fetch.fetch(file("x.zip", f"{server.url}/x.zip"), tmp_path, **kw).read_bytes() == ZIP
+
+
+def test_folders_where_files_belong(tmp_path, kw):
+    c = lambda name: SimpleNamespace(name="dr", licence="", files=[file(name, "https://example.org", login=True)])
+    (tmp_path/"dr"/"k.zip").mkdir(parents=True); (tmp_path/"dr"/"competition").mkdir()
+    with pytest.raises(UserError, match="k.zip is a folder"): fetch.get(c("k.zip"), tmp_path, **kw)
+    with pytest.raises(UserError, match="competition is empty"): fetch.get(c("competition"), tmp_path, **kw)
+    (tmp_path/"dr"/"competition"/"1.png").write_bytes(image())
+    assert fetch.get(c("competition"), tmp_path, **kw) == tmp_path/"dr"                # its owner offers no archive by a name: unpacked will do
+    (tmp_path/"dtd").write_text("")
+    with pytest.raises(UserError, match="dtd is a file"): fetch.get(SimpleNamespace(name="dtd", licence="", files=[file("x.zip", "http://127.0.0.1:9/x")]), tmp_path, **kw)
+
+
+def test_an_alternative_that_is_there_is_taken_and_else_named(server, tmp_path, kw):
+    other = dict(instead=("x.zip",), login=True)
+    c = card(server, **{"x.zip": {}, "y.zip": dict(other, note="instead of x.zip: Kaggle"), "z.zip": dict(other, note="instead of x.zip: a third", urls=())})
+    with pytest.raises(FetchError, match=r"or put y.zip \(Kaggle; http.*/y.zip\) into .*, or z.zip \(a third\) into "): fetch.get(c, tmp_path, say=lambda s: None, **kw)
+    (tmp_path/"pets").mkdir(exist_ok=True); (tmp_path/"pets"/"y.zip").write_bytes(ZIP); server.log.clear()
+    folder = fetch.get(c, tmp_path, say=lambda s: None, **kw)
+    assert server.log == [] and (folder/"pets"/"cat"/"0.png").exists()
+    (folder/"y.zip").unlink(); fetch.get(c, tmp_path, say=lambda s: None, **kw); assert server.log == []
+
+
+def test_files_are_compared_with_their_checksums(tmp_path):
+    (tmp_path/"a").write_bytes(BODY); (tmp_path/"m").write_bytes(b"1"); (tmp_path/"free").write_bytes(b"2")
+    c = SimpleNamespace(name="pets", files=[file("a", "http://x.org/a", sha256=sha(BODY)), file("m", member=True, md5=md5(b"1")), file("free"), file("gone", md5=md5(b""))])
+    assert fetch.check_files(c, tmp_path) == {"a": "sha256", "m": "md5"}
+    for name, why in (("m", "get pets again"), ("a", "fetches it again")):
+        (tmp_path/name).write_bytes(b"other")
+        with pytest.raises(UserError, match=f"{name} is not what it should be.*{why}"): fetch.check_files(c, tmp_path)
+
+
 def test_every_card_with_files_is_understood(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda p: SimpleNamespace(free=1 << 50))
     for c in cards.CATALOGUE.values():
@@ -525,7 +573,7 @@ def test_every_card_with_files_is_understood(tmp_path, monkeypatch):
         assert files and not any(f.member for f in files)
         if c.open: assert fetch.wanted(c, tmp_path)[2] == files and not any(f.login for f in files)
         else:
-            with pytest.raises(UserError, match="an account is needed"): fetch.wanted(c, tmp_path)
+            with pytest.raises(UserError, match="an account is needed" if c.access == "login" else "nothing fetches it"): fetch.wanted(c, tmp_path)
     assert fetch.home_of(cards.DATASETS["pcam-small"], tmp_path) == fetch.home_of(cards.DATASETS["pcam-middle"], tmp_path) == tmp_path/"pcam"
 
 
@@ -585,6 +633,7 @@ def test_names_that_cannot_be_given(lands, name, capsys):
 
 
 WRONG = {
+    "semicolons": ("t.csv", {"t.csv": b"path;class\na.png;cat\n"}, "separated by semicolons"), "tabs": ("t.csv", {"t.csv": b"path\tclass\na.png\tcat\n"}, "separated by tabs"),
     "nothing there": ("gone", {}, "nothing at"), "empty folder": ("e", {"e/.keep": b""}, "is empty"), "one class": ("e", {"e/cat/0.png": image()}, "received 1 class"),
     "loose images": ("e", {"e/0.png": image()}, "no class sub-folders"), "empty class": ("e", {**{f"e/{n}": b for n, b in PETS.items()}, "e/pets/cow/x.txt": b""}, ""),
     "damaged image": ("pets", {**PETS, "pets/dog/9.png": image()[:60]}, "9.png"), "text as image": ("pets", {**PETS, "pets/dog/9.png": b"no"}, "9.png"), "no image at all": ("pets", {"pets/cat/1.txt": b"", "pets/dog/1.txt": b""}, "no image"),
@@ -608,6 +657,19 @@ def test_images_that_cannot_be_added(lands, case, capsys):
     assert sum(l.startswith("catscans: error") for l in err.splitlines()) == 1
     assert tree(lands/"data") == [] and tree(lands/"mine") == before
     assert not [p for p in tree(lands) if p.endswith(("pixels.npy", "meta.json"))]                       # no store either
+
+
+def test_no_path_and_no_file(lands, capsys, monkeypatch):
+    os.mkfifo(lands/"mine"/"pipe.csv"); monkeypatch.chdir(lands/"mine")
+    for path, why in (("", "an empty path"), (" ", "an empty path"), (str(lands/"mine"/"pipe.csv"), "is a pipe")):
+        assert main(["data", "add", path, "--name", "new"]) == 2
+        err = capsys.readouterr().err; assert why in err and len(err.splitlines()) == 1
+    assert tree(lands/"data") == []
+
+
+def test_a_register_that_is_a_folder_is_named(lands, capsys):
+    (lands/"data"/"added.json").mkdir()
+    assert main(["data", "list"]) == 2 and "added.json is not readable" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 3}', '{"a": {"path": "a"}}'])
@@ -647,6 +709,25 @@ def test_get_on_the_command_line(cli, lands, server, capsys):
     out, err = capsys.readouterr()
     assert out == f"malaria: {lands}/data/malaria\n" and "cell_images.zip" in err and (lands/"data"/"malaria"/"pets"/"cat"/"0.png").exists()
     assert main(["data", "get", "malaria", "malaria"]) == 0 and len(server.log) == 1
+
+
+def test_list_where_and_check_know_what_get_knows(cli, lands, server, capsys):
+    cli("cifar10", **{"cifar-10-python.tar.gz": (GZ, dict(md5=md5(GZ)))})
+    assert main(["data", "list"]) == 0 and main(["data", "where", "cifar10"]) == 2
+    out = capsys.readouterr().out
+    assert "Facts only" in out and all(n in out for n in cards.short(cards.CATALOGUE)) and f"{server.url}/cifar-10-python.tar.gz" in out and md5(GZ) in out and "licence: " in out
+    assert main(["data", "get", "cifar10"]) == 0 and main(["data", "where", "cifar10"]) == 0 and main(["data", "check", "cifar10"]) == 0
+    out = capsys.readouterr().out
+    assert str(lands/"data"/"cifar10") in out and "files that are what they should be: 1 (md5)" in out
+    (lands/"data"/"cifar10"/"cifar-10-python.tar.gz").write_bytes(b"x")
+    assert main(["data", "check", "cifar10"]) == 2 and "is not what it should be" in capsys.readouterr().err
+    assert main(["data", "check", "cifar10", "--quick"]) == 2 and "facts only" in capsys.readouterr().err
+
+
+def test_archives_alone_are_not_there(lands, capsys):
+    (lands/"data"/"chest").mkdir(); (lands/"data"/"chest"/"ChestXRay2017.zip").write_bytes(ZIP)
+    (lands/"data"/"pcam").mkdir(); (lands/"data"/"pcam"/"camelyonpatch_level_2_split_test_x.h5.gz").write_bytes(H5)
+    for name in ("chest", "pcam-small"): assert main(["data", "where", name]) == 2 and "no images under CATSCANS_DATA" in capsys.readouterr().err
 
 
 def test_a_failing_network_is_exit_code_1(cli, lands, server, capsys):
@@ -749,7 +830,14 @@ def test_pcam_is_unpacked_once_for_both_of_its_subsets(cli, lands, server, capsy
             out = io.BytesIO()
             with h5py.File(out, "w") as h: h[k] = a
             files[f"camelyonpatch_level_2_split_{part}_{k}.h5.gz"] = gzip.compress(out.getvalue())
+        files[f"camelyonpatch_level_2_split_{part}_meta.csv"] = (",wsi\n" + "".join(f"{i},camelyon16_{part}_{i//2:03}\n" for i in range(8))).encode()
     cli("pcam", **{k: (b, dict(sha256=sha(b))) for k, b in files.items()})
     assert main(["data", "get", "pcam-small", "pcam-middle"]) == 0, capsys.readouterr().err
-    assert len(server.log) == 6 and {n.removesuffix(".gz") for n in files} <= set(tree(lands/"data"/"pcam"))
+    assert len(server.log) == 9 and {n.removesuffix(".gz") for n in files} <= set(tree(lands/"data"/"pcam"))
     assert len(layouts.pcam(lands/"data"/"pcam")) == 24
+    from catscans.datasets import load
+    sizes = {"pcam-middle": 8, "pcam-small": 4}
+    small, middle = (load(n, size=16, sizes=sizes) for n in ("pcam-small", "pcam-middle"))
+    assert (len(small), small.card.group_key, np.bincount(small.y).tolist()) == (4, "wsi", [2, 2]) and not set(small.groups) & set(middle.groups)
+    assert all(g.startswith("camelyon16_") for g in small.groups)
+    assert main(["data", "check", "pcam-small"]) == 2 and "24" in capsys.readouterr().err          # not the whole of PCam

@@ -134,6 +134,17 @@ def test_sti10_is_swapped_under_published_only(data):
     assert published.fingerprint != plain.fingerprint
 
 
+def test_sti10_under_published_differs_in_colour_only(data):
+    "photographs, of which a draft is decoded: swapped behind the decoder, not before it"
+    from PIL import Image
+    originals.sti10(data/"sti10"); at = np.indices((150, 200))
+    for i, w in enumerate(layouts.SYNSETS):
+        for j in range(2): Image.fromarray(np.uint8([127 + 60*np.sin(at[0]/(7 + c + i)) + 60*np.cos(at[1]/(5 + c + j)) for c in range(3)]).transpose(1, 2, 0)).save(data/"sti10"/w/f"{w}_{j}.JPEG", "jpeg", quality=90)
+    plain, published = (load("sti10", size=32, protocol=p) for p in ("grouped", "published"))
+    assert np.array_equal(published.x, plain.x[..., ::-1]) and not np.array_equal(published.x, plain.x)
+    assert not np.array_equal(plain.x, load("sti10", size=32, resample="bilinear").x), "these are large enough for a draft"
+
+
 def test_other_datasets_are_rgb_under_published_too(data):
     want = originals.kimia(data/"kimia960"); same(load("kimia960", size=12, protocol="published"), want, 12)
 

@@ -1,6 +1,6 @@
 """The second published record: what it holds, and that it says what the published files say.
 
-Tests against those files run where they lie: `CATSCANS_PUBLISHED_MEDMNIST`, or ../shared/published_medmnist beside this project.
+Tests against those files run where they lie: `CATSCANS_PUBLISHED_MEDMNIST`, or beside this project.
 """
 import os
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The record: what it holds, what it refuses, and that it says what the published files say.
 
-Tests against those files run where they lie: `CATSCANS_PUBLISHED`, or ../shared/published beside this project.
+Tests against those files run where they lie: `CATSCANS_PUBLISHED`, or beside this project.
 """
 import json, os
 from pathlib import Path

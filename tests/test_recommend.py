@@ -121,6 +121,7 @@ def test_rank_without_a_probe_says_that_it_is_the_prior():
     assert len(r.table) == 15 and r.table.expected.is_monotonic_decreasing and r.table.expected.mean() == pytest.approx(0, abs=1e-9)
     assert (r.table.lo < r.table.expected).all() and (r.table.expected < r.table.hi).all() and r.table.licence.str.len().gt(3).all() and r.table.cost.str.len().gt(3).all()
     assert r.unavailable["logme"] == "a source network is needed" and "embeddings" in r.unavailable["fid"] and "log_size" not in r.unavailable
+    assert all(r.unavailable[e].endswith("and a probe are needed") for e in ("fid", "otdd", "task2vec_cosine")) and "probe" not in r.unavailable["mean_difference"]
     assert r.table.distance.isna().all() and "distance" not in r.text() and r.also == {}
     assert r.verdict.startswith(("no source is clearly better", f"{r.table.index[0]} is clearly better"))
     d = json.loads(json.dumps(r.as_dict()))
@@ -142,6 +143,7 @@ def test_a_probe_tells_distances_and_says_what_it_cannot_know():
     im, probe = target(soft(40)), Quarters()
     r = rec.rank(im, probe, known=known)
     assert r.table.distance.notna().sum() == 2 and list(r.also) == ["dtd10"] and probe.seen == 42, "40 images, and two to know the probe by"
+    assert not any("probe" in why for why in r.unavailable.values()) and "task2vec_cosine" in r.unavailable     # it has the probe, but no images of a source
     mine = pr.look(Quarters().features(im.x))
     assert r.table.distance.pathmnist == pytest.approx(pr.distance(mine, pr.look(Quarters().features(soft(30, 2)//3))), rel=1e-4)
     said = "\n".join(r.notes)

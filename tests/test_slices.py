@@ -110,6 +110,8 @@ def test_inputs_that_are_not_whole_are_refused(both, tmp_path, capsys):
                        (["--data", out/"inputs", "--out", tmp_path/"o", "--profile", "toy"], "inputs of the profile tiny"),
                        (["--data", out/"inputs", "--out", tmp_path/"o", "--minutes", "0"], "--minutes must be"),
                        (["--data", out/"inputs", "--out", tmp_path/"o", "--seeds", "7"], "does not hold all runs"),
+                       (["--minutes", "x"], "invalid float value: 'x'"), (["pack-inputs", tmp_path/"p", "--profile", "zz"], "unknown profile: received 'zz'"),
+                       (["pack-inputs", "--profile", "toy"], "the folder to write is missing"), (["pack-inputs", tmp_path/"p"], "--profile is missing"),
                        (["pack-inputs", ROOT/"tests", "--profile", "tiny"], "a folder of its own")):
         assert slices.main(list(map(str, argv))) == 2
         assert said in (err := capsys.readouterr().err) and len(err.splitlines()) == 1, err

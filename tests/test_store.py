@@ -430,6 +430,12 @@ def test_a_study_goes_on_only_with_the_same(tmp_path):
     assert (tmp_path/"s.json").read_bytes() == before
 
 
+def test_splits_that_name_no_images_cut_none_in_particular(tmp_path):
+    im = Cut(); s = make_splits(im.y, im.groups); f = freeze(s, tmp_path/"s.json")
+    assert thaw(f).fingerprint == s.fingerprint
+    with pytest.raises(UserError, match="does not say which images it cuts"): thaw(f, im)
+
+
 def test_edited_splits_are_noticed(tmp_path):
     im = Cut(); f = freeze(make_splits(im.y, im.groups), tmp_path/"s.json", im); d = json.loads(f.read_text())
     d["folds"][0]["train"], d["folds"][0]["test"] = d["folds"][0]["test"], d["folds"][0]["train"]
@@ -439,3 +445,11 @@ def test_edited_splits_are_noticed(tmp_path):
         f.write_text(text)
         with pytest.raises(UserError, match="damaged splits"): thaw(f, im)
     with pytest.raises(UserError, match="no splits at"): thaw(tmp_path/"none.json", im)
+
+
+def test_a_study_refuses_other_folds_of_the_same_images():
+    from catscans.study import check_splits
+    im = Cut(); s = make_splits(im.y, im.groups, "grouped", 5, 2, 100)
+    rec = lambda fingerprint, **kw: dict(slug="finetune-a--mine-grouped-s2", seed=2, settings=dict(max_train=100, **kw), splits=dict(fingerprint=fingerprint, k=5, protocol="grouped"))
+    check_splits(im, [rec(s.fingerprint)]*3)
+    with pytest.raises(UserError, match=f"other folds than those of finetune-a--mine-grouped-s2 .fingerprints yesterday and {s.fingerprint}"): check_splits(im, [rec(s.fingerprint), rec("yesterday")])
