@@ -515,7 +515,7 @@ def differences(rec=None):
     fig.frame = n.rename_axis(columns=None).reset_index()
     return fig
 
-# %% ../nbs/67_audit_figures.ipynb #639805cb
+# %% ../nbs/67_audit_figures.ipynb #24552a12
 FIGURES = dict(verdicts=verdicts, tests=tests, ranks=ranks, coefficients=coefficients, draws=draws, power=power, learning_rate=learning_rate, baseline=baseline,
                distances=distance_maps, geometry=geometry, sizes=sizes, differences=differences)
 
@@ -527,9 +527,9 @@ def draw(
     rec=None,   # Record; the figures of a copy go to figures/another-record
     **kw,       # for the figure
 ):
-    "Draw one figure and save it as figures/published/audit_<name>.png, .svg and .csv; `ranks` is Fig. 7 of that folder."
+    "Draw one figure and save it as figures/published/audit_<name>.png, .svg and .csv; `ranks` of the authors' own record is Fig. 7, which `catscans.figures` saves."
     fig = FIGURES[name](rec, **kw)
-    save(fig, None, _folder(rec), _file(name, rec))
+    if (file := _file(name, rec)).startswith("audit_"): save(fig, None, _folder(rec), file)   # what two steps wrote would be out of date in the eyes of the first
     return fig
 
 class Shown:

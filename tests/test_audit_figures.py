@@ -38,7 +38,10 @@ def changed(tmp_path):
 def test_drawn_with_its_numbers(name, table, project):
     fig = af.draw(name, **(dict(table=table) if name == "verdicts" else {}))
     base = project/"figures"/"published"
-    file = "fig7_critical_difference" if name == "ranks" else f"audit_{name}"     # one figure, which two reports show
+    if name == "ranks":                                                    # Fig. 7, which the results write: written again here, that step would be out of date
+        assert not list(base.glob("*"))
+        return
+    file = f"audit_{name}"
     assert [f.stem for f in base.glob("*.png")] == [file]
     image = Image.open(base/f"{file}.png").convert("L")
     data = [ax for ax in fig.axes if ax.patches or ax.lines or ax.collections or ax.images]
