@@ -170,10 +170,10 @@ def _folder(path, again=True, resume=False):
             if isinstance(e, Exception) or not resume: shutil.rmtree(tmp, ignore_errors=True)  # after Ctrl-C the next build goes on
             raise
 
-# %% ../nbs/15_images.ipynb #c5bde277
+# %% ../nbs/15_images.ipynb #69e89861
 # what Pillow and zipfile raise on damaged input
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, TypeError, struct.error, zlib.error, zipfile.BadZipFile, OverflowError)
-_BLOCK = 8 << 20      # bytes of pixels between two lines of the journal
+_BLOCK = 2 << 20      # bytes of pixels between two lines of the journal: one block is hashed and written while the next are decoded
 
 @dataclass(frozen=True)
 class Swapped:

@@ -242,7 +242,7 @@ def _end_with(lock):
             os.killpg(0, signal.SIGKILL)
     threading.Thread(target=watch, daemon=True).start()
 
-# %% ../nbs/78_steps.ipynb #22ce77bc
+# %% ../nbs/78_steps.ipynb #847e984f
 def job(
     argv=None, # [plan as JSON, slug]
 )->int: # exit code
@@ -262,5 +262,6 @@ def job(
 
 def _sign(step):
     "write down what the figures were drawn from"
-    files = [str(f.relative_to(project_dir())) for d in (figures_dir(step.profile),) for f in sorted(d.rglob("*")) if f.suffix != ".json"]
+    own = lambda f: not f.name.startswith(".") and f.name.startswith("audit_") == (step.notebook == "audit")   # both steps draw at once: what the other has begun is not there later
+    files = [str(f.relative_to(project_dir())) for f in sorted(figures_dir(step.profile).rglob("*")) if f.suffix != ".json" and own(f)]
     with atomic(step.product) as tmp: tmp.write_text(json.dumps(dict(drawn_from=drawn_from(step), files=files), indent=1) + "\n")

@@ -293,3 +293,16 @@ def test_wrong_data_are_found_before_anything_is_drawn(tmp_path, monkeypatch, ca
         err = capsys.readouterr().err
         assert len(err.splitlines()) == 1 and f"tinyimagenet: no images under CATSCANS_DATA, which is {tmp_path}" in err, err
     assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
+
+
+def test_a_drawing_step_signs_only_its_own_finished_figures(tmp_path, monkeypatch):
+    "results and audit draw at once into one folder: a file that the other has only begun would be missing later, and the step would run again"
+    from types import SimpleNamespace
+    from catscans import steps
+    for name, value in dict(figures_dir=lambda p: tmp_path/"figures", project_dir=lambda: tmp_path, drawn_from=lambda s: "now").items(): monkeypatch.setattr(steps, name, value)
+    (tmp_path/"figures").mkdir()
+    for f in ("fig3_auc.png", "fig3_auc.csv", "audit_sizes.png", ".audit_sizes-x1.svg", ".fig4-x2.png"): (tmp_path/"figures"/f).touch()
+    for notebook, mine in (("results", ["figures/fig3_auc.csv", "figures/fig3_auc.png"]), ("audit", ["figures/audit_sizes.png"])):
+        step = SimpleNamespace(notebook=notebook, profile="published", product=tmp_path/f"{notebook}.json")
+        steps._sign(step)
+        assert json.loads(step.product.read_text())["files"] == mine
