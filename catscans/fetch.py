@@ -625,7 +625,7 @@ def _get_one(c, f, folder, unpack, say, options):
         if first: _forget(folder, f.name)
         raise
 
-# %% ../nbs/13_fetch.ipynb #58dcce39
+# %% ../nbs/13_fetch.ipynb #e1cb9c2e
 def check_files(
     c,                  # a card
     folder,             # where its files lie
@@ -638,8 +638,9 @@ def check_files(
         path, member = folder/_name_of(f), getattr(f, "member", False)
         if members and not member or not os.path.lexists(path): continue
         if path.is_dir() and not member: _given_folder(f, path); continue
-        if (sum_ := expected(f, folder)[0]) is None: continue
-        alg, published = sum_.split(":")[0], expected(f, folder)[1]
+        sum_, published = expected(f, folder)
+        if sum_ is None: continue
+        alg = sum_.split(":")[0]
         if say and path.is_file() and path.stat().st_size > 100_000_000: say(f"{f.name} ({size_text(path.stat().st_size)}) is compared with its {alg}")
         if (is_ := checksum(path, alg) if path.is_file() else "a folder") != sum_:
             raise UserError(f"{path} is not what it should be: received {is_}, expected is {sum_}; " + (f"delete {folder} and get {c.name} again" if member else
