@@ -60,6 +60,21 @@ def test_every_number_in_a_reason_is_a_value(table):
             assert said or n in quoted.get(r.id, "").split(), (r.id, n, r.why)
 
 
+def test_the_committed_audit_is_of_the_committed_records():
+    "figures/published/audit_table.csv, with the column of our own study, is what `audit` gives today"
+    now, kept = audit(), pd.read_csv(ROOT/"figures"/"published"/"audit_table.csv", keep_default_na=False)
+    assert list(kept) == list(now) and kept.id.tolist() == now.id.tolist() and kept.why.tolist() == now.why.tolist() and kept.verdict.tolist() == now.verdict.tolist()
+
+    def same(a, b, where):
+        if isinstance(a, dict) and isinstance(b, dict):
+            assert list(a) == list(b), where
+            for k in a: same(a[k], b[k], (*where, k))
+        elif isinstance(a, float) or isinstance(b, float): assert a == pytest.approx(b, rel=1e-6, abs=1e-9), where
+        else: assert a == b, where
+    for c in ("printed", "recomputed", "obtained"):
+        for i, text, value in zip(now.id, kept[c], now[c]): same(json.loads(text) if text else None, value, (i, c))
+
+
 # Mutations: one cell of a copy of the record, for each claim that depends on it the recomputed values that change (patterns), and the
 # verdicts that it turns. Counts and ranks are listed where this value moves them.
 # A fold AUC moves its pair's transferability, and that every correlation; a distance moves the correlations of its measure.
