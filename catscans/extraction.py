@@ -68,7 +68,7 @@ def classify(
             out.append(dict(fold=r*folds+i+1, n_train=len(f.train), n_test=len(f.test), sibling_share=share) | summarise(images.y[f.test], p, images.classes))
     return out
 
-# %% ../nbs/41_extraction.ipynb #f388c94f
+# %% ../nbs/41_extraction.ipynb #7c92c033
 def extract(
     profile:str,                          # toy, lite, ...
     protocols=("published", "grouped"),   # of the folds
@@ -77,10 +77,11 @@ def extract(
     sources=None, targets=None,           # default: the profile's, random initialisation left out
     whole=(),                             # targets for which the profile's cut of training images is lifted
     show=None,                            # called with a line per pair
-):  # pandas DataFrame: classifier, source, target, protocol, fold, n_train, n_test, auc_ovr_weighted, ...
+):  # pandas DataFrame: classifier, source, source_weights_sha256, target, protocol, fold, n_train, n_test, auc_ovr_weighted, ...
     "Fold metrics of feature extraction for every pair, from networks pretrained under the profile's own protocol."
     import pandas as pd
     from catscans.core import Run
+    from catscans.models import load_weights, weights_sha256
     from catscans.transfer import images_of
     p = get_profile(profile)
     pairs = [(s, t) for s, t in p.pairs if s != "random" and s in (sources or p.sources) and t in (targets or p.targets)]
@@ -89,12 +90,13 @@ def extract(
     if missing := [s for s, r in runs.items() if not r.weights.exists()]:
         raise UserError(f"{profile}: not pretrained yet: {', '.join(missing)}; catscans run --profile {profile}")
     images, rows = {t: images_of(t, p, p.size) for t in dict.fromkeys(t for _, t in pairs)}, []
+    sha = {s: weights_sha256(load_weights(r.weights)) for s, r in runs.items()}   # which network it was: a study may be run again
     for s, t in pairs:
         im = images[t]
         f = network_features(runs[s].weights, im.x, p.arch)
         for c in classifiers:
             for how in protocols:
                 got = classify(f, im, how, c, p.folds, repeats, p.seed, None if t in whole else dict(p.max_train).get(t))
-                rows += [dict(classifier=c, source=s, target=t, protocol=how) | {k: v for k, v in g.items() if not isinstance(v, (dict, list))} for g in got]
+                rows += [dict(classifier=c, source=s, source_weights_sha256=sha[s], target=t, protocol=how) | {k: v for k, v in g.items() if not isinstance(v, (dict, list))} for g in got]
         if show: show(f"{s} -> {t}")
     return pd.DataFrame(rows)
