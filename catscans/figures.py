@@ -77,7 +77,7 @@ def make(
     for o in only or (): choose("table or figure", o, [*names, *(n.split("_")[0] for n in names)])
     return [p for n in names if not only or n in only or n.split("_")[0] in only for p in make_one(st, n)[1]]
 
-# %% ../nbs/70_figures.ipynb #69a5f6d5
+# %% ../nbs/70_figures.ipynb #f059ae4b
 def sentences(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
 )->dict: # name of a figure -> its sentence
@@ -92,7 +92,7 @@ def sentences(
     cor = [f"{MEASURES[m].split(' (')[0]}: Pearson r {d.distance.corr(d.transferability):.3f}{printed(m)}, Spearman ρ {d.distance.corr(d.transferability, 'spearman'):.3f} over {len(d)} pairs"
            for m, d in t.groupby("measure", sort=False)]
     fall = [] if st.profile == "published" else fall_frame(st, "run").fall_percent.tolist()
-    ended = dict(fig8_curves=f"In {(left := sum(f > 5 for f in fall))} of {len(fall)} runs the training loss (mean over folds) still fell by more than 5 % an epoch over the last quarter of the epochs (at least four)" + (": those had not converged, and longer training may change their AUC." if left else ".")) if fall else {}
+    ended = dict(fig8_curves=f"In {(left := sum(f > 5 for f in fall))} of {len(fall)} runs the training loss (mean over folds) still fell by more than 5 % an epoch over the last quarter of the epochs (at least four)" + (": those had not converged, and longer training may change their AUC." if left else ".") + " A loss also comes to rest where a schedule lets the learning rate run out (table 3).") if fall else {}
     return ended | dict(fig3_auc="Highest mean AUC: " + "; ".join(f"{label(s)} on {label(u)} ({m:.3f})" for s, u, m in best[["source", "target", "mean"]].to_numpy()) + ".",
         fig6_gain=f"Of {len(each)} differences from {per}, {len(up)} lie above zero with their whole interval, {len(down)} below, and {len(each)-len(up)-len(down)} cannot be told from zero.",
         fig4_distance="; ".join(cor) + ".")
