@@ -6,8 +6,8 @@
 __all__ = ['WATTS_PER_THREAD', 'PHASES', 'environment', 'energy', 'Progress', 'Pretrained', 'pretrain', 'Folds', 'finetune',
            'relation', 'images_of', 'fixed_cost', 'fixed_cost_line', 'execute']
 
-# %% ../nbs/40_transfer.ipynb #743f6a61
-import json, os, platform, shutil, time
+# %% ../nbs/40_transfer.ipynb #51a5b0c2
+import json, os, platform, shutil, time, warnings
 from collections import Counter
 from dataclasses import dataclass, asdict, replace
 from datetime import datetime, timezone
@@ -156,7 +156,12 @@ def _one_fold(trainer, images, fold, start, seed, recipe, say, checkpoint, key):
     out["weights_sha256"] = weights_sha256(trainer.weights())
     return dict(metrics=out, history={k: [h[k] for h in history] for k in history[0]}), p
 
-# %% ../nbs/40_transfer.ipynb #d9b453a8
+# %% ../nbs/40_transfer.ipynb #69be46af
+def _warn_of_siblings(images, protocol):
+    if protocol == "grouped" and images.groups is None:
+        warnings.warn(f"{images.name}: no groups are known (patients, lesions, slides), so its folds are drawn by image and siblings may lie on both sides; a CSV with a column for the group names them", stacklevel=3)
+
+# %% ../nbs/40_transfer.ipynb #73a5a754
 def finetune(
     source_weights,        # None (random initialisation), a weights file, or a dict of arrays by name
     images,                # datasets.Images of the target
@@ -178,6 +183,7 @@ def finetune(
     from catscans.models import load_weights, weights_sha256
     splits = make_splits(images.y, images.groups, choose("protocol", protocol, PROTOCOLS), folds,
                          seed if split_seed is None else split_seed, max_train, images.classes, images.name)
+    _warn_of_siblings(images, protocol)
     if source_weights is not None and not isinstance(source_weights, dict): source_weights = load_weights(source_weights)
     shape = len(images.classes), images.x.shape[1]
     if trainer and (trainer.n_classes, trainer.size) != shape: raise UserError(f"this network has (classes, pixels) {(trainer.n_classes, trainer.size)}, {images.name} has {shape}; make another Trainer")
