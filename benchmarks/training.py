@@ -1,4 +1,4 @@
-"""Images per second of training a ResNet50: `python -m benchmarks.training [--json] [--sizes 64 96] [--batch N] [--repeats N] [--precision P] [--rows ...]`.
+"""Images per second of training a ResNet50: `python -m benchmarks.training [--json [--full]] [--sizes 64 96] [--batch N] [--repeats N] [--precision P] [--rows ...]`.
 
 engine           `catscans.training.Trainer.epoch` on a uint8 store, with the paper's augmentation and class weights
 bound            the same network and optimizer as one compiled step on one constant batch: no store, no augmentation, no reading of metrics
@@ -11,12 +11,15 @@ Every row lives in a process of its own. The parent wakes them in turn, so that 
 next; the first round warms up and does not count. A ratio is the median over rounds of the ratio within a round. Before each measurement a large matrix product
 in the same framework and precision gives the peak that the shares refer to. All rows are given the same number of threads; `busy` is how many they used. `CPU ms` is
 the processor time per image: on a CPU that others share it says more than images per second.
+`--json` prints a list of {row, size, precision, device, images_per_s, ratio_to_torch, ratio_to_bound, repeats}, null where a row did not run; with `--full` also what the table
+holds besides: quartiles, peak, memory, tracing, and why a row did not run.
 The backend is Keras' (`KERAS_BACKEND`); PyTorch may lie in another environment (`--torch-python`). A row that cannot run is named, with the reason."""
 import argparse, importlib.util, json, os, platform, resource, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 import numpy as np
 
 ROOT, CLASSES = Path(__file__).parents[1], 7
+JSON = ("row", "size", "precision", "device", "images_per_s", "ratio_to_torch", "ratio_to_bound", "repeats")
 ROWS = ("torch", "engine", "bound", "keras-array", "keras-generator")   # neighbours in the order of work are compared with each other
 STAGES = {"resnet50": 4, "resnet50-conv4": 3, "resnet50-conv3": 2, "resnet50-conv2": 1}
 WIDTHS = ((3, 64), (4, 128), (6, 256), (3, 512))                        # blocks and channels of each stage
@@ -280,7 +283,7 @@ def ratio(row, to):
     return (round(statistics.median(r), 3), [round(float(q), 3) for q in np.quantile(r, (.25, .75))]) if r else (None, None)
 
 def summary(row, rows, a):
-    "One row of the JSON."
+    "One row of the table."
     by, good = {r.name: r for r in rows}, [r for r in row.rounds[1:] if "per_s" in r]
     mid = lambda k, d=1: round(statistics.median(r[k] for r in good), d) if good else None
     (torch_, torch_q), (bound_, bound_q) = (ratio(row, by.get(k)) for k in ("torch", "bound"))
@@ -327,7 +330,7 @@ def table(rows):
 def options(argv=None):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     p = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--json", action="store_true"); p.add_argument("--sizes", type=int, nargs="+", default=[64, 96]); p.add_argument("--batch", type=int, default=128)
+    p.add_argument("--json", action="store_true"); p.add_argument("--full", action="store_true", help="with --json: all that is known of each row"); p.add_argument("--sizes", type=int, nargs="+", default=[64, 96]); p.add_argument("--batch", type=int, default=128)
     p.add_argument("--repeats", type=int, default=7); p.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
     p.add_argument("--rows", nargs="+", choices=(*ROWS, "step"), default=list(ROWS)); p.add_argument("--steps", type=int, default=4, help="batches of one measurement; on a GPU 100 or more")
     p.add_argument("--generator-steps", type=int, default=4, help="the same for keras-generator"); p.add_argument("--threads", type=int, default=cores)
@@ -341,7 +344,7 @@ def main(argv=None):
     a = options(argv)
     if a.worker: a.size = a.sizes[0]; return worker(a)
     rows = measure(a, lambda s: print(s, file=sys.stderr, flush=True))
-    if a.json: print(json.dumps(rows, indent=1))
+    if a.json: print(json.dumps(rows if a.full else [{k: r[k] for k in JSON} for r in rows], indent=1))
     else:
         one = next((r for r in rows if not r["why"]), rows[0])
         print(f"{a.arch}, batch {a.batch}, {a.precision}, {one['device']}, {a.threads} threads, {a.repeats} rounds in turn; Keras on {os.environ.get('KERAS_BACKEND', 'tensorflow')}; load when it ended {one['load']}")

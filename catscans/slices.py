@@ -173,7 +173,11 @@ def _fits(folder, limit, images):
         raise UserError(f"the inputs need {sum(sizes.values()):.1f} MiB, allowed are {limit:g} (--limit): {', '.join(f'{k} {v:.1f}' for k, v in sizes.items())} MiB; "
                         f"images: {', '.join(f'{n} {len(im):,} at {s} px' for (n, s), im in images.items())}. Take fewer sources or targets, or a smaller max_images")
 
-# %% ../nbs/35_slices.ipynb #6e5fd6d5
+# %% ../nbs/35_slices.ipynb #e3f141aa
+def _remove_halves(path):
+    "remove what killed writers of this file left beside it; whoever calls holds its lock"
+    for half in path.parent.glob(f".{path.stem}-????????{path.suffix}"): half.unlink()   # as `atomic` names them
+
 def _tuples(v): return tuple(_tuples(x) for x in v) if isinstance(v, list) else v
 
 class Inputs:
@@ -196,8 +200,9 @@ class Inputs:
         "the pool of one size, decoded once and memory-mapped"
         from catscans.images import _locked
         at = self.scratch/f"pixels-{size}-{self.fingerprint}.npy"; at.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(at.parent/f".{at.name}.lock"):
+        with _locked(at.parent/f".{at.name}.lock") as alone:
             if not at.exists():
+                if alone: _remove_halves(at)
                 x = load_pool(sorted(self.folder.glob(f"pixels-{size}-*.zip")), size, self.pools[size])
                 with atomic(at) as tmp: np.save(tmp, x)
         return np.load(at, mmap_mode="r")
@@ -420,7 +425,7 @@ def work(
     return done
 work.start_up = 0.  # the longest time from a run's start to its first epoch in this process: compiling
 
-# %% ../nbs/35_slices.ipynb #7685441e
+# %% ../nbs/35_slices.ipynb #be98ee42
 ARCHIVE = "records.zip"
 
 def pack_records(
@@ -431,7 +436,8 @@ def pack_records(
     from catscans.images import _locked
     out, members = Path(out), {}
     kept = out/"work"/"packed"; kept.mkdir(parents=True, exist_ok=True)
-    with _locked(kept/".lock"):
+    with _locked(kept/".lock") as alone:
+        if alone: _remove_halves(out/ARCHIVE)
         for s in steps_of(inputs):
             if not s.product.exists(): continue
             gz = kept/f"{s.slug}.json.gz"
@@ -524,7 +530,7 @@ def prepare(
             (aside := out/"work"/"aside").mkdir(parents=True, exist_ok=True); s.product.replace(aside/s.product.name)
     return len(why)
 
-# %% ../nbs/35_slices.ipynb #673e1100
+# %% ../nbs/35_slices.ipynb #b66ca9fd
 def _surroundings(at_once):
     "what must be set before Keras is imported"
     os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -533,10 +539,10 @@ def _surroundings(at_once):
     _meter.shared = at_once
 
 def _children(args, n):
-    "n processes of this module; their worst exit code. None outlives us"
+    "n processes of this module; how many ended badly. None outlives us"
     ps = [subprocess.Popen([sys.executable, "-m", "catscans.slices", *map(str, args)], env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [
           str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")])))) for _ in range(n)]
-    try: return max(p.wait() for p in ps) and 1
+    try: return sum(p.wait() != 0 for p in ps)      # killed ones have negative codes
     finally:
         for p in ps:
             if p.poll() is None: p.terminate(); p.wait()
@@ -547,21 +553,21 @@ def run_slice(
     minutes:float=8.,
     at_once:int=1,      # processes that share the device
     show=print,
-)->dict: # done, left, failed, archive
+)->dict: # done, left, failed, died (of the processes that share the device), archive
     "One slice of a grid; the next call goes on."
-    end = time.time() + 60*minutes
+    end, died = time.time() + 60*minutes, 0
     with project(out) as out:
         inputs = Inputs(data, out/"work")
         left = prepare(inputs, out, show); show(f"{len(inputs.runs)-left} of {len(inputs.runs)} runs are done")
         _surroundings(at_once)
         try:
             if left and at_once == 1: work(inputs, end, show, lambda: pack_records(inputs, out))
-            elif left: _children(["worker", "--data", Path(data).resolve(), "--out", out, "--until", end, "--at-once", at_once], at_once)
+            elif left: died = _children(["worker", "--data", Path(data).resolve(), "--out", out, "--until", end, "--at-once", at_once], at_once)
         finally: archive = pack_records(inputs, out)
         left, failed = sum(not s.product.exists() for s in steps_of(inputs)), sorted((out/"work"/"failed").glob("*.txt"))
-    return dict(done=len(inputs.runs)-left, left=left, failed=failed, archive=archive)
+    return dict(done=len(inputs.runs)-left, left=left, failed=failed, died=died, archive=archive)
 
-# %% ../nbs/35_slices.ipynb #948a429b
+# %% ../nbs/35_slices.ipynb #40763331
 class Until:
     "Counts images from the second epoch on, and stops after so many seconds."
     def __init__(self, seconds, per_epoch): self.seconds, self.per_epoch, self.start, self.n = seconds, per_epoch, None, 0
@@ -581,7 +587,7 @@ def measured(inputs:Inputs, seconds:float=20.)->dict:
     if run is None: raise UserError("the inputs hold no fine-tuning to measure")
     name, px = _size_of(inputs, run)
     im, recipe = inputs.images(name, px), replace(inputs.recipes["finetune", run.target, run.source], epochs=10**6, schedule="constant")
-    index = np.arange(size(run)); batch = min(recipe.batch, len(index))
+    index = np.sort(np.random.default_rng(0).permutation(len(im.y))[:size(run)]); batch = min(recipe.batch, len(index))
     trainer, until = training.Trainer(len(im.classes), px, recipe, inputs.profile.arch), Until(seconds, len(index)//batch*batch)
     try: training.fit(trainer, im.x, im.y, index, 1, on_epoch=until)
     except Over: pass
@@ -675,7 +681,7 @@ def _inputs_of(a):
     if asked and [r for r in grid(got.profile, a.source, a.target, a.protocol, a.seeds, a.part) if r not in got.runs]: raise UserError(f"{data} does not hold all runs of this request; pack them into another folder")
     return data
 
-# %% ../nbs/35_slices.ipynb #d54d96b6
+# %% ../nbs/35_slices.ipynb #c347fb87
 def _do(a):
     if a.action == "pack-inputs":
         if not a.profile: raise UserError("pack-inputs: --profile is missing")
@@ -700,7 +706,8 @@ def _do(a):
     got = run_slice(data, a.out, a.minutes, (a.at_once or [1])[0], lambda line: print(line, flush=True))
     print(f"{got['done']} done, {got['left']} left, {len(got['failed'])} failed; {got['archive']}")
     for f in got["failed"]: print(f"catscans: error: {f.stem} failed: {f.read_text().strip().splitlines()[-1]} ({f})", file=sys.stderr)
-    return 1 if got["failed"] else 0
+    if got["died"]: print(f"catscans: error: {got['died']} of {a.at_once[0]} processes ended before their time, see above; take fewer with --at-once if memory was short", file=sys.stderr)
+    return 1 if got["failed"] or got["died"] else 0
 
 def main(
     argv=None, # default: the command line

@@ -7,10 +7,10 @@ __all__ = ['RECIPES', 'SECONDS', 'STEPS', 'Recipe', 'lr_at', 'on_gpu', 'settled'
            'affine', 'warp', 'balanced_weights', 'set_threads', 'adam', 'clock', 'Trainer', 'reset', 'weights', 'epoch',
            'keep_compiled', 'predict', 'recalibrate', 'memory_need', 'available_memory', 'guard', 'fit']
 
-# %% ../nbs/30_training.ipynb #060ceb32
-import functools, os, time, zipfile
+# %% ../nbs/30_training.ipynb #29b9375f
+import functools, glob, json, os, shutil, time, zipfile
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace, asdict
 from pathlib import Path
 import numpy as np
@@ -513,13 +513,41 @@ def guard(
                   f"{'on the device' if trainer.resident else 'streamed batch by batch'}; {'unknown' if free is None else gib(free)} free")
     return need
 
-# %% ../nbs/30_training.ipynb #aee7d1d6
+# %% ../nbs/30_training.ipynb #d6d92ce9
+def _about(trainer)->dict:
+    "what a checkpoint says of its training, to be told when it is not this one"
+    import keras
+    return asdict(settled(trainer.recipe)) | dict(arch=trainer.arch, size=trainer.size, classes=trainer.n_classes, backend=keras.backend.backend())
+
+def _remove_halves(path):
+    "remove what killed writers of this file left beside it"
+    try: import fcntl
+    except ImportError: return   # no locks: nobody knows whether a writer lives
+    for half in Path(path).parent.glob(f".{glob.escape(Path(path).stem)}-????????{Path(path).suffix}"):   # as `atomic` names them
+        with suppress(OSError), open(half, "r+b") as f: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB); half.unlink()
+
+def _write_locked(path, arrays):
+    "an archive, whole or not at all; locked from its first byte until it is in its place"
+    with ExitStack() as until_placed, atomic(path) as tmp:
+        f = until_placed.enter_context(open(tmp, "wb"))
+        with suppress(ImportError, OSError): import fcntl; fcntl.flock(f, fcntl.LOCK_EX)   # where there are no locks, halves stay
+        np.savez(f, **arrays); f.flush()
+
 def _save_checkpoint(path, key, trainer, history):
     arrays = {f"w/{k}": v for k, v in trainer.weights().items()}
     arrays |= {f"o/{i}": np.asarray(v) for i, v in enumerate(trainer.optimizer.variables)}
+    if not all(np.isfinite(a).all() for a in arrays.values()):   # the loss is that before the last step
+        raise FloatingPointError(f"weights became infinite or NaN in epoch {len(history)}: lower the learning rate (now {history[-1]['lr']:g}); the last checkpoint is intact")
     arrays |= {f"h/{k}": np.array([h[k] for h in history]) for k in history[0]}
-    with clock("save"), atomic(path) as tmp: np.savez(tmp, key=np.array(key), **arrays)
+    try:
+        with clock("save"): _write_locked(path, dict(key=np.array(key), about=np.array(json.dumps(_about(trainer))), **arrays))
+    except OSError as e:
+        folder = next(d for d in Path(path).absolute().parents if d.exists())
+        need, free = (n/2**20 for n in (sum(a.nbytes for a in arrays.values()), shutil.disk_usage(folder).free))
+        raise UserError(f"cannot write the checkpoint {path} ({e.strerror or e}): it needs {need:.1f} MiB, {free:.0f} MiB are free; "
+                        f"{'the one before is intact: ' if Path(path).exists() else ''}make room and start again, it goes on") from None
 
+# %% ../nbs/30_training.ipynb #994798fc
 @contextmanager
 def _undamaged(path, again):
     "what numpy raises on a damaged archive, as one line that says what deleting it means"
@@ -529,17 +557,22 @@ def _undamaged(path, again):
         raise UserError(f"{path} is damaged ({type(e).__name__}); delete it to {again}") from None
 
 def _load_checkpoint(path, key, trainer)->list:
-    "history so far; [] where there is no usable checkpoint of this very training"
+    "history so far; [] where there is no checkpoint; one of another training is refused"
     from catscans.models import set_backbone
-    if not Path(path).exists(): return []
+    path = Path(path)
+    if not path.exists(): return []
     with _undamaged(path, "train this fold from its beginning"), np.load(path, allow_pickle=False) as z:
-        if str(z["key"]) != key: return []
+        was, now = json.loads(str(z["about"])) if "about" in z else {}, _about(trainer)
+        other = [f"{k} {was[k]!r}, now {v!r}" for k, v in now.items() if k in was and was[k] != v]
+        if other or str(z["key"]) != key:
+            raise UserError(f"the checkpoint {path} is of another training ({'; '.join(other) or 'other images, folds, seed or starting weights'}): "
+                            "go on as it was begun, or delete it to train this fold from its beginning")
         set_backbone(trainer.model, {k[2:]: z[k] for k in z.files if k[0] == "w"}, head=True)
         for i, v in enumerate(trainer.optimizer.variables): v.assign(z[f"o/{i}"])
-        cols = {k[2:]: z[k].tolist() for k in z.files if k[0] == "h"}
+        cols = {k[2:]: z[k].tolist() for k in z.files if k.startswith("h/")}
     return [dict(zip(cols, row)) for row in zip(*cols.values())]
 
-# %% ../nbs/30_training.ipynb #7fc2a8fa
+# %% ../nbs/30_training.ipynb #9e82bab4
 def fit(
     trainer:Trainer,
     x, y,
@@ -547,13 +580,17 @@ def fit(
     seed:int,                  # of order, augmentation, dropout and initial weights
     weights:dict|None=None,    # where to start; None: random
     checkpoint:Path|None=None, # file for resuming
-    every:float|None=None,     # seconds between checkpoints, at least one epoch; default CATSCANS_CHECKPOINT_EVERY or 15
+    every:float|None=None,     # seconds between checkpoints, at least one epoch; 0: after each; default CATSCANS_CHECKPOINT_EVERY or 15
     key:str="",                # what makes this training different from any other
     on_epoch=None,             # called with (epoch, epochs, log)
 )->list:  # one dict per epoch: loss, accuracy, lr, seconds
     "Train `recipe.epochs` epochs from the start or from the checkpoint."
+    gone = np.flatnonzero(np.bincount(np.asarray(y)[index], minlength=trainer.n_classes) == 0)
+    if len(gone): raise UserError(f"{len(gone)} of {trainer.n_classes} classes have no image among the {len(index)} training images (first: number {gone[0]}, counted from 0): "
+                                  "take fewer folds or more training images, or leave the class out")
     guard(trainer, x)
     trainer.reset(weights, seed)
+    if checkpoint: _remove_halves(checkpoint)
     if every is None: every = float(os.environ.get("CATSCANS_CHECKPOINT_EVERY", 15))
     key = digest(key, seed, recipe_key(trainer.recipe), np.asarray(index), trainer.arch, trainer.size)
     history, last = _load_checkpoint(checkpoint, key, trainer) if checkpoint else [], time.time()
@@ -561,7 +598,11 @@ def fit(
         start = time.time()
         log = trainer.epoch(x, y, index, e, seed)
         history.append(log | dict(seconds=time.time()-start))
-        if on_epoch: on_epoch(e, trainer.recipe.epochs, history[-1])
-        if checkpoint and time.time()-last > every and e+1 < trainer.recipe.epochs:
+        stop = None
+        try:
+            if on_epoch: on_epoch(e, trainer.recipe.epochs, history[-1])
+        except BaseException as why: stop = why     # the end of a slice, Ctrl-C: this epoch is not lost
+        if checkpoint and (stop or time.time()-last > every and e+1 < trainer.recipe.epochs):
             _save_checkpoint(checkpoint, key, trainer, history); last = time.time()
+        if stop: raise stop
     return history

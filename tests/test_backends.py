@@ -43,7 +43,7 @@ def test_same_fisher_on_every_backend(backend, tmp_path):
 TRAIN = """
 import sys, numpy as np
 from dataclasses import replace
-from catscans.training import Recipe, Trainer, fit, set_threads
+from catscans.training import Recipe, Trainer, draw_affine, fit, set_threads, warp
 set_threads(1)
 rng, how = np.random.default_rng(0), sys.argv[2]
 y = np.arange(96) % 2
@@ -57,7 +57,8 @@ loss = [h["loss"] for h in fit(t, x, y, train, seed=1)]
 t.recalibrate(x, y, train); p = t.predict(x, np.arange(96))
 t.use(replace(t.recipe, lr=1e-5, epochs=1)); fit(t, x, y, np.arange(64), seed=2)     # another fold, another rate
 t.recalibrate(x, y, np.arange(64)); t.predict(x, np.arange(20))
-np.savez(sys.argv[1], loss=loss, p=p, traces=[t.traces[k] for k in ("train", "recalibrate", "predict")])
+moved = warp(x[:16], draw_affine(16, Recipe(), 32, np.random.default_rng(1)), 32)
+np.savez(sys.argv[1], loss=loss, p=p, moved=np.asarray(moved), traces=[t.traces[k] for k in ("train", "recalibrate", "predict")])
 """
 
 
@@ -78,5 +79,7 @@ def test_training_on_jax_equals_tensorflow(tmp_path):
         assert got["traces"].tolist() == [1, 1, 1], how
         np.testing.assert_allclose(got["loss"], ways["several"]["loss"], rtol=1e-3, err_msg=how)
         np.testing.assert_allclose(got["p"], ways["several"]["p"], atol=5e-3, err_msg=how)
-        if reference: np.testing.assert_allclose(got["loss"], reference["loss"], rtol=2e-2, err_msg=how)
+        if reference:
+            np.testing.assert_allclose(got["moved"], reference["moved"], atol=.01, err_msg="augmented images, of 255")
+            np.testing.assert_allclose(got["loss"], reference["loss"], rtol=2e-2, err_msg=how)
     assert list((tmp_path/"work"/"jax").iterdir()), "compiled functions are kept for the next process"

@@ -12,7 +12,7 @@ PROMISED = {"row", "size", "precision", "device", "images_per_s", "ratio_to_torc
 def test_keys_and_a_row_that_cannot_run(tmp_path, capsys):
     "the engine runs, on a tiny network; PyTorch cannot, and is named with the reason"
     (without := tmp_path/"python").write_text("#!/bin/sh\nexit 1\n"); without.chmod(0o755)
-    code = training.main(["--json", "--sizes", "32", "--batch", "4", "--steps", "1", "--repeats", "1", "--threads", "1", "--arch", "resnet50-conv2",
+    code = training.main(["--json", "--full", "--sizes", "32", "--batch", "4", "--steps", "1", "--repeats", "1", "--threads", "1", "--arch", "resnet50-conv2",
                           "--rows", "torch", "engine", "--torch-python", str(without)])
     out, err = capsys.readouterr()
     rows = {r["row"]: r for r in json.loads(out)}
@@ -25,6 +25,12 @@ def test_keys_and_a_row_that_cannot_run(tmp_path, capsys):
     assert torch["images_per_s"] is None and str(without) in torch["why"] and "CANNOT RUN" in err
     table = training.table(list(rows.values()))
     assert "DID NOT RUN: PyTorch is not installed" in table and f"{engine['images_per_s']:.1f}" in table
+
+
+def test_json_is_what_is_promised_and_nothing_else(capsys, monkeypatch):
+    monkeypatch.setattr(training, "measure", lambda a, show: [dict.fromkeys(PROMISED, 1) | dict(why="", absent="", tracing_s=9.)])
+    assert training.main(["--json"]) == 0
+    assert [set(r) for r in json.loads(capsys.readouterr().out)] == [PROMISED]
 
 
 def test_a_row_that_dies_is_named(monkeypatch, tmp_path):

@@ -139,6 +139,26 @@ def test_a_failed_run_is_named_and_does_not_stop_the_others(both, tmp_path, monk
     assert "pretrain-toy-pcam-small-grouped-s1 failed: FloatingPointError: the loss became nan" in capsys.readouterr().err
 
 
+def test_halves_that_killed_processes_left_are_removed(both, tmp_path):
+    inputs = slices.Inputs(both[0]/"inputs", tmp_path/"work")
+    (tmp_path/"work").mkdir()
+    halves = [tmp_path/"work"/f".pixels-32-{inputs.fingerprint}-abcdefgh.npy", tmp_path/".records-abcdefgh.zip"]
+    for f in halves: f.touch()
+    inputs.pixels(32)
+    with slices.project(tmp_path): slices.pack_records(inputs, tmp_path)
+    assert not any(f.exists() for f in halves)
+
+
+def test_processes_that_die_are_named(both, tmp_path, monkeypatch, capsys):
+    "killed, for instance for memory: a slice says so and fails, and a measurement is none"
+    (dies := tmp_path/"python").write_text("#!/bin/sh\nkill -9 $$\n"); dies.chmod(0o755)
+    monkeypatch.setattr(slices.sys, "executable", str(dies))
+    assert slices.main(["--data", str(both[0]/"inputs"), "--out", str(tmp_path/"o"), "--at-once", "2"]) == 1
+    out, err = capsys.readouterr()
+    assert "0 done, 2 left" in out and "2 of 2 processes ended before their time" in err and len(err.splitlines()) == 1
+    with pytest.raises(UserError, match="measuring 2 at once failed"): slices.measure(both[0]/"inputs", tmp_path/"m", (2,))
+
+
 @pytest.mark.skipif(not os.environ.get("CATSCANS_SLOW"), reason="CATSCANS_SLOW is not set: two workers and a measurement take a minute")
 def test_two_workers_share_the_grid_and_measure_counts(both, tmp_path, capsys):
     out, _ = both

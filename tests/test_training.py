@@ -1,5 +1,5 @@
 "Training repeats itself: after a kill, after a reset, in another process."
-import os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -88,13 +88,14 @@ def test_killed_at_twenty_random_moments(undisturbed, tmp_path):
         ends += 1
         got = record_in(tmp_path)
         assert records.equal(want, got), records.differences(want, got)
+        assert not list((tmp_path/"work"/"toy"/"checkpoints").rglob("*")), "nothing is left behind, nor are halves"
         if kills == 20: break
         next((tmp_path/"results"/"toy"/"records").glob("*.json")).unlink()      # ended before its next kill: from the beginning
     print(f"{kills} kills, {ends} ends equal to the undisturbed run's")
 
 
 TWENTY = """
-import numpy as np, psutil
+import sys, numpy as np, psutil
 from catscans.images import Images
 from catscans.training import Recipe, set_threads
 from catscans.transfer import finetune
@@ -103,7 +104,7 @@ rng, used = np.random.default_rng(0), []
 images = Images(x=rng.integers(0, 256, (200, 32, 32, 3)).astype("uint8"), y=np.arange(200) % 2, groups=np.arange(200).astype(str), classes=["a", "b"], card=None,
                 fingerprint="", name="noise", paths=np.arange(200).astype(str))
 note = lambda *a: used.append(psutil.Process().memory_info().rss)      # before each fold
-finetune(None, images, Recipe(epochs=1, batch=32), folds=20, arch="resnet50-conv2", max_train=64, start_of_fold=note)
+finetune(None, images, Recipe(epochs=2, batch=32), folds=20, max_train=64, workdir=sys.argv[1], start_of_fold=note)   # a checkpoint in each; one copy of this network is 94 MB
 note()
 print("MEMORY", *used)
 """
@@ -111,11 +112,37 @@ print("MEMORY", *used)
 
 @pytest.mark.skipif(not os.environ.get("CATSCANS_SLOW"), reason="CATSCANS_SLOW is not set: twenty folds in one process")
 def test_no_growth_over_twenty_folds(tmp_path):
-    p = subprocess.run([sys.executable, "-c", TWENTY], env=environment(tmp_path), capture_output=True, text=True)
+    p = subprocess.run([sys.executable, "-c", TWENTY, str(tmp_path/"folds")], env=environment(tmp_path), capture_output=True, text=True)
     assert p.returncode == 0, p.stderr[-2000:]
     used = [int(b) for b in p.stdout.split("MEMORY ")[1].split()]
     print(f"memory before each fold and after the last, MiB: {[b >> 20 for b in used]}")
     assert len(used) == 21 and abs(used[20]/used[2] - 1) < .05, used
+
+
+PRECISIONS = """
+import json, sys
+from dataclasses import replace
+from catscans.core import get_profile
+from catscans.training import recipe_for, set_threads
+from catscans.transfer import finetune, images_of
+p = get_profile("lite"); set_threads(p.threads)
+images, recipe = images_of("kermany", p, p.size), recipe_for("lite", "finetune", "kermany")
+auc = lambda precision: finetune(None, images, replace(recipe, precision=precision), folds=p.folds, max_train=dict(p.max_train).get("kermany")).auc.tolist()
+print("AUC", json.dumps([auc("float32"), auc("mixed_bfloat16")]))
+"""
+
+
+@pytest.mark.skipif(not (os.environ.get("CATSCANS_DATA") and os.environ.get("CATSCANS_SLOW")), reason="ten folds of chest X-rays: set CATSCANS_DATA to the images of lite, and CATSCANS_SLOW=1; "
+                    "KERAS_BACKEND=jax for a GPU")
+def test_sixteen_bits_cost_less_than_a_fold_is_worth(tmp_path):
+    "mean AUC over the same five folds from the same random weights, in float32 and in mixed_bfloat16: they differ by less than the standard deviation over folds"
+    env = environment(tmp_path) | dict(CATSCANS_DATA=os.environ["CATSCANS_DATA"])
+    p = subprocess.run([sys.executable, "-c", PRECISIONS], env=env, capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr[-2000:]
+    whole, half = np.array(json.loads(p.stdout.split("AUC ")[1]))
+    print(f"AUC per fold in float32 {whole.round(4)}, in mixed_bfloat16 {half.round(4)}; difference of the means {half.mean()-whole.mean():+.4f}, sd over folds {whole.std(ddof=1):.4f}")
+    assert not np.array_equal(whole, half), "both were computed in the same precision"
+    assert abs(half.mean() - whole.mean()) < whole.std(ddof=1)
 
 
 def test_third_fold_alone_in_a_fresh_process(undisturbed, tmp_path):
@@ -140,9 +167,134 @@ def test_record_holds_what_the_metrics_follow_from(undisturbed):
     assert 0 < t["trace_s"] and 0 < t["train_s"] <= t["wall_s"] and sum(t[f"{k}_s"] for k in PHASES) <= t["wall_s"]
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
+# ---- what ends a training before its time: one clear error, and the last good checkpoint as it was
+
+@pytest.fixture(scope="module")
+def trainer():
+    "ResNet50 cut after its first convolution: what is held here does not depend on the network"
+    from catscans.models import ARCHS
+    from catscans.training import Recipe, Trainer
+    ARCHS["tiny"] = "pool1_pool"
+    yield Trainer(2, 32, Recipe(lr=1e-3, batch=32, epochs=3), arch="tiny")
+    del ARCHS["tiny"]
+
+
+@pytest.fixture
+def train(trainer, tmp_path):
+    "a function that trains with a checkpoint after each epoch; `changes` of the recipe; `on_epoch` is called after an epoch, before its checkpoint"
+    from catscans.training import Recipe, fit
+    x, y = np.random.default_rng(0).integers(0, 256, (96, 32, 32, 3)).astype("uint8"), np.arange(96) % 2
+    def run(on_epoch=None, checkpoint=tmp_path/"work"/"fold1-checkpoint.npz", index=np.arange(96), every=0, **changes):
+        trainer.use(Recipe(**dict(lr=1e-3, batch=32, epochs=3) | changes))
+        history = fit(trainer, x, y, index, 1, None, checkpoint, every, on_epoch=on_epoch)
+        return [h["loss"] for h in history], {k: v.copy() for k, v in trainer.weights().items()}
+    run.file = tmp_path/"work"/"fold1-checkpoint.npz"
+    return run
+
+
+class Stopped(Exception): pass
+
+
+def stop(epoch, epochs, log):
+    if epoch == 1: raise Stopped
+
+
+def same(a, b): return a[0] == b[0] and all(np.array_equal(v, b[1][k]) for k, v in a[1].items())
+
+
+def test_the_end_of_a_slice_loses_no_epoch(train):
+    "stopped between two epochs, long before a checkpoint was due; also after the last epoch"
+    whole = train(checkpoint=None)
+    with pytest.raises(Stopped): train(stop, every=1e6)
+    with np.load(train.file) as z: assert len(z["h/loss"]) == 2
+    assert same(train(every=1e6), whole)
+    train.file.unlink()
+    with pytest.raises(Stopped): train(lambda e, n, log: stop(e-1, n, log), every=1e6)
+    assert same(train(lambda *_: pytest.fail("nothing is left to train"), every=1e6), whole)
+
+
+def test_a_nan_loss_is_named_and_the_checkpoint_stays(train):
+    "from the second epoch on steps are infinitely long; the first epoch's checkpoint is the good one"
+    with pytest.raises(FloatingPointError, match="the loss became nan in epoch 2: lower the learning rate .* the last checkpoint is intact"): train(schedule="step:inf:1")
+    with np.load(train.file) as z: assert len(z["h/loss"]) == 1 and all(np.isfinite(z[k]).all() for k in z.files if k[0] in "wo")
+
+
+def test_weights_that_became_nan_are_not_kept(train, trainer):
+    "the loss of an epoch is that before its last step: the step itself can be the one that ruins the weights"
+    def ruin(epoch, epochs, log):
+        if epoch == 1: trainer.model.get_layer("conv1_conv").bias.assign(np.full(64, np.nan))
+    with pytest.raises(FloatingPointError, match="weights became infinite or NaN in epoch 2"): train(ruin)
+    with np.load(train.file) as z: assert len(z["h/loss"]) == 1
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(train):
+    whole = train(checkpoint=None)
+    with pytest.raises(Stopped): train(stop)
+    before = train.file.read_bytes()
     from catscans.core import UserError
-    from catscans.training import _load_checkpoint
-    bad = tmp_path/"fold1-checkpoint.npz"
-    bad.write_bytes(b"PK\x03\x04 not a whole archive")
-    with pytest.raises(UserError, match="fold1-checkpoint.npz is damaged"): _load_checkpoint(bad, "key", None)
+    with pytest.raises(UserError, match=r"fold1-checkpoint.npz is of another training \(lr 0.001, now 0.0003; epochs 3, now 5\)"): train(lr=3e-4, epochs=5)
+    with pytest.raises(UserError, match=r"of another training \(other images, folds, seed"): train(index=np.arange(64))
+    assert train.file.read_bytes() == before
+    assert same(train(), whole)
+
+
+@pytest.mark.parametrize("share", (0, .01, .5, .999))
+def test_a_truncated_checkpoint_is_named(train, share):
+    from catscans.core import UserError
+    with pytest.raises(Stopped): train(stop)
+    cut = train.file.read_bytes(); cut = cut[:int(share*len(cut))]
+    train.file.write_bytes(cut)
+    with pytest.raises(UserError, match="fold1-checkpoint.npz is damaged .*; delete it to train this fold from its beginning"): train()
+    assert train.file.read_bytes() == cut
+
+
+def test_a_full_disk_is_named_and_the_checkpoint_stays(train):
+    "a limit on the size of files stands for the disk: the write of the second checkpoint fails in its middle"
+    resource = pytest.importorskip("resource")
+    from catscans.core import UserError
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    def full(epoch, epochs, log):
+        if epoch == 1: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    whole = train(checkpoint=None)
+    try:
+        with pytest.raises(UserError, match=r"cannot write the checkpoint .*fold1-checkpoint.npz \(File too large\): it needs .* the one before is intact"): train(full)
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [f.name for f in train.file.parent.iterdir()] == [train.file.name], "half a file was left"
+    with np.load(train.file) as z: assert len(z["h/loss"]) == 1
+    assert same(train(), whole)
+
+
+def test_a_class_without_images_is_refused_before_training(train):
+    from catscans.core import UserError
+    with pytest.raises(UserError, match="1 of 2 classes have no image among the 40 training images .first: number 1"): train(lambda *_: pytest.fail("trained"), index=np.arange(0, 80, 2))
+
+
+WRITE = """
+import sys, time, numpy as np
+from pathlib import Path
+from catscans import training
+write, path = np.savez, Path(sys.argv[1])
+def slow(f, **arrays): write(f, **arrays); f.flush(); print("half", flush=True); time.sleep(600)
+training.np.savez = slow
+training._write_locked(path, dict(a=np.zeros(1000)))
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_what_a_living_one_writes_is_not(train):
+    train.file.parent.mkdir()
+    start = lambda: subprocess.Popen([sys.executable, "-c", WRITE, str(train.file)], stdout=subprocess.PIPE, text=True, env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    halves = lambda: set(train.file.parent.glob(".*"))
+    (other := train.file.with_name(".fold10-checkpoint-12345678.npz")).touch()      # of another fold
+    dead, living = start(), start()
+    try:
+        for p in (dead, living): assert p.stdout.readline() == "half\n"
+        assert len(halves()) == 3
+        dead.send_signal(signal.SIGKILL); dead.wait()
+        train()
+        [left] = halves() - {other}
+        living.send_signal(signal.SIGKILL); living.wait()
+        assert left.exists() and other.exists()
+        train()
+        assert halves() == {other}
+    finally:
+        for p in (dead, living): p.kill(); p.wait(); p.stdout.close()
