@@ -322,7 +322,7 @@ def _pretrain_run(run, profile, recipe, size, show):
                 history=[{k: [h[k] for h in out.history] for k in out.history[0]}],
                 predictions=dict(index=pack(s.test.astype("int32")), fold=pack(np.ones(len(s.test), "int8")), y=pack(images.y[s.test].astype("int16")), p=pack(out.predictions)))
 
-# %% ../nbs/40_transfer.ipynb #b2c98789
+# %% ../nbs/40_transfer.ipynb #ecf2d7dd
 def _pretrain_without(run, profile, source, size, keep, show, name, trainer=None):
     "weights of the source trained only on the positions `keep`; kept on disk, since a killed run will ask again"
     from catscans.models import load_weights, save_weights
@@ -332,9 +332,11 @@ def _pretrain_without(run, profile, source, size, keep, show, name, trainer=None
     path = _checkpoints(run)/f"{name}-{digest(source.fingerprint, keep, recipe_key(recipe), size, profile.arch)[:8]}.h5"
     if path.exists(): return load_weights(path)
     if trainer and (trainer.n_classes, trainer.recipe.dropout) != (len(source.classes), recipe.dropout): trainer = None   # another network
+    checkpoint = _checkpoints(run)/f"{name}-checkpoint.npz"
     out = pretrain(source, recipe, run.protocol, seed_for(run.slug, name), size, profile.arch, split=Fold(keep, none, none), show=show, trainer=trainer,
-                   checkpoint=_checkpoints(run)/f"{name}-checkpoint.npz", key=digest(run.slug, name, source.fingerprint), evaluate=False)
+                   checkpoint=checkpoint, key=digest(run.slug, name, source.fingerprint), evaluate=False)
     save_weights(out.weights, path)
+    checkpoint.unlink(missing_ok=True)
     return out.weights
 
 # %% ../nbs/40_transfer.ipynb #8a3786b9
