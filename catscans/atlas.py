@@ -80,7 +80,7 @@ def _table(names, measured):
     out = pd.DataFrame(rows).set_index("name")
     return out.astype({k: "Int64" for k in whole if k in out})
 
-# %% ../nbs/72_atlas.ipynb #a65fc848
+# %% ../nbs/72_atlas.ipynb #af3ed5e7
 def _share(p): return f"{100*p:.0f} %" if p >= .0095 else f"{100*p:.1f} %"
 
 def _size(c): return f"{c.image_size} px" if any(x.isdigit() for x in c.image_size) else "any size" if c.layout == "toy" else c.image_size or "size not known"
@@ -91,7 +91,7 @@ def _facts(c, d)->list:
     if not d: first = [f"{c.classes or '?'} classes, says the card", "images not here: nothing was measured"]
     elif d["groups"] is None: first = ["groups: " + (f"{kept}, not in these files" if kept else "none known"), "leak: cannot be known without groups"]
     else:
-        rate = "cannot be cut into five folds" if d["sibling_in_training"] is None else f"{_share(d['sibling_in_training'])} of held-out images have a sibling in training"
+        rate = "cannot be cut into five folds" if d["sibling_in_training"] is None else f"{_share(d['sibling_in_training'])} have a sibling in training"
         first = [f"{d['groups']:,} groups ({kept}), at most {d['most_images_of_a_group']} images of one", f"leak: {rate}"]
     if d: first.append(_copied(d))
     return [*first, f"licence: {c.licence}", f"checksum: {c.checksum}"]
@@ -100,8 +100,8 @@ def _copied(d)->str:
     "The line about near duplicates"
     n = d["near_duplicate_pairs"]
     if not n: return "near duplicates: none found"
-    share = "" if d["copy_in_training"] is None else f"; {_share(d['copy_in_training'])} of held-out images have one in training"
-    return f"near duplicates: {n:,} pair{'s'*(n > 1)}" + (f", {d['identical']:,} identical" if d["identical"] else "") + share
+    share = "" if d["copy_in_training"] is None else f"; {_share(d['copy_in_training'])} have one in training"
+    return f"near duplicates: {n:,} pair{'s'*(n > 1)}" + (f", {d['identical']:,} the same" if d["identical"] else "") + share
 
 def _strip(images, n, rng, gap=3):
     "`n` images side by side, as many classes as can be, on a transparent ground"
@@ -122,9 +122,9 @@ def _balance(ax, images, d, color):
     ax.set(xlim=(0, 1), ylim=(0, 1.2), xticks=[], yticks=[])
     ax.spines["left"].set_visible(False)
     text = f"{k} classes of {_share(n[0])}" if _share(n[0]) == _share(n[-1]) else f"{k} classes: {_share(n[0])} to {_share(n[-1])}"
-    ax.set_xlabel(text, fontsize=6.3, labelpad=1.5)
+    ax.set_xlabel(text, fontsize=8, labelpad=1.5)
 
-# %% ../nbs/72_atlas.ipynb #1a390951
+# %% ../nbs/72_atlas.ipynb #334e4d40
 def _study(names, protocol):
     "What a figure of these datasets calls itself; generated images are marked as such"
     from catscans.style import Study, study
@@ -144,23 +144,23 @@ def draw(
     names, measured = _names(of), []
     @styled
     def drawn():
-        fig, axes = canvas(_study(names, protocol), "Atlas of the datasets", (10.4, .55 + .86*len(names)), len(names), 4, "",
-            "Sample images, class shares (dashed: equal shares), groups; leak and near duplicates: in five folds of that protocol." + (f" Of datasets with more than {most:,} images a subset was looked at." if most and any(CATALOGUE[x].n > most for x in names) else ""),
-            "the images themselves" + (" (catscans.toy)" if all(x.startswith("toy-") for x in names) else " and the cards"), .3, width_ratios=(1.35, n*.62, 1.5, 3.))
+        fig, axes = canvas(_study(names, protocol), "Atlas of the datasets", (10.4, .65 + .95*len(names)), len(names), 4, "",
+            "Sample images, class shares (dashed: equal shares), groups; leak and near duplicates: shares of held-out images, in five folds of that protocol." + (f" Of datasets with more than {most:,} images a subset was looked at." if most and any(CATALOGUE[x].n > most for x in names) else ""),
+            "the images themselves" + (" (catscans.toy)" if all(x.startswith("toy-") for x in names) else " and the cards"), .3, width_ratios=(1.35, n*.56, 1.25, 3.6))
         for name, row in zip(names, axes):
             c, color = CATALOGUE[name], ORIGIN[CATALOGUE[name].origin]
             images = _load(name, size, most) if _there(name) else None
             d = describe(images, protocol) if images else {}; measured.append(d)
             for ax in row[[0, 1, 3]]: ax.axis("off")
             title = textwrap.fill(c.title, 24); lines = title.count("\n")
-            row[0].text(1, .48 + .06*lines, title, ha="right", va=("bottom", "bottom", "center")[min(lines, 2)], weight="bold", fontsize=8.5 if not lines else 7.5 if lines == 1 else 7, color=color)
-            row[0].text(1, .42 - .14*max(0, lines-1), (f"{c.n:,}" if c.n else "?") + f" images\n{c.family}, {_size(c)}", ha="right", va="top", fontsize=6.5, color=GREY)
+            row[0].text(1, .48 + .06*lines, title, ha="right", va=("bottom", "bottom", "center")[min(lines, 2)], weight="bold", fontsize=9.5 if not lines else 8.5 if lines == 1 else 8, color=color)
+            row[0].text(1, .42 - .14*max(0, lines-1), (f"{c.n:,}" if c.n else "?") + f" images\n{c.family}, {_size(c)}", ha="right", va="top", fontsize=8, color=GREY)
             if images:
                 row[1].imshow(_strip(images, n, np.random.default_rng(seed_for(name, "atlas"))), interpolation="none")
                 _balance(row[2], images, d, color)
-            else: row[2].axis("off"); row[1].text(.5, .5, "images not here", ha="center", va="center", color=GREY, fontsize=7)
+            else: row[2].axis("off"); row[1].text(.5, .5, "images not here", ha="center", va="center", color=GREY, fontsize=8.5)
             for i, line in enumerate(_facts(c, d)):
-                row[3].text(0, .93-.22*i, line, va="center", fontsize=6.8, color="#B5403A" if i == 1 and (d.get("sibling_in_training") or 0) > .01 or i == 2 and (d.get("copy_in_training") or 0) > .01 else "#222222", transform=row[3].transAxes)
+                row[3].text(0, .95-.23*i, line, va="center", fontsize=8.5, color="#B5403A" if i == 1 and (d.get("sibling_in_training") or 0) > .01 or i == 2 and (d.get("copy_in_training") or 0) > .01 else "#222222", transform=row[3].transAxes)
         return fig
     fig = drawn()
     fig.frame = _table(names, measured).reset_index()

@@ -288,7 +288,7 @@ def embed_all(
     heads = iter(heads_of(datasets, probe, seeds, n_subset, c, rule))
     return {im.name: [embed(im, probe, n_subset, s, c=c, rule=rule, head=next(heads), **kw) for s in seeds] for im in datasets}
 
-# %% ../nbs/52_task2vec.ipynb #ac3286e1
+# %% ../nbs/52_task2vec.ipynb #25074b92
 def _vector(e): return np.asarray(e.fisher if isinstance(e, Embedding) else e, float)
 
 def _pair(a, b):
@@ -310,7 +310,7 @@ def scaled_cosine(
     a, b,             # as in `cosine`
     eps:float=1e-8,   # the original's
 )->float: # 0 to 1
-    "Cosine distance after each filter was divided by the sum of both: every filter counts alike (awslabs `cosine`; Achille et al. 2019, Eq. 4)."
+    "Cosine distance after each filter was divided by the sum of both: every filter counts alike (awslabs `cosine`; the symmetric distance of Achille et al. 2019)."
     a, b = _pair(a, b)
     return cosine(a/(a + b + eps), b/(a + b + eps))
 
@@ -323,10 +323,10 @@ def normalized_cosine(a, b)->float: # 0 to 1
 
 def asymmetric(
     source, target,     # as in `cosine`: the task that was learned first, and the one it is to serve
-    alpha:float=.15,    # weight of the source's complexity (Achille et al. 2019, section 5)
+    alpha:float=.15,    # weight of the source's complexity (the value that Achille et al. 2019 found best for a ResNet-34)
     trivial=None,       # embedding of a task that needs nothing; default: 1 for every filter, the prior's precision of a Fisher diagonal (awslabs `get_trivial_embedding_from`)
 )->float:
-    "Scaled cosine less alpha times the source's distance from the trivial task: of two sources as near, the more complex one is closer (Achille et al. 2019, Eq. 5)."
+    "Scaled cosine less alpha times the source's distance from the trivial task: of two sources as near, the more complex one is closer (the asymmetric distance of Achille et al. 2019)."
     s, t = _pair(source, target)
     return scaled_cosine(s, t) - alpha*scaled_cosine(s, np.ones_like(s) if trivial is None else trivial)
 

@@ -236,6 +236,15 @@ def test_otdd_knows_gaussian_classes():
         assert W[c, c] == pytest.approx((m**2).sum() + np.trace(np.cov(base.T, bias=True)), rel=1e-9)   # (2 - 1)^2 tr S
 
 
+def test_a_sample_may_lose_a_class():
+    "more classes than images are used: what is left is compared"
+    x, y = data(120, 5, 60)
+    i = estimators._sample(y, 40, "otdd", 0)
+    assert len(set(i)) == 40 and len(set(y[i])) < 60
+    got = score("otdd", source_embedding=x, source_labels=y, target_embedding=x + 1, labels=y, most=40)
+    assert got == pytest.approx(np.sqrt(5 + 5), rel=1e-6)          # a shift costs its square twice: once for images, once for classes
+
+
 def test_kid_is_unbiased():
     r = np.random.default_rng(0)
     v = np.array([score("kid", source_embedding=r.gamma(2, size=(25, 5)), target_embedding=r.gamma(2, size=(40, 5))) for _ in range(400)])

@@ -152,6 +152,23 @@ def test_where_the_upper_end_of_the_published_scores_comes_from():
 
 # ---- gallery
 
+def test_the_gallery_shows_every_estimate_of_a_record():
+    "the paper's two first, then what else the record holds, in its order; records without any are shown as they were"
+    from catscans import records, similarity
+    from catscans.core import get_profile
+    p, r = get_profile("toy"), np.random.default_rng(0)
+    rows = lambda names: [dict(measure=m, source=s, target=t, value=float(r.random()), sd=None, n=1) for m in names for s in p.sources for t in p.targets]
+    rec = dict(schema=1, kind="similarity", profile="toy", protocol=p.protocol, seed=p.seed, distances=rows(["experts", "task2vec_cosine"]), settings={},
+               env={k: "" for k in records._ENV}, timing=dict(started="", wall_s=0.))
+    with records._example_project():
+        records.write(rec)
+        assert list(gallery.pairs_of("toy")) == ["experts", "task2vec_cosine"]
+        records.write(rec | dict(estimates=rows(similarity.WITHOUT_SOURCE)))
+        many = gallery.pairs_of("toy")
+    assert list(many) == ["experts", "task2vec_cosine", *similarity.WITHOUT_SOURCE] and len({tuple(zip(d.source, d.target)) for d in many.values()}) == 1
+    assert [gallery.direction(m) for m in ("task2vec_asymmetric", "fid", "log_size", "jpeg_difference")] == [-1, -1, 1, -1]
+
+
 def test_gallery_has_one_panel_per_estimator_with_the_same_axes():
     many = dict(one=made(), two=made(seed=1), three=made(seed=2))
     fig = gallery.panels(many, directions=dict(one=1, two=-1, three=1), cols=2, **FAST)

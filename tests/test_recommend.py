@@ -123,6 +123,10 @@ def test_rank_without_a_probe_says_that_it_is_the_prior():
     assert r.unavailable["logme"] == "a source network is needed" and "embeddings" in r.unavailable["fid"] and "log_size" not in r.unavailable
     assert all(r.unavailable[e].endswith("and a probe are needed") for e in ("fid", "otdd", "task2vec_cosine")) and "probe" not in r.unavailable["mean_difference"]
     assert r.table.distance.isna().all() and "distance" not in r.text() and r.also == {}
+    said = "\n".join(r.notes)
+    assert "looked up in imagenet, dermamnist, pneumoniamnist; the other 12 have no print" in said and "what a source gains over random initialisation is not in that record" in said and "log_" not in said
+    full = rec.rank(target(soft(40)), known=printed({n: np.zeros(24, "float32") for n in medmnist.sources().index})).notes
+    assert not any("no print" in n for n in full)
     assert r.verdict.startswith(("no source is clearly better", f"{r.table.index[0]} is clearly better"))
     d = json.loads(json.dumps(r.as_dict()))
     assert [s["source"] for s in d["sources"]] == list(r.table.index) and d["target"]["images"] == 40
@@ -199,11 +203,20 @@ def test_large_targets_are_sampled_and_it_is_said():
     assert np.bincount(y[rec.sample(y)]).tolist() == [900, 100] and not np.array_equal(rec.sample(y, seed=1), rec.sample(y, seed=2))
 
 
-@pytest.mark.parametrize("name, gone", [("retinamnist", {"retinamnist"}), ("organsmnist_224", {"organamnist", "organcmnist", "organsmnist"}), ("isic2018", {"dermamnist"}), ("mine", set())])
+@pytest.mark.parametrize("classes, each", [(110, 10), (1500, 10)])
+def test_any_number_of_classes_can_be_sampled(classes, each):
+    "fewer images are left out than there are classes, and more classes than images are used"
+    y = np.arange(classes*each) % classes
+    at = rec.sample(y)
+    assert len(set(at)) == 1000 and np.bincount(y[at], minlength=classes).max() <= -(-1000//classes)
+
+
+@pytest.mark.parametrize("name, gone", [("retinamnist", {"retinamnist"}), ("BloodMNIST", {"bloodmnist"}), ("HAM10000_part_1", {"dermamnist"}), ("tinyimagenet", {"imagenet"}), ("stl10", {"imagenet"}), ("organsmnist_224", {"organamnist", "organcmnist", "organsmnist"}), ("isic2018", {"dermamnist"}), ("mine", set())])
 def test_the_family_of_the_target_is_dropped_and_named(name, gone):
     r = rec.rank(target(soft(40), name))
     assert set(r.dropped) == gone and not gone & set(r.table.index) and all(s in r.text() for s in gone)
-    assert any("pretrained without" in n for n in r.notes) == bool(gone)
+    assert any("pretrained without" in n for n in r.notes) == bool(gone - {"imagenet"})
+    assert all("as its name says" in why for why in r.dropped.values()), "no card was given"
 
 
 def test_own_images_are_known_again(tmp_path):
