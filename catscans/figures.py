@@ -6,29 +6,31 @@
 __all__ = ['TITLES', 'why_not', 'items', 'make_one', 'make', 'sentences', 'about', 'say', 'Presented', 'present', 'linked',
            'report']
 
-# %% ../nbs/70_figures.ipynb #e884a508
+# %% ../nbs/70_figures.ipynb #b9500252
 import base64, os, re
 from pathlib import Path
 from . import records
 from .core import PROFILES, atomic, choose, data_dir, figures_dir, get_profile, results_dir, UserError, work_dir
 from .gallery import atlas, estimator_table, estimators, pairs_of
-from .plots import (auc_summary, correlations, critical_difference, curves, fall_frame, fig1, fig2, fig3, fig4, gain, gain_frame, MEASURES, printed_rho,
-                            rank_frame, rank_heatmap, transfer_frame)
+from .plots import (auc_summary, correlations, critical_difference, curves, fall_frame, fig1, fig2, fig3, fig4, gain, gain_frame, measures, observed, printed_rho,
+                            rank_frame, rank_heatmap, transfer_frame, within_text)
 from .plots import _comparable
 from .style import label, markdown, provenance, save, save_table, small, Study, study, style
 from .tables import table1, table2, table3, table3_finetuning, table4, table5, table7
 from .transfer import fixed_cost_line
 
-# %% ../nbs/70_figures.ipynb #5125482e
+# %% ../nbs/70_figures.ipynb #cc203a2d
 TITLES = dict(table1_datasets="The datasets", fig1_samples="Examples of the datasets", fig2_design="The design, drawn from the workflow", table2_pretraining="Sources on their own task",
     table3_settings="Settings", table3_finetuning="Fine-tuning settings in the authors' git history", fig3_auc="AUC per source and target", table4_auc="AUC per source and target, as numbers",
     fig4_distance="Transferability against distance", table6_correlations="Correlations of distance and transferability", fig5_ranks="Rank heat map",
     fig6_gain="What a source adds to the baseline", fig7_critical_difference="Mean ranks", fig8_curves="Training curves", table5_metrics="More than the AUC", table7_cost="What it cost",
     fig9_gallery="One panel per estimator", table8_estimators="How far each estimator agrees with transfer", fig10_atlas="The datasets in two dimensions")
+def _gallery(st): return estimators(st, titles=measures(st))
+
 _MAKE = dict(table1_datasets=table1, fig1_samples=fig1, fig2_design=fig2, table2_pretraining=table2, table3_settings=table3, table3_finetuning=table3_finetuning,
     fig3_auc=fig3, table4_auc=table4, fig4_distance=fig4, table6_correlations=correlations, fig5_ranks=rank_heatmap, fig6_gain=gain,
     fig7_critical_difference=critical_difference, fig8_curves=curves, table5_metrics=table5, table7_cost=table7,
-    fig9_gallery=estimators, table8_estimators=estimator_table, fig10_atlas=atlas)
+    fig9_gallery=_gallery, table8_estimators=estimator_table, fig10_atlas=atlas)
 _ONLY_OURS = ("fig1_samples", "fig8_curves", "table5_metrics", "table7_cost")
 
 def why_not(
@@ -57,6 +59,11 @@ def items(
     "The tables and figures that a profile has, in the order of the paper."
     return [n for n in _MAKE if not why_not(profile, n)]
 
+def _under(st, name):
+    "The line under a table: where its numbers come from, and whose the experts' answers are."
+    said = [observed(st)] if name in ("table6_correlations", "table8_estimators") else []
+    return " ".join([provenance(st, where="dataset cards" if name.startswith("table1") else None), *filter(None, said)])
+
 def make_one(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
     name:str,           # of `items`
@@ -64,7 +71,7 @@ def make_one(
     "Draw and write one table or figure: the figure or frame, and the paths."
     st = study(profile)
     made = _MAKE[choose("table or figure", name, items(st))](st)
-    if name.startswith("table"): return made, save_table(made, st.profile, name, provenance(st, where="dataset cards" if name.startswith("table1") else None))
+    if name.startswith("table"): return made, save_table(made, st.profile, name, _under(st, name))
     return made, save(made, None, st.profile, name)
 
 def make(
@@ -77,7 +84,7 @@ def make(
     for o in only or (): choose("table or figure", o, [*names, *(n.split("_")[0] for n in names)])
     return [p for n in names if not only or n in only or n.split("_")[0] in only for p in make_one(st, n)[1]]
 
-# %% ../nbs/70_figures.ipynb #f059ae4b
+# %% ../nbs/70_figures.ipynb #6b5f3a70
 def sentences(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
 )->dict: # name of a figure -> its sentence
@@ -86,16 +93,25 @@ def sentences(
     auc, g, t = auc_summary(st.fold_auc()), gain_frame(st), transfer_frame(st)
     best = auc[auc["rank"] == 1].sort_values("target", key=lambda v: v.map(st.targets.index))
     printed = lambda m: f" (the text prints Spearman's ρ = {printed_rho(m)})" if st.profile == "published" else ""
+    titles = measures(st)
     each = g[g.source != "mean of sources"]
     up, down = each[each.lo > 0], each[each.hi < 0]
     per = "the self pair" if st.baseline == "self" else "random initialisation"
-    cor = [f"{MEASURES[m].split(' (')[0]}: Pearson r {d.distance.corr(d.transferability):.3f}{printed(m)}, Spearman ρ {d.distance.corr(d.transferability, 'spearman'):.3f} over {len(d)} pairs"
+    cor = [f"{titles[m].split(' (')[0]}: {_inside(d)}Pearson r {d.distance.corr(d.transferability):.3f}{printed(m)}, Spearman ρ {d.distance.corr(d.transferability, 'spearman'):.3f} over {len(d)} pairs"
            for m, d in t.groupby("measure", sort=False)]
+    between = " Which source will transfer is a question within targets; over all pairs a correlation also holds what differs between the targets." if t.target.nunique() > 1 else ""
     fall = [] if st.profile == "published" else fall_frame(st, "run").fall_percent.tolist()
     ended = dict(fig8_curves=f"In {(left := sum(f > 5 for f in fall))} of {len(fall)} runs the training loss (mean over folds) still fell by more than 5 % an epoch over the last quarter of the epochs (at least four)" + (": those had not converged, and longer training may change their AUC." if left else ".") + " A loss also comes to rest where a schedule lets the learning rate run out (table 3).") if fall else {}
     return ended | dict(fig3_auc="Highest mean AUC: " + "; ".join(f"{label(s)} on {label(u)} ({m:.3f})" for s, u, m in best[["source", "target", "mean"]].to_numpy()) + ".",
         fig6_gain=f"Of {len(each)} differences from {per}, {len(up)} lie above zero with their whole interval, {len(down)} below, and {len(each)-len(up)-len(down)} cannot be told from zero.",
-        fig4_distance="; ".join(cor) + ".")
+        fig4_distance="; ".join(cor) + f".{between}" + f" {observed(st)}".rstrip())
+
+def _inside(d):
+    "Within targets, with a separator; nothing where there is one target, or where no correlation is defined."
+    from catscans.stats import correlation
+    if d.target.nunique() < 2: return ""
+    try: return within_text(correlation(d.distance, d.transferability, d.target)) + "; over all pairs "
+    except UserError: return ""
 
 # %% ../nbs/70_figures.ipynb #c1dd304c
 def about(
@@ -128,7 +144,7 @@ def say(
     "One of `sentences`, as a paragraph."
     return _Text(sentences(profile).get(name, ""))
 
-# %% ../nbs/70_figures.ipynb #c237be3b
+# %% ../nbs/70_figures.ipynb #95ed8c6f
 class Presented:
     "A table or figure as a notebook shows it; remembers its file for the report."
     def __init__(self, name, body, path): self.name, self.body, self.path = name, body, path
@@ -138,7 +154,8 @@ class Presented:
 
 _HIDE = {"table1_datasets": ("note", "licence", "kept together"), "table3_settings": ("what git shows",), "table3_finetuning": ("commit",),
          "table8_estimators": tuple(f"{k} per target" for k in ("weighted_tau", "spearman_rho", "regret"))}   # in the CSV and the .md
-_BRIEF = ("measure", "pairs", "n", "pearson_r", "pearson_r_lo", "pearson_r_hi", "pearson_r_perm_p", "spearman_rho", "spearman_rho_lo", "spearman_rho_hi", "spearman_rho_perm_p")
+_BRIEF = ("measure", "pairs", "n", "pearson_r", "pearson_r_lo", "pearson_r_hi", "pearson_r_perm_p", "spearman_rho", "spearman_rho_lo", "spearman_rho_hi", "spearman_rho_perm_p",
+          "pearson_r_within", "pearson_r_within_perm_p", "spearman_rho_within", "spearman_rho_within_perm_p")
 
 def present(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
@@ -152,7 +169,7 @@ def present(
     made, paths = make_one(st, name)
     if not name.startswith("table"): return Presented(name, small(made, 900, 128).data, paths[0])
     made = made[[c for c in made if c in _BRIEF]] if name == "table6_correlations" else made.drop(columns=list(_HIDE.get(name, ())), errors="ignore")
-    return Presented(name, markdown(made, f"*{provenance(st, where='dataset cards' if name == 'table1_datasets' else None)} Whole: figures/{st.profile}/{paths[0].name}.*"), paths[0])
+    return Presented(name, markdown(made, f"*{_under(st, name)} Whole: figures/{st.profile}/{paths[0].name}.*"), paths[0])
 
 # %% ../nbs/70_figures.ipynb #72b871fd
 def linked(

@@ -6,11 +6,11 @@
 __all__ = ['TITLES', 'panels', 'atlas_of', 'pairs_of', 'direction', 'fold_noise', 'table', 'estimators', 'estimator_table',
            'matrices_of', 'atlas']
 
-# %% ../nbs/73_gallery.ipynb #74729f02
+# %% ../nbs/73_gallery.ipynb #d8a5e34c
 import numpy as np, pandas as pd
 from . import records
 from .core import UserError, get_profile
-from .plots import MEASURES, _distances
+from .plots import MEASURES, _distances, measures
 from .protocols import setting
 from .style import GREY, Study, canvas, colour, label, legend, origin, study, styled
 
@@ -108,7 +108,7 @@ def _panel(ax, f, colours, limits):
     ax.scatter(f.x, f.y, s=9, c=[colours[t] for t in f.target], alpha=.8, lw=0)
     ax.set(xlim=limits[0], ylim=limits[1])
 
-# %% ../nbs/73_gallery.ipynb #97015c8d
+# %% ../nbs/73_gallery.ipynb #3d7a81d3
 def panels(
     many:dict,          # estimator -> pairs, in the order of the panels
     noise=None,         # of `table`
@@ -131,7 +131,7 @@ def panels(
     limits = [tuple(1.06*np.array([frame[c].min(), frame[c].max()])) for c in "xy"]
     cols = cols or min(3, len(many)); rows = -(-len(many)//cols)
     each = ", in brackets its 95 % bootstrap interval over families" if stat.weighted_tau_lo.notna().any() else ", in brackets that of each target" if len(targets) > 1 else ""
-    fig, axes = canvas(st or Study("medmnist", "as published", (), (), (), "none"), "Which score knows which source will transfer?", (7.4, rows*(2.35 if cols > 2 else 2.9) + 1.05), rows, cols, f"{int(stat.pairs.max())} pairs", where=where,
+    fig, axes = canvas(st or Study("medmnist", "as published", (), (), (), "none"), "Which score knows which source will transfer?", (7.4, rows*(2.35 if cols > 2 else 2.9) + 1.05), rows, cols, f"{int(stat.pairs.max())} pairs", where=where, head=.3 if rows > 3 else 0,   # room for the mark, which sinks as figures grow
         more=f"{'τ: weighted Kendall tau; ρ: Spearman. ' if cols > 2 else ''}Mean over targets{each}. Regret: AUC points lost by taking the source with the best score. p: permutation within targets." + (" Ceiling: one noisy measurement of the AUC held against another." if noise is not None else "") + (f" {more}" if more else ""),
         sharex=True, sharey=True)
     for i, ax in enumerate(axes.flat):
@@ -237,7 +237,7 @@ def _map(ax, xy, within, title):
     x0, y0 = cx - side*.46, cy - side*.455
     ax.plot([x0, x0 + bar], [y0, y0], color=GREY, lw=1.2, solid_capstyle="butt"); ax.text(x0 + bar/2, y0 + side*.012, f"{bar:g}", ha="center", va="bottom", fontsize=6.5, color=GREY)
 
-# %% ../nbs/73_gallery.ipynb #2e834e5e
+# %% ../nbs/73_gallery.ipynb #085647f8
 def atlas_of(
     matrices:dict,      # measure -> datasets x datasets
     st:Study,           # for the line under the figure
@@ -258,7 +258,7 @@ def atlas_of(
     for ax, (m, d) in zip(axes.flat, matrices.items()):
         xy, stress = plane(d)
         xy = _turned(xy, xy if first is None else first); first = xy if first is None else first
-        _map(ax, xy, pd.Series(np.diag(d), d.index), f"{TITLES.get(m, m.replace('_', ' '))}, stress {stress:.2f}")
+        _map(ax, xy, pd.Series(np.diag(d), d.index), f"{(TITLES | measures(st)).get(m, m.replace('_', ' '))}, stress {stress:.2f}")
         parts.append(xy.rename_axis("dataset").reset_index().assign(measure=m, within=np.diag(d), stress_1=stress))
     for ax in axes.flat[len(matrices):]: ax.set_visible(False)
     seen = {origin(n) for d in matrices.values() for n in d.index}

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'validate', 'path_of', 'write', 'read', 'predictions', 'differences', 'equal', 'load_all', 'complete',
-           'require', 'tidy', 'settings_frame', 'histories', 'evaluations', 'distances']
+           'require', 'tidy', 'settings_frame', 'histories', 'evaluations', 'distances', 'observer']
 
-# %% ../nbs/60_records.ipynb #3ae1b619
-import json, math, os, tempfile
+# %% ../nbs/60_records.ipynb #6549ac58
+import json, math, os, re, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pandas as pd
-from .core import UserError, atomic, choose, digest, get_profile, pack, PROTOCOLS, results_dir, Run, runs, seed_for, unpack
+from .core import UserError, atomic, choose, digest, get_profile, pack, PROFILES, PROTOCOLS, results_dir, Run, runs, seed_for, unpack
 
 # %% ../nbs/60_records.ipynb #bd0d9502
 SCHEMA = 1
@@ -294,3 +294,18 @@ def distances(
     p = get_profile(profile)
     rec = dict(kind="similarity", profile=profile, protocol=protocol or p.protocol, seed=p.seed if seed is None else seed)
     return pd.DataFrame(read(path_of(rec))["distances"]).astype(dict(value=float, sd=float))
+
+# %% ../nbs/60_records.ipynb #df6d1ec9
+def observer(
+    profile:str,             # name, or "published"
+    protocol:str|None=None,  # as of `distances`
+    seed:int|None=None,
+)->str: # "an AI model"; empty: people, or whoever gave the answers that a user put in
+    "Who stands in for the experts of a profile, as the file of its answers says."
+    if profile not in PROFILES: return ""
+    import catscans
+    p, text = get_profile(profile), (Path(catscans.__file__).parent/"data"/"experts_lite.csv").read_text()
+    rec = path_of(dict(kind="similarity", profile=profile, protocol=protocol or p.protocol, seed=p.seed if seed is None else seed))
+    if rec.exists() and read(rec)["settings"].get("experts", "package data") != "package data": return ""      # a user's own answers
+    answered = {line.split(",")[0] for line in text.splitlines() if not line.startswith("#")}
+    return re.search(r"^# The observer is (.+?) \(", text, re.M)[1] if {*p.sources, *p.targets} <= answered else ""

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from catscans import published
-from catscans.audit import CLAIMS, COLUMNS, VERDICTS, audit, audit_json, audit_text
+from catscans.audit import CLAIMS, COLUMNS, VERDICTS, audit, audit_json, audit_text, obtained_counts
+from catscans.claims import ABOUT, EFFECT, OBTAINED
 from catscans.core import PAPER_SOURCES, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -354,19 +355,76 @@ def test_obtained_from_our_records():
         t = audit(profiles=["toy"])
     got = {i: o["toy"] for i, o in zip(t.id, t.obtained)}
     mean = df[(df.source == "toy-imagenet") & (df.target == "toy-chest")].auc_ovr_weighted.mean()
-    assert math.isclose(got[2]["value"]["auc_chest"], mean) and got[2]["verdict"] in VERDICTS
-    assert got[15]["value"]["self_pair_baselines"] == 0 and got[15]["verdict"] == "reproduced"
-    assert math.isclose(got[16]["value"]["train"], .8) and got[16]["verdict"] == "contradicted"     # 80/20: nothing is watched
-    assert got[17]["value"] == dict(weighted=1, largest_difference_isic2018=0.) and got[17]["verdict"] == "reproduced"
+    assert math.isclose(got[2]["value"]["auc_chest"], mean) and got[2]["verdict"] in OBTAINED
+    assert got[15]["value"]["self_pair_baselines"] == 0
+    assert math.isclose(got[16]["value"]["train"], .8)     # 80/20: nothing is watched
+    assert got[17]["value"] == dict(weighted=1, largest_difference_isic2018=0.)
     assert set(got[18]["value"].values()) == {3} and got[19]["value"]["different_draws"] == 25
     assert (got[20]["value"]["lowest"], got[20]["value"]["highest"]) == (0, 2)
-    assert got[21]["verdict"] == "reproduced" and set(got[21]["value"].values()) == {.01}
+    assert set(got[21]["value"].values()) == {.01}
     assert got[22]["value"] == dict(observers=5, properties=6)
-    assert got[26]["value"]["lr_chest"] == 1 and got[26]["value"]["epochs_chest"] == s[s.kind == "finetune"].epochs.iloc[0] and got[26]["verdict"] == "contradicted"
-    for i in (23, 25, 27, 28, 29, 30, 31, 32): assert got[i].startswith("not applicable: ") and len(got[i]) > 30
-    assert all(isinstance(got[i], dict) for i in got if i not in (23, 25, 27, 28, 29, 30, 31, 32))
-    assert "goes by the name of the one that it stands for" in audit_text(t)
+    assert got[26]["value"]["lr_chest"] == 1 and got[26]["value"]["epochs_chest"] == s[s.kind == "finetune"].epochs.iloc[0]
+    for i in (23, 25, 28, 29, 30, 31, 32): assert got[i]["value"] is None and len(got[i]["why"]) > 25
+    assert got[27] == "not applicable: no profile of ours trains an EfficientNet" and all(isinstance(got[i], dict) for i in got if i != 27)
+    # a claim about the authors' study or record gets no other verdict, one about an effect never this
+    assert {i for i, o in got.items() if o != got[27] and o["verdict"] == "not comparable"} == {i for i, kind in ABOUT.items() if kind != EFFECT}
+    assert "task2vec_spearman_rho_within" in got[10]["value"] and got[9]["value"].keys() >= {"pearson_r", "pearson_r_within", "pearson_r_within_perm_p"}
+    assert set(t.verdict) <= set(VERDICTS)
+    text = audit_text(t)
+    assert "goes by the name of the one that it stands for" in " ".join(text.split()) and obtained_counts(t, "toy") in " ".join(text.split()) and max(map(len, text.splitlines())) <= 100
     json.loads(audit_json(t))
+
+
+def ours(auc, **columns):
+    "Evidence of a profile of ours, made of the record's: other fold AUCs, other columns of the pairs."
+    from dataclasses import replace
+    from catscans.claims import from_record
+    ev = from_record()
+    return replace(ev, profile="lite", auc=ev.auc.assign(auc_ovr_weighted=auc(ev.auc) if callable(auc) else auc), pairs=ev.pairs.assign(**columns))
+
+
+def told(ev, *ids):
+    from catscans.claims import obtained
+    rows = ev.rec.claims.set_index("id")
+    return {i: obtained(ev, rows.loc[i], i) for i in ids}
+
+
+def test_no_significant_difference_tells_nothing():
+    "folds of pure noise, and distances on whose two ends the effect is the same: nothing is reproduced or contradicted, neither by a difference nor by its absence"
+    from catscans.claims import from_record
+    rng, at = np.random.default_rng(1), from_record().pairs.groupby("target").cumcount().astype(float)
+    ev = ours(lambda f: .9 + .02*rng.standard_normal(len(f)), experts=at, task2vec=at, transferability=(at - 3.5)**2)
+    got = told(ev, *(i for i, kind in ABOUT.items() if kind == EFFECT and i != 27))
+    assert {i: o["verdict"] for i, o in got.items()} == dict.fromkeys(got, "cannot tell")
+    assert got[6]["value"]["shown"] == 0 < got[6]["value"]["tested"] and all(re.search(r"\d", o["why"]) for o in got.values())
+
+
+def test_an_effect_that_the_data_show_is_told():
+    "ImageNet far above the rest, or far below; a smaller source far above, or only larger ones"
+    rng = np.random.default_rng(1)
+    noise = lambda f: .0005*rng.standard_normal(len(f))
+    lead = lambda by: ours(lambda f: .9 + by*(f.source == "imagenet") + noise(f))
+    assert [told(lead(by), 2)[2]["verdict"] for by in (.05, -.05)] == ["reproduced", "contradicted"]
+    assert told(lead(.05), 5)[5]["verdict"] == "reproduced" and told(lead(-.05), 5)[5]["verdict"] == "contradicted"
+    size = ours(0.).sizes
+    rank = {s: i for i, s in enumerate(sorted(size, key=size.get))}
+    by_size = lambda sign: ours(lambda f: .8 + sign*.02*f.source.map(rank) + noise(f))
+    assert [told(by_size(s), 6)[6]["verdict"] for s in (1, -1)] == ["contradicted", "reproduced"]
+
+
+def test_what_differs_between_targets_tells_nothing_of_sources():
+    "distance and transferability that differ by target only: a pooled r of almost 1 contradicts neither claim; the same within targets does"
+    from catscans.claims import from_record
+    rng, pairs = np.random.default_rng(2), from_record().pairs
+    target = pairs.target.map({t: i for i, t in enumerate(pairs.target.unique())}).astype(float)
+    noise = lambda: .01*rng.standard_normal(len(pairs))
+    between = ours(.9, experts=target + noise(), task2vec=target + noise(), transferability=-target + noise())
+    got = told(between, 9, 10, 11)
+    assert got[11]["value"]["task2vec_pearson_r"] < -.99 and got[10]["value"]["lowest_p"] < .001 and abs(got[11]["value"]["task2vec_pearson_r_within"]) < .5
+    assert [got[i]["verdict"] for i in (9, 10, 11)] == ["not comparable", "cannot tell", "cannot tell"]
+    x = rng.standard_normal(len(pairs))
+    within = told(ours(.9, experts=x, task2vec=noise(), transferability=x + noise()), 10, 11)
+    assert [within[i]["verdict"] for i in (10, 11)] == ["contradicted", "contradicted"]
 
 
 def test_distances_that_say_nothing_of_subsets_leave_claims_unanswered():
