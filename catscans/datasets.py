@@ -107,7 +107,7 @@ def from_npz(path, size:int=112, name:str|None=None, max_images:int|None=None, s
     path = _there(path, ".npz file"); check_size(size)
     return build(_cut(_by_npz(path, name or path.stem), max_images, seed), size, **how)
 
-# %% ../nbs/10_datasets.ipynb #58825df2
+# %% ../nbs/10_datasets.ipynb #f9c52116
 def _known(name):
     "The name of a dataset that can be read; else why it cannot"
     from catscans.cards import CATALOGUE, short
@@ -154,7 +154,7 @@ def absent(c:Card)->UserError:
     "What to put where"
     base = data_dir()
     head = f"{c.name}: no images under CATSCANS_DATA, which is " + (str(base) if base else "not set")
-    if c.archive: return UserError(f"{head}; set it to the folder that holds {c.archive} (licence: {c.licence})")
+    if c.archive: return UserError(f"{head}; set it to the folder that holds {c.archive} (licence: {c.licence}), a reduced file of {c.original} that is not distributed with catscans")
     how = "gets them" if c.open else "says which files to put where" + (", as an account is needed" if c.access == "login" else "")
     return UserError(f"{head}; `catscans data get {c.name}` {how} (licence: {c.licence}; {c.url})")
 

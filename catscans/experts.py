@@ -197,10 +197,10 @@ class Survey:
             tmp.write_text("\n".join([f"# observer {self.observer}, order of datasets drawn with seed {self.seed}", ",".join(COLUMNS), *rows]) + "\n")
         self._given, self._text = given, self._read()
 
-# %% ../nbs/50_experts.ipynb #ac5d73da
+# %% ../nbs/50_experts.ipynb #f4278782
 def _ipywidgets():
     try: import ipywidgets
-    except ModuleNotFoundError: raise UserError("ipywidgets is not installed; the form needs the extra `paper`: pip install 'catscans[paper]'") from None
+    except ModuleNotFoundError: raise UserError("ipywidgets is not installed; the form needs the extra `paper`: pip install '.[paper]' in the clone") from None
     return ipywidgets
 
 def _png(x):

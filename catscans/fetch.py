@@ -6,7 +6,7 @@
 __all__ = ['ARCHIVES', 'LIMIT', 'RATIO', 'FLOOR', 'MANIFEST', 'REGISTER', 'CHECK_SIZE', 'FetchError', 'kind', 'member_path',
            'size_text', 'extract', 'Resume', 'checksum', 'manifest', 'expected', 'fetch', 'put_text', 'file_text',
            'facts_text', 'card_of', 'files_of', 'other_ways', 'home_of', 'wanted', 'get', 'check_files', 'entries',
-           'added', 'check_name', 'add', 'open_added', 'check_added']
+           'added', 'check_name', 'add', 'remove', 'open_added', 'check_added']
 
 # %% ../nbs/13_fetch.ipynb #9dbecadc
 import bz2, errno, gzip, json, lzma, os, re, shutil, stat, struct, sys, tarfile, tempfile, time, unicodedata, warnings, zipfile, zlib
@@ -470,7 +470,7 @@ def facts_text(
     hosts = {urlsplit(u).hostname for f in c.files if not f.login for u in f.urls}
     return "\n".join([*lines, *([f"one host only: {hosts.pop()}"] if len(hosts) == 1 else [])])
 
-# %% ../nbs/13_fetch.ipynb #e9cbbe0a
+# %% ../nbs/13_fetch.ipynb #3a4ff983
 def _base()->Path:
     "CATSCANS_DATA, an existing folder"
     base = data_dir()
@@ -484,7 +484,8 @@ def card_of(name):
     if name not in CATALOGUE: raise UserError(f"unknown dataset: received {_plain(name)!r}, allowed are {', '.join(short(n for n in CATALOGUE if CATALOGUE[n].files))}")
     c = CATALOGUE[name]
     if c.layout == "toy": raise UserError(f"{name} is generated: there is nothing to get")
-    if c.archive: raise UserError(f"{name} has no public link: put {c.archive} into CATSCANS_DATA (licence: {c.licence})")
+    if c.archive: raise UserError(f"{name} is not distributed with catscans and cannot be fetched: it is a reduced file, {c.archive}, cut from {c.original}, licence: {c.licence}; "
+                                  "who has that file puts it into CATSCANS_DATA, and images of your own (a folder, CSV or .npz) go through catscans data add")
     if not c.files: raise UserError(f"{name}: no file is offered" + (f"; see {c.url}" if c.url else ""))
     return c
 
@@ -676,7 +677,7 @@ def check_name(
         if at is None or p.resolve() != at: raise UserError(f"name: {p} is there already; give another one with --name")
     return name
 
-# %% ../nbs/13_fetch.ipynb #e1a2f301
+# %% ../nbs/13_fetch.ipynb #67d52c37
 _READS = dict(folder="from_path", table="from_csv", npz="from_npz")
 
 def _read(path, what, name, size, say=None, **kw):
@@ -689,10 +690,10 @@ def _read(path, what, name, size, say=None, **kw):
     for w in heard or (): say(str(w.message))
     return images
 
-def _register(name, path, what, images):
+def _register(name, path, what, images, columns):
     base = _base()
     entry = dict(path=str(path.relative_to(base) if path.is_relative_to(base) else path), kind=what, size=CHECK_SIZE, resample="draft", fingerprint=images.fingerprint, images=len(images),
-                 counts=images.counts, group_key=getattr(images.card, "group_key", None) if images.groups is not None else None)
+                 counts=images.counts, group_key=getattr(images.card, "group_key", None) if images.groups is not None else None, **({"columns": columns} if columns else {}))
     _save_json(base/REGISTER, {**entries(), name: entry})
     return entry
 
@@ -702,11 +703,12 @@ def _contents(folder):
     if len(top) == 1 and (top[0].is_file() or sum(p.is_dir() for p in top[0].iterdir()) > 1 or (top[0]/"labels.csv").exists()): return top[0]
     return folder
 
-# %% ../nbs/13_fetch.ipynb #bee330cd
+# %% ../nbs/13_fetch.ipynb #a51e8d24
 def add(
     path,               # folder, CSV, .npz, or an archive of one of these
     name:str|None=None, # default: the file's name
     say=None,           # told what was left out
+    **columns,          # path_col, class_col, group_col of a CSV
 )->dict: # what is remembered of it
     "Check a user's images and remember them under a name."
     if not str(path).strip(): raise UserError("data add: received an empty path; give a folder, a CSV, an .npz or an archive (. is the folder you are in)")
@@ -716,15 +718,34 @@ def add(
     path = path.resolve(); what = kind(path)
     name = check_name((path.name if what == "folder" else path.name.split(".")[0]) if name is None else name, path)
     with _alone(base):
-        if what not in ARCHIVES: return _register(name, path, what, _read(path, what, name, CHECK_SIZE, say))
+        if what not in ARCHIVES: return _register(name, path, what, _read(path, what, name, CHECK_SIZE, say, **_columns(path, what, columns)), columns)
         with _hidden(base, "adding") as tmp:
             got = _contents(extract(path, tmp/"all")); what = kind(got)
-            try: images = _read(got, what, name, CHECK_SIZE, say)
+            try: images = _read(got, what, name, CHECK_SIZE, say, **_columns(got, what, columns))
             except UserError as e: raise UserError(str(e).replace(str(got), str(path))) from e
             place = base/(name if got.is_dir() else f"{name}.{'npz' if what == 'npz' else 'csv'}")
             got.rename(place)
-        try: return _register(name, place, what, images)
+        try: return _register(name, place, what, images, columns)
         except BaseException: shutil.rmtree(place) if place.is_dir() else place.unlink(); raise
+
+def _columns(path, what, columns)->dict:
+    "Names of columns, where there is a table to have them"
+    if columns and what != "table" and not (what == "folder" and (path/"labels.csv").exists()):
+        raise UserError(f"data add: received --{next(iter(columns)).replace('_', '-')}, but {path} holds no table; allowed with a CSV or a folder with a labels.csv")
+    return columns
+
+def remove(
+    name:str, # of images that were added
+)->dict: # what was remembered of them
+    "Forget images that were added; the images stay."
+    from catscans.cards import CATALOGUE
+    mine = entries()
+    if name not in mine:
+        raise UserError(f"data remove: {_plain(name)} " + ("comes with catscans: it was not added" if name in CATALOGUE else "was never added") + f"; allowed are {', '.join(mine) or 'only added datasets, and there are none'}"
+                        + ("" if data_dir() else " (CATSCANS_DATA is not set)"))
+    with _alone(_base()):
+        mine = entries(); gone = mine.pop(name); _save_json(_base()/REGISTER, mine)
+    return gone
 
 def open_added(
     name:str,                 # one that was added
@@ -736,8 +757,8 @@ def open_added(
 ):  # Images
     "The images that were added under a name."
     e, path = entries()[name], added()[name]
-    if not path.exists(): raise UserError(f"{name} was added from {path}, where nothing is any more; put it back, or delete its entry in {data_dir()/REGISTER}")
-    return _read(path, e["kind"], name, size, max_images=max_images, seed=seed, resample=resample or e.get("resample", "bilinear"), allow_unreadable=allow_unreadable)
+    if not path.exists(): raise UserError(f"{name} was added from {path}, where nothing is any more; put it back, or forget it: catscans data remove {name}")
+    return _read(path, e["kind"], name, size, max_images=max_images, seed=seed, resample=resample or e.get("resample", "bilinear"), allow_unreadable=allow_unreadable, **e.get("columns", {}))
 
 def check_added(name:str):
     "Its images, if they are still those that were added."

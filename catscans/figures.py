@@ -171,7 +171,7 @@ def present(
     made = made[[c for c in made if c in _BRIEF]] if name == "table6_correlations" else made.drop(columns=list(_HIDE.get(name, ())), errors="ignore")
     return Presented(name, markdown(made, f"*{_under(st, name)} Whole: figures/{st.profile}/{paths[0].name}.*"), paths[0])
 
-# %% ../nbs/70_figures.ipynb #72b871fd
+# %% ../nbs/70_figures.ipynb #48c2dba8
 def linked(
     nb,                # an executed notebook (nbformat)
     profile:str,       # whose figures it shows
@@ -195,7 +195,7 @@ def report(
 )->Path: # results/<profile>/report.md
     "Executed notebooks as one Markdown page without code, its figures linked from figures/."
     try: import nbformat, nbconvert
-    except ModuleNotFoundError as e: raise UserError(f"{e.name} is not installed; reports need the extra `paper`: pip install 'catscans[paper]'") from None
+    except ModuleNotFoundError as e: raise UserError(f"{e.name} is not installed; reports need the extra `paper`: pip install '.[paper]' in the clone") from None
     to, text = results_dir(profile)/"report.md", []
     exporter = nbconvert.MarkdownExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
     for path in executed or [work_dir(profile, "notebooks")/"results.ipynb"]:

@@ -252,7 +252,7 @@ def _write(tmp, items, size, resample, workers)->tuple: # {row: why} of what can
     journal.unlink()
     return {int(i): why for n in notes for i, why in n[3].items()}, seen
 
-# %% ../nbs/15_images.ipynb #26cb2c18
+# %% ../nbs/15_images.ipynb #736a9e2a
 _SHOWN = 10     # unreadable images in a message; where there are more, a file lists them
 
 def allowed_missing(
@@ -274,7 +274,16 @@ def _refuse(li, bad, report):
     if len(bad) > _SHOWN:
         report.write_text("\n".join(li.paths[i] for i in sorted(bad)) + "\n")
         more = f" and {len(bad)-_SHOWN} more, all of them listed in {report}"
-    raise UserError(f"{len(bad)} of {len(li)} images cannot be read: {'; '.join(names[:_SHOWN])}{more}; repair or remove them, or allow them by name (allow_unreadable, CATSCANS_ALLOW_UNREADABLE)")
+    said = [str(li.paths[i]) for i in sorted(bad)]
+    value = f"@{report}" if more else ",".join(said) if not any(set(n) & set(",'\"") for n in said) else "@FILE"     # a comma in a name: only a file can hold it
+    raise UserError(f"{_home(li, min(bad))}: {len(bad)} of {len(li)} images cannot be read: {'; '.join(names[:_SHOWN])}{more}; repair or remove them, or leave them out by name: "
+                    f"CATSCANS_ALLOW_UNREADABLE='{value}' before the command (@FILE: a name on each line), in Python allow_unreadable=[...]")
+
+def _home(li, i)->str:
+    "The folder or archive that holds an image, as far as its name is a path in it; else the dataset"
+    at, name = li.items[i], f"{os.sep}{li.paths[i]}"
+    if isinstance(at, (str, Path)): return str(at).removesuffix(name) if str(at).endswith(name) else li.name
+    return str(getattr(next(iter(getattr(at, "args", ())), None), "filename", None) or li.name)
 
 def _without(tmp, li, bad, size)->Listing:
     "The listing and its pixels.npy without the rows in `bad`."

@@ -75,7 +75,7 @@ def stl10(
     entries, labels, paths = (sum((list(v[k]) for v in parts.values()), []) for k in range(3))
     return _listing(name, folder, entries, paths, [classes[i] for i in labels], classes, split=np.array([p.split("/")[0] for p in paths]))
 
-# %% ../nbs/14_layouts.ipynb #15694111
+# %% ../nbs/14_layouts.ipynb #7ca03065
 def _lines(path):
     with _reading(path, "list of names"): return [s.strip() for s in path.read_text("utf-8").splitlines() if s.strip()]
 
@@ -104,7 +104,7 @@ def _dtd_split(labels, partition, paths):
         for rel in _lines(f):
             if rel in at: raise UserError(f"{f} lists {rel}, which is in {at[rel]} already; unpack the archive again")
             at[rel] = p
-    if gone := sorted(set(at) - set(paths)): raise UserError(f"{labels} lists {len(gone)} images that are not there: {', '.join(gone[:5])}; unpack the archive again")
+    if gone := sorted(set(at) - set(paths)): raise UserError(f"{labels} lists {len(gone)} image{'s' * (len(gone) > 1)} that {'are' if len(gone) > 1 else 'is'} not there: {', '.join(gone[:5])}; unpack the archive again")
     if more := [p for p in paths if p not in at]: raise UserError(f"{len(more)} images are in no list of {labels} (partition {partition}): {', '.join(more[:5])}; unpack the archive again")
     return np.array([at[p] for p in paths])
 

@@ -64,7 +64,7 @@ def _tree(path:Path)->dict:
         tree = {r.split("/", 1)[1]: v for r, v in tree.items()}
     return tree
 
-# %% ../nbs/11_readers.ipynb #d8e3afb6
+# %% ../nbs/11_readers.ipynb #cc44778b
 _SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
 def _by_folder(tree:dict, name:str, where)->Listing:
@@ -74,7 +74,7 @@ def _by_folder(tree:dict, name:str, where)->Listing:
     for rel in tree: tops.setdefault(rel.split("/")[0] if "/" in rel else "", []).append(rel)
     loose, tops = [r for r in tops.pop("", []) if _is_image(r)], dict(sorted(tops.items()))
     if not tops: raise UserError(f"{where} " + ("holds images but no class sub-folders: put each class into a folder of its own, or give a CSV"
-                                                if loose else "is empty: received no class sub-folder with images"))
+                                                if loose else "is empty: received no class sub-folder with images; put the images of each class into a sub-folder of its name, or a labels.csv with the columns path, class beside them"))
     if loose: raise UserError(f"{where} holds {len(loose)} images beside its class sub-folders (first: {loose[0]}): move them into a class or out")
     if {t.lower() for t in tops} <= _SPLIT_NAMES:
         raise UserError(f"{where} holds the parts {', '.join(tops)}, not classes: give one of them, or a CSV with the columns path, class, split")
@@ -119,12 +119,12 @@ def _need(df, columns, where, hint=""):
         if blank.any(): raise UserError(f"{where}: {blank.sum()} rows have no {c} (first: row {blank.idxmax() + 2}); fill them in or drop them")
     return df
 
-# %% ../nbs/11_readers.ipynb #af431d6b
+# %% ../nbs/11_readers.ipynb #95d98341
 def _frame(source, where, path_col, class_col, group_col):
     "The rows of a CSV, its group column and its classes in order."
     df = _table(source, where)
     if group_col is None: group_col = next((c for c in GROUP_COLUMNS if c in df.columns), False)
-    _need(df, [path_col, class_col] + ([group_col] if group_col else []), where, "; name them with path_col, class_col, group_col")
+    _need(df, [path_col, class_col] + ([group_col] if group_col else []), where, "; rename its columns, or name them: catscans data add PATH --path-col C --class-col C --group-col C (in Python path_col, class_col, group_col)")
     if (twice := df[path_col].duplicated(keep=False)).any():
         rows = df[df[path_col] == df[path_col][twice.idxmax()]]
         why = "with several classes: multi-label data are not supported" if rows[class_col].nunique() > 1 else "twice: keep one row per image"
@@ -141,7 +141,7 @@ def _class_order(df, class_col)->list:
         raise UserError(f"{class_col}: received several classes for one image ({next(n for n in names if '|' in n)}): multi-label data are not supported")
     return sorted(names, key=lambda n: (int(n), "") if n.isdigit() else (1 << 62, n))
 
-# %% ../nbs/11_readers.ipynb #2797e84a
+# %% ../nbs/11_readers.ipynb #056ea9b6
 def _by_csv(source, tree, name, where, path_col="path", class_col="class", group_col=None, keep=())->Listing:
     "A listing from a CSV whose paths are keys of `tree`."
     df, group_col, classes = _frame(source, where, path_col, class_col, group_col)
@@ -150,7 +150,7 @@ def _by_csv(source, tree, name, where, path_col="path", class_col="class", group
         raise UserError(f"{where} names {away[0][:200]}, which leaves its folder ({len(away)} such paths): give a path in the folder, or an absolute one")
     entries = [tree.get(p) for p in df[path_col]]
     if gone := [p for p, e in zip(df[path_col], entries) if e is None]:
-        raise UserError(f"{where} names {len(gone)} files that are not there: {', '.join(p[:200] for p in gone[:5])}{' ...' if len(gone) > 5 else ''}")
+        raise UserError(f"{where} names {len(gone)} file{'s that are' if len(gone) > 1 else ' that is'} not there: {', '.join(p[:200] for p in gone[:5])}{' ...' if len(gone) > 5 else ''}")
     return _listing(name, where, entries, df[path_col].tolist(), df[class_col].tolist(), classes, df[group_col].tolist() if group_col else None,
                     group_col or None, df["split"].to_numpy(dtype=str) if "split" in df else None)
 

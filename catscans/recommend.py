@@ -458,9 +458,9 @@ def rank(
     return Ranking(dict(name=images.name, images=n, used=len(im), classes=len(images.classes), fingerprint=images.fingerprint), table, verdict(d, table.index.tolist(), level), dropped,
                    _unavailable(probe), _notes(model, probe, n, len(im), seed, of, keep, lost, said), level, also)
 
-# %% ../nbs/90_recommend.ipynb #86b8e808
+# %% ../nbs/90_recommend.ipynb #ded38b76
 def load_target(
-    path,             # folder of class sub-folders or with labels.csv; .csv; .npz; .zip
+    path,             # folder of class sub-folders or with labels.csv; .csv; .npz; .zip; else the name of a dataset
     size:int=112,     # side in pixels
     most:int=MOST, seed:int=0,
 )->tuple: # Images, number of images there are
@@ -468,11 +468,23 @@ def load_target(
     from catscans.images import build
     from catscans.readers import general
     path = Path(path).expanduser()
-    if not path.exists(): raise UserError(f"rank: there is no {path}; give a folder with one sub-folder per class, a .csv, an .npz or a .zip")
+    if not path.exists(): return _by_name(str(path), size, most, seed)
     li = general(path, path.resolve().name if path.is_dir() else path.stem)
     check_target(li.y, li.classes, path)
     at = sample(li.y, most, seed)
     return build(li if len(at) == len(li) else li.subset(at), size), len(li)
+
+def _by_name(name, size, most, seed):
+    "the same of a dataset that `load` knows"
+    from catscans.cards import CATALOGUE
+    from catscans.datasets import load
+    from catscans.fetch import added
+    if name not in CATALOGUE and name not in added():
+        raise UserError(f"rank: there is no {name}, neither a file or folder nor a dataset of catscans data list; give a folder with one sub-folder per class, a .csv, an .npz or a .zip, or the name of a dataset")
+    images = load(name, size=size)
+    check_target(images.y, images.classes, name)
+    at = sample(images.y, most, seed)
+    return (images if len(at) == len(images) else images.subset(at)), len(images)
 
 def main_rank(
     path, probe=None,    # a file, or imagenet; default: CATSCANS_PROBE

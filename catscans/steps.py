@@ -170,12 +170,12 @@ def parameters_of(path:str|Path)->dict:
     try: return {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse("".join(tagged[0]["source"])).body}
     except (ValueError, AttributeError): raise UserError(f"{path}: its parameters cell must hold only lines like name = literal") from None
 
-# %% ../nbs/78_steps.ipynb #13832d09
+# %% ../nbs/78_steps.ipynb #19d0afad
 def _papermill():
     "papermill, without the two seconds that one of its distant dependencies needs to compile a grammar for web addresses"
     if "jsonschema" not in sys.modules: sys.modules.setdefault("rfc3987_syntax", None)
     try: import papermill
-    except ModuleNotFoundError as e: raise UserError(f"{e.name} is not installed; running notebooks needs the extra `paper`: pip install 'catscans[paper]'") from None
+    except ModuleNotFoundError as e: raise UserError(f"{e.name} is not installed; running notebooks needs the extra `paper`: pip install '.[paper]' in the clone") from None
     return papermill
 
 def check_parameters(

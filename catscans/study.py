@@ -70,7 +70,7 @@ def jobs_for(profile:str)->int:
     except (ValueError, OSError): gb = 4
     return max(1, min(cores()//threads, int(gb/1.5)))
 
-# %% ../nbs/80_study.ipynb #b452377c
+# %% ../nbs/80_study.ipynb #b9a9aa73
 def _work(profile): return Path(os.environ.get("CATSCANS_WORK") or project_dir()/"work")/profile     # `work_dir` would make it
 
 @contextmanager
@@ -93,7 +93,7 @@ def check_backend():
     if name not in BACKENDS: raise UserError(f"KERAS_BACKEND: received {name!r}, allowed are {', '.join(BACKENDS)}")
     if not find_spec(name): raise UserError(f"KERAS_BACKEND: received {name!r}, which is not installed{BACKENDS[name]}")
 
-BACKENDS = dict(tensorflow="", jax=": pip install 'catscans[jax]'", torch=": pip install 'catscans[torch]'")   # name -> how to get it
+BACKENDS = dict(tensorflow="", jax=": pip install '.[jax]' in the clone", torch=": pip install '.[torch]' in the clone")   # name -> how to get it
 
 # %% ../nbs/80_study.ipynb #c16d273d
 def check_data(
@@ -173,7 +173,7 @@ def left_of(
     if not (new := other_images([s for s in steps if s.slug not in left])): return left   # what is left anyway may name images that cannot be made
     return with_needs(steps, left | new)
 
-# %% ../nbs/80_study.ipynb #f8bd3ad2
+# %% ../nbs/80_study.ipynb #69b970b5
 ENGINES = dict(local="default", slurm="slurm")   # name -> folder in workflow/profiles
 
 def _engine_command(request, steps, jobs, engine):
@@ -189,8 +189,8 @@ def _engine_command(request, steps, jobs, engine):
 def _check_engine(engine):
     from importlib.util import find_spec
     choose("engine", engine, ENGINES)
-    for module, what in (("papermill", "catscans[paper]"), ("snakemake", "catscans[paper]"), ("ipykernel", "catscans[paper]")):
-        if not find_spec(module): raise UserError(f"{module} is not installed; running the study needs the extra `paper`: pip install '{what}'")
+    for module in ("papermill", "snakemake", "ipykernel"):
+        if not find_spec(module): raise UserError(f"{module} is not installed; running the study needs the extra `paper`: pip install '.[paper]' in the clone")
     if engine == "slurm":
         if not find_spec("snakemake_executor_plugin_slurm"): raise UserError("engine slurm needs a plugin: pip install snakemake-executor-plugin-slurm")
         if not shutil.which("sbatch"): raise UserError("engine slurm: no command `sbatch` here; start this on a machine of the cluster, or use --engine local")
@@ -388,15 +388,30 @@ def _summary(profile, steps, watch, code, log, seconds):
     if not errors: print("\n".join(["  the workflow engine stopped:", *[f"    {l}" for l in log.read_text().splitlines()[-8:]], f"    all it said: {log}"]), file=sys.stderr)
     return 2 if errors and all(e.startswith("UserError") for _, e in errors) else 1
 
-# %% ../nbs/80_study.ipynb #3a7c1170
+# %% ../nbs/80_study.ipynb #fe88af68
 def status(
     profile:str,
     protocol:str|None=None,
     part:str|None=None,      # as for `run`
+    most:int|None=12,        # steps that are left, named; None: all
 )->str:
     "What is done, what is left, and how long it will take."
     sources, targets = _part(profile, part) if part else (None, None)
-    with _looking(choose("profile", profile, (*PROFILES, PUBLISHED))): return _status(profile, protocol, sources, targets)
+    choose("profile", profile, (*PROFILES, PUBLISHED)); _in_clone()
+    with _looking(profile): return _status(profile, protocol, sources, targets, most)
+
+def _in_clone():
+    "Refuse where there is no study to look at; a project that is named is taken at its word"
+    if not os.environ.get("CATSCANS_PROJECT"): notebook("results")
+
+def _steps(n): return f"{n} step{'s'*(n != 1)}"
+
+def _as_came(steps, left)->bool:
+    "Is nothing left but to draw what is there already, in a work folder that knows nothing of it? A fresh clone holds the drawings, not the note of what they were drawn from"
+    name, at = steps[0].profile, figures_dir(steps[0].profile)
+    return bool(left) and all(s.notebook in ("results", "audit") and left[s.slug].kind == "missing" for s in steps if s.slug in left) and at.is_dir() and any(at.iterdir()) and (results_dir(name)/"report.md").exists()
+
+_CAME = "figures/{0} and results/{0}/report.md are there, as they came with the clone or were drawn before; whether of today's records and code is not noted here, and catscans figures --profile {0} draws them again"
 
 def _part(profile, name, sources=None, targets=None):
     "sources and targets of a part that goes by a name"
@@ -405,9 +420,10 @@ def _part(profile, name, sources=None, targets=None):
     if sources or targets: raise UserError(f"received --part {name} and also --source or --target; give one of the two")
     return part_of(get_profile(profile), name)
 
-def _status(profile, protocol, sources=None, targets=None):
+def _status(profile, protocol, sources=None, targets=None, most=None):
     steps = plan(profile, sources, targets, protocol)
-    left, out = left_of(steps), []
+    left, out, rest = left_of(steps), [], []
+    came = _as_came(steps, left)
     markers = {s.slug: m for s in steps if isinstance(m := read_json(s.marker), dict)}
     for n in dict.fromkeys(s.notebook for s in steps):
         mine = [s for s in steps if s.notebook == n]
@@ -418,10 +434,13 @@ def _status(profile, protocol, sources=None, targets=None):
     for s in steps:
         if s.slug in left and s not in running:
             m = markers.get(s.slug, {})
-            out.append(f"failed: {s.title}: {_short(m['error'])}\n        executed notebook: {s.executed}" if m.get("state") == "failed" else f"left: {s.title} ({left[s.slug]})")
+            if m.get("state") == "failed": out.append(f"failed: {s.title}: {_short(m['error'])}\n        executed notebook: {s.executed}")
+            else: rest.append(f"left: {s.title} ({'not drawn in this work folder' if came else left[s.slug]})")
+    out += rest if most is None or len(rest) <= most else [*rest[:most], f"... and {len(rest) - most} more (--all names them)"]
+    if came: out.append(("every record is there; " if profile in PROFILES else "") + _CAME.format(profile))
     if not left: out.append("nothing left to do")
-    elif any(expected[k] is None for k in left): out.append(f"{len(left)} steps left; how long they take is not known yet" + (f" (the profile says: {PROFILES[profile].budget})" if profile in PROFILES else ""))
-    else: out.append(f"{len(left)} steps left, about {duration(sum(expected[k] for k in left)/(j := jobs_for(profile)))} with {j} at once (from recorded wall times)")
+    elif any(expected[k] is None for k in left): out.append(f"{_steps(len(left))} left; how long they take is not known yet" + (f" (the profile says: {PROFILES[profile].budget})" if profile in PROFILES else ""))
+    else: out.append(f"{_steps(len(left))} left, about {duration(sum(expected[k] for k in left)/(j := jobs_for(profile)))} with {j} at once (from recorded wall times)")
     return "\n".join([f"{profile}: {len(steps)-len(left)} of {len(steps)} steps are done", *out])
 
 def _running(profile):
@@ -432,20 +451,25 @@ def _running(profile):
         except OSError: return True
     return False
 
-# %% ../nbs/80_study.ipynb #95528bb9
+# %% ../nbs/80_study.ipynb #69f5a8c1
 def report(
     profile:str,
     check:bool=True,  # refuse notebooks that are older than what they show
 )->Path: # results/<profile>/report.md
-    "Write the executed results notebook (and the audit of `published`) as Markdown with its pictures."
-    with _looking(choose("profile", profile, (*PROFILES, PUBLISHED))):
-        steps = [s for s in plan(profile) if s.notebook in ("results", "audit")]
+    "Write the executed results notebook (and the audit of `published`) as Markdown with its pictures; where a clone brought the page and nothing was drawn yet, only say so."
+    choose("profile", profile, (*PROFILES, PUBLISHED)); _in_clone()
+    with _looking(profile):
+        whole = plan(profile)
+        steps = [s for s in whole if s.notebook in ("results", "audit")]
+        if check and problem(steps[0]).kind == "missing" and _as_came(whole, left_of(whole)):
+            print("catscans: note: nothing is written: " + _CAME.format(profile), file=sys.stderr)
+            return results_dir(profile)/"report.md"
         if (late := [s for s in steps if check and problem(s) or not s.executed.exists()]):
             raise UserError(f"{late[0].title} is not up to date ({problem(late[0]) or 'its executed notebook is missing'}); do catscans run --profile {profile}")
     from catscans import figures
     return figures.report(profile, [s.executed for s in steps])
 
-# %% ../nbs/80_study.ipynb #aa2ecbad
+# %% ../nbs/80_study.ipynb #dc1f9cd0
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         print(f"catscans: error: {message}; see {self.prog} --help", file=sys.stderr)
@@ -455,6 +479,10 @@ def _count(s):
     if s.isdigit() and int(s) > 0: return int(s)
     raise argparse.ArgumentTypeError(f"received {s!r}, allowed is a whole number from 1")
 
+_TABLE = ("a CSV (or the labels.csv in a folder or zip): one row per image, with the columns path (relative to the CSV) and class, and, where images belong together, one that names the group: "
+          "patient, patient_id, lesion_id, lesion, slide, slide_id, wsi or group (the first of these that is there). Also read: label (whole numbers, the order of the classes), split. "
+          "A folder: one sub-folder per class. An .npz: train_images, train_labels and, if any, train_groups (also val_, test_).")
+
 def _parser():
     top = _Parser(prog="catscans", description="Which source should I pretrain on? A reproducible study of dataset similarity in transfer learning.", allow_abbrev=False)
     from catscans import __version__
@@ -462,6 +490,7 @@ def _parser():
     subs = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     def command(name, help, *profile, parent=subs):
         p = parent.add_parser(name, help=help, description=help, allow_abbrev=False)
+        p.set_defaults(parser=p)
         if profile: p.add_argument("--profile", default=profile[0], metavar="P", help=f"{', '.join((*PROFILES, PUBLISHED))} (default {profile[0]})")
         return p
     top.commands = subs.choices
@@ -477,13 +506,15 @@ def _parser():
     s = command("status", "what is done, what is left, how long it will take", "toy")
     s.add_argument("--protocol", metavar="P", help="default: the profile's")
     s.add_argument("--part", metavar="NAME", help="only this part of the grid")
+    s.add_argument("--all", action="store_true", help="name every step that is left, not only the first 12")
     command("figures", "draw every table and figure of a complete profile again", "toy")
     command("report", "write results/PROFILE/report.md from the executed results notebook", "lite")
     a = command("audit", "the paper's claims: printed, recomputed from the authors' record, obtained by us")
     a.add_argument("--json", action="store_true", help="a list of objects instead of a table")
     a.add_argument("--record", metavar="DIR", help="audit this copy of the record")
     k = command("rank", "which source to pretrain on for your own images: a ranked table, and how much it can be trusted")
-    k.add_argument("images", metavar="FOLDER|CSV|NPZ"); k.add_argument("--json", action="store_true", help="an object instead of a table")
+    k.epilog = _TABLE
+    k.add_argument("images", metavar="FOLDER|CSV|NPZ|NAME", help="NAME: a dataset of catscans data list"); k.add_argument("--json", action="store_true", help="an object instead of a table")
     k.add_argument("--probe", metavar="FILE", help="a network for features (default: CATSCANS_PROBE); without one the ranking is the prior's")
     pub = command("published", "the authors' record").add_subparsers(dest="what", metavar="COMMAND", required=True, parser_class=_Parser)
     command("export", "write the record as CSV files", parent=pub).add_argument("dir", metavar="DIR")
@@ -493,19 +524,24 @@ def _parser():
     command("where", "where a dataset lies, and where it comes from: licence, addresses, checksums", parent=data).add_argument("name", metavar="NAME")
     k = command("check", "compare a dataset's files with their checksums and its images with its card, or with what was added", parent=data)
     k.add_argument("name", metavar="NAME"); k.add_argument("--quick", action="store_true", help="the images only: no file is read for its checksum")
+    command("remove", "forget images that were added; the images themselves stay", parent=data).add_argument("name", metavar="NAME")
     add = command("add", "check your own images and give them a name", parent=data)
+    add.epilog = _TABLE
     add.add_argument("path", metavar="FOLDER|CSV|NPZ|ARCHIVE", help="told apart by their content")
     add.add_argument("--name", metavar="N", help="default: the file's name")
+    for k, what in (("path", "path, default: path"), ("class", "class, default: class"), ("group", "group, default: see below")):
+        add.add_argument(f"--{k}-col", metavar="C", help=f"the CSV's column of the {what}")
     return top
 
-# %% ../nbs/80_study.ipynb #cd4ee43f
+# %% ../nbs/80_study.ipynb #79083c66
 def _figures(profile):
     draw = ("results", "audit")
-    with _looking(choose("profile", profile, (*PROFILES, PUBLISHED))):
+    choose("profile", profile, (*PROFILES, PUBLISHED)); _in_clone()
+    with _looking(profile):
         steps = plan(profile)
         other = other_images(steps)
         missing = [s.slug for s in steps if s.notebook not in draw and (problem(s) or s.slug in other)]
-    if missing: raise UserError(f"profile {profile} is not complete, {len(missing)} steps are left: {', '.join(missing[:5])}{f' ... and {len(missing) - 5} more' if len(missing) > 5 else ''}; do catscans run --profile {profile}")
+    if missing: raise UserError(f"profile {profile} is not complete, {_steps(len(missing))} {'is' if len(missing) == 1 else 'are'} left: {', '.join(missing[:5])}{f' ... and {len(missing) - 5} more' if len(missing) > 5 else ''}; do catscans run --profile {profile}")
     return run(profile, only=draw, jobs=1, again=True) or print(f"figures: {figures_dir(profile)}") or 0
 
 def _audit(as_json, record):
@@ -514,12 +550,12 @@ def _audit(as_json, record):
     print(audit_json(table) if as_json else audit_text(table, max(80, min(160, shutil.get_terminal_size((100, 24)).columns))))
     return 0
 
-# %% ../nbs/80_study.ipynb #9d602cf6
+# %% ../nbs/80_study.ipynb #c28f64be
 def _data(a):
     from catscans.cards import CATALOGUE
     from catscans.datasets import _known
     from catscans.fetch import added, entries
-    if a.what in ("get", "add"): return dict(get=_get, add=_add)[a.what](a)
+    if a.what in ("get", "add", "remove"): return dict(get=_get, add=_add, remove=_remove)[a.what](a)
     if a.what == "list": return _list(CATALOGUE, entries())
     mine = added()
     c = None if a.name in mine else CATALOGUE.get(a.name) or CATALOGUE[_known(a.name)]
@@ -551,7 +587,7 @@ def _sums(sums):
     return "files that are what they should be: " + ", ".join(f"{kinds.count(k)} ({k})" for k in dict.fromkeys(kinds))
 
 def _list(cards, mine):
-    from catscans.cards import listing
+    from catscans.cards import line_of, listing
     from catscans.datasets import where
     from catscans.fetch import home_of
     def state(c):
@@ -560,7 +596,7 @@ def _list(cards, mine):
         return "there" if there else c.access or "not here"
     print(listing(cards, state))
     if mine: print("\nAdded")
-    for n, e in mine.items(): print(f"  {n:31}{e['images']:>9,} images {len(e['counts']):>5,} classes  {e['path']}")
+    for n, e in mine.items(): print(line_of(n, f"{e['images']:,}", f"{len(e['counts']):,}", "there" if (data_dir()/e["path"]).exists() else "gone", e["path"]))
     return 0
 
 def _where(name, c, mine):
@@ -574,7 +610,7 @@ def _where(name, c, mine):
         if p is None: raise absent(c)
     return 0
 
-# %% ../nbs/80_study.ipynb #66e76794
+# %% ../nbs/80_study.ipynb #2b6aca67
 def _get(a):
     from catscans import fetch
     cards = list({(c.fetch or c.name): c for c in map(fetch.card_of, a.names)}.values())     # PCam-middle and PCam-small are drawn from one set of files
@@ -588,15 +624,22 @@ def _get(a):
 def _add(a):
     from catscans import fetch
     before = set(fetch.entries())
-    e = fetch.add(a.path, a.name, say=lambda s: print(f"catscans: note: {s}", file=sys.stderr))
+    columns = {k: v for k in ("path_col", "class_col", "group_col") if (v := getattr(a, k)) is not None}
+    e = fetch.add(a.path, a.name, say=lambda s: print(f"catscans: note: {s}", file=sys.stderr), **columns)
     name = (set(fetch.entries()) - before).pop()
     print(f"{name}: {e['images']:,} images, {len(e['counts'])} classes, {'no groups known' if e['group_key'] is None else 'groups: ' + e['group_key']}, at {fetch.added()[name]}, fingerprint {e['fingerprint']}")
     return 0
 
-# %% ../nbs/80_study.ipynb #df9e034f
+def _remove(a):
+    from catscans import fetch
+    e = fetch.remove(a.name)
+    print(f"{a.name}: forgotten, {e['images']:,} images; they stay at {data_dir()/e['path']}")
+    return 0
+
+# %% ../nbs/80_study.ipynb #a106abff
 def _do(a):
     if a.command == "run": return run(a.profile, a.source, a.target, a.protocol, a.jobs, a.engine, a.verbose, seeds=a.seeds, part=a.part)
-    if a.command == "status": print(status(a.profile, a.protocol, a.part)); return 0
+    if a.command == "status": print(status(a.profile, a.protocol, a.part, None if a.all else 12)); return 0
     if a.command == "figures": return _figures(a.profile)
     if a.command == "report": print(report(a.profile)); return 0
     if a.command == "audit": return _audit(a.json, a.record)
@@ -612,7 +655,8 @@ def main(
     def stop(*_): raise KeyboardInterrupt
     try:
         parser = _parser()
-        a = parser.parse_args(argv)
+        a, odd = parser.parse_known_args(argv)
+        if odd: getattr(a, "parser", parser).error(f"unrecognized arguments: {' '.join(odd)}")      # of the command, so that its own help is named
         if a.command is None: parser.error(f"a command is needed: {', '.join(parser.commands)}")
         if threading.current_thread() is threading.main_thread():
             for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT): signal.signal(s, stop)

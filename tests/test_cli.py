@@ -36,7 +36,11 @@ def files(env): return {f for f in Path(env["CATSCANS_PROJECT"]).rglob("*") if f
     ("data add photos", "CATSCANS_DATA is not set"),
     ("data fetch dtd", "invalid choice"),
     ("ranks photos", "invalid choice"),
-    ("run --sources dtd", "unrecognized arguments"),
+    ("run --sources dtd", "unrecognized arguments: --sources dtd; see catscans run --help"),
+    ("rank photos --foo", "see catscans rank --help"),
+    ("data get kermany", "not distributed with catscans"),
+    ("data remove dtd", "it was not added"),
+    ("rank photos", "neither a file or folder nor a dataset"),
     ("", "a command is needed"),
 ])
 def test_a_wrong_request_is_one_line_and_leaves_nothing(env, line, says):
@@ -99,6 +103,35 @@ def test_outside_a_project(tmp_path):
     assert catscans(env, "data", "list").returncode == 0
 
 
+def test_status_and_figures_outside_a_project(tmp_path, monkeypatch, capsys):
+    from catscans.study import main
+    monkeypatch.delenv("CATSCANS_PROJECT", raising=False); monkeypatch.chdir(tmp_path)
+    for line in ("status", "figures", "report"):
+        assert main([line]) == 2 and "inside a clone of its project" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_clone_has_its_report(tmp_path, monkeypatch, capsys):
+    from catscans.study import main
+    from catscans.steps import plan, problem
+    fake_project(tmp_path); (tmp_path/"work"/"stores").unlink(); (tmp_path/"work").rmdir()
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.delenv("CATSCANS_WORK", raising=False)
+    page = tmp_path/"results"/"published"/"report.md"
+    for f in (page, tmp_path/"figures"/"published"/"fig3_auc.csv"): f.parent.mkdir(parents=True); f.write_text("as committed")
+    assert main(["status", "--profile", "published"]) == 0
+    out = capsys.readouterr().out
+    assert "report.md are there" in out and "not run yet" not in out and "2 steps left" in out
+    assert main(["report", "--profile", "published"]) == 0 and page.read_text() == "as committed"
+    assert "nothing is written" in capsys.readouterr().err
+    assert all(problem(s) for s in plan("published"))          # for `run` they are not done
+    assert main(["status"]) == 0 and "... and 26 more (--all names them)" in capsys.readouterr().out
+    assert main(["status", "--all"]) == 0 and capsys.readouterr().out.count("left: ") == 38
+
+
+def test_help_tells_the_columns(env):
+    for line in ("rank", "data add"): assert "lesion_id" in catscans(env, *line.split(), "--help").stdout
+
+
 def test_help_names_the_commands(env):
     p = catscans(env, "--help")
     assert p.returncode == 0
@@ -140,7 +173,7 @@ def test_published_export_and_audit_of_a_copy(env, tmp_path):
 def test_data(env):
     from catscans.cards import CATALOGUE, short
     out = catscans(env, "data", "list").stdout.splitlines()
-    assert out[0] == "The paper's nine" and out[1].startswith("  imagenet ")             # grouped, a line per dataset
+    assert out[0].split() == ["name", "images", "classes", "state", "licence"] and out[2] == "The paper's nine" and out[3].startswith("  imagenet ")      # grouped, a line per dataset
     assert [l.split()[0] for l in out if l.startswith("  ")] == short(CATALOGUE)
     assert catscans(env, "data", "where", "toy-dtd").stdout.strip() == "toy-dtd is generated"
     assert "fingerprint" in catscans(env, "data", "check", "toy-kimia960").stdout

@@ -183,7 +183,7 @@ case("table: patient NaN", "csv", line(T, 2, "cat/1.png,cat,NaN"), r"1 rows have
 case("table: blank class", "csv", line(T, 2, "cat/1.png,   ,p0"), r"1 rows have no class \(first: row 3\)")
 for name, path in {"missing": "cat/9.png", "missing, absolute": "/no/such place/9.png", "a folder": "cat", "with a wrong case": "CAT/0.png", "with a space before": " cat/0.png", "very long": "x"*5000 + ".png",
                    "backslashes": "cat\\0.png", "a url": "https://example.org/0.png"}.items():
-    case(f"table: path {name}", "csv", line(T, 1, f"{path},cat,p0"), r"labels.csv names 1 files that are not there: ")
+    case(f"table: path {name}", "csv", line(T, 1, f"{path},cat,p0"), r"labels.csv names 1 file that is not there: ")
 for path in ("../elsewhere.png", "cat/../../elsewhere.png", "..", "./../../etc/hosts", "../data set/cat/0.png"): case(f"table: path {path}", "csv", line(T, 1, f"{path},cat,p0"), f"names {re.escape(path)}, which leaves its folder")
 case("table: image twice", "csv", line(T, 2, "cat/0.png,cat,p0"), "lists cat/0.png twice")
 case("table: image with two classes", "csv", line(T, 2, "cat/0.png,dog,p0"), "lists cat/0.png with several classes")
@@ -231,7 +231,7 @@ case("zip: encrypted image", "zip", flag("dog/2.png", 6, 1), "dog/2.png.*(encryp
 case("zip: unknown compression", "zip", flag("dog/2.png", 8, 77), "dog/2.png.*compression")
 case("zip: empty", "zip", rezip(**{n: None for n in ("labels.csv", *PETS)}), "pets.zip is empty")
 case("zip: no table, one class", "zip", rezip(**{n: None for n in ("labels.csv", *PETS[3:])}), "pets.zip")
-case("zip: file missing", "zip", rezip(**{"dog/1.png": None}), "pets.zip/labels.csv names 1 files that are not there: dog/1.png")
+case("zip: file missing", "zip", rezip(**{"dog/1.png": None}), "pets.zip/labels.csv names 1 file that is not there: dog/1.png")
 case("zip: table of no use", "zip", rezip(**{"labels.csv": b"a,b\n1,2\n"}), "pets.zip/labels.csv has no column path, class")
 case("zip: table in UTF-16", "zip", rezip(**{"labels.csv": HEAD.encode("utf-16")}), "pets.zip/labels.csv is not a readable CSV")
 case("zip: path that climbs out", "zip", rezip(**{"labels.csv": f"{HEAD}\n../x.png,cat,p\n{ROW}\n".encode()}), "leaves its folder")

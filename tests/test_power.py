@@ -48,7 +48,7 @@ def test_wrong_requests_end_in_one_line(line, said, capsys):
 
 def test_status_names_seeds(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.setenv("CATSCANS_WORK", str(tmp_path/"work"))
-    assert main(["status", "--profile", "power", "--part", "balanced"]) == 0
+    assert main(["status", "--profile", "power", "--part", "balanced", "--all"]) == 0
     out = capsys.readouterr().out
     assert "0 of 60 steps" in out and "left: finetune dtd10@1000 -> kermany@1000, seed 3 (not run yet)" in out and "similarity" not in out
 
