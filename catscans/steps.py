@@ -187,7 +187,7 @@ def check_parameters(
     unknown = sorted(set(parameters) - set(known))
     if unknown: raise UserError(f"{Path(path).name}: received unknown parameter {', '.join(unknown)}; allowed are {', '.join(known)}")
 
-# %% ../nbs/78_steps.ipynb #53e1b6db
+# %% ../nbs/78_steps.ipynb #8b876dc9
 _THREADS = ("CATSCANS_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 
 def execute_notebook(
@@ -195,6 +195,7 @@ def execute_notebook(
     executed:str|Path, # its executed copy, kept after a failure too
     parameters:dict,
     threads:int=1,     # of the kernel
+    log:str|Path=os.devnull, # file to which what the notebook prints is appended while it runs
 )->str: # empty, or what went wrong
     "Execute one notebook with papermill."
     pm = _papermill()
@@ -202,11 +203,11 @@ def execute_notebook(
     os.environ.update({k: str(threads) for k in _THREADS}, TF_NUM_INTEROP_THREADS="1", TF_CPP_MIN_LOG_LEVEL="2",
                       CATSCANS_PROJECT=str(project_dir()), PYTHONHASHSEED="0")
     executed = Path(executed); executed.parent.mkdir(parents=True, exist_ok=True)
-    with _private_channel() as config:
+    with _private_channel() as config, open(log, "a") as lines:
         for attempt in (1, 2):
             try:
                 pm.execute_notebook(path, executed, parameters, progress_bar=False, cwd=project_dir(), start_timeout=180, config=config,
-                                    extra_arguments=["--log-level=40"])
+                                    extra_arguments=["--log-level=40"], stdout_file=lines)
                 return ""
             except pm.PapermillExecutionError as e: return f"{e.ename}: {e.evalue}"
             except Exception as e:           # a kernel that died (out of memory, killed) comes as one of many classes
@@ -242,7 +243,7 @@ def _end_with(lock):
             os.killpg(0, signal.SIGKILL)
     threading.Thread(target=watch, daemon=True).start()
 
-# %% ../nbs/78_steps.ipynb #847e984f
+# %% ../nbs/78_steps.ipynb #a59f6c90
 def job(
     argv=None, # [plan as JSON, slug]
 )->int: # exit code
@@ -252,7 +253,8 @@ def job(
     if (lock := os.environ.get("CATSCANS_LOCK")): _end_with(lock)
     start = time.time()
     _mark(step, "running")
-    try: error = execute_notebook(notebook(step.notebook), step.executed, step.parameters, PROFILES[step.profile].threads if step.run else 1)
+    try: error = execute_notebook(notebook(step.notebook), step.executed, step.parameters, PROFILES[step.profile].threads if step.run else 1,
+                                 work_dir(step.profile, "logs")/f"{slug}.log")
     except UserError as e: error = f"UserError: {e}"
     if not error and not step.run and step.notebook != "similarity": _sign(step)
     if not error and not step.product.exists(): error = f"the notebook ended without writing {step.product}"

@@ -322,7 +322,7 @@ case("stl10: a folder in place of a file", "stl10", also(drop("stl10/train_y.bin
 case("dtd: no images", "dtd", drop("dtd/images"), "that holds images")
 case("dtd: an empty class", "dtd", also(*[drop(f"dtd/images/c05/c05_{i}.jpg") for i in range(3)]), "no image in class c05")
 case("dtd: a class less", "dtd", drop("dtd/images/c05"), "c05/c05_0.jpg")
-case("dtd: label without file", "dtd", drop("dtd/images/c05/c05_1.jpg"), "1 images that are not there: c05/c05_1.jpg")
+case("dtd: label without file", "dtd", drop("dtd/images/c05/c05_1.jpg"), "1 image that is not there: c05/c05_1.jpg")
 case("dtd: file without label", "dtd", picture("dtd/images/c05/c05_8.jpg"), "in no list .*c05/c05_8.jpg")
 for p in ("train", "val", "test"): case(f"dtd: no list {p}", "dtd", drop(f"dtd/labels/{p}1.txt"), f"{p}1.txt is not there")
 case("dtd: an empty list", "dtd", put("dtd/labels/val1.txt", ""), "47 images are in no list")
