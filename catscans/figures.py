@@ -84,7 +84,20 @@ def make(
     for o in only or (): choose("table or figure", o, [*names, *(n.split("_")[0] for n in names)])
     return [p for n in names if not only or n in only or n.split("_")[0] in only for p in make_one(st, n)[1]]
 
-# %% ../nbs/70_figures.ipynb #6b5f3a70
+# %% ../nbs/70_figures.ipynb #29799e2b
+def _still_falling(st, limit=5, most=3):
+    "how many trainings had not come to rest, and how sure that is of the fastest"
+    runs, each = (fall_frame(st, by) for by in ("run", "fold"))
+    if not len(runs): return ""
+    left = runs[runs.fall_percent > limit].sort_values("fall_percent", ascending=False)
+    def one(r):
+        folds = each[(each.kind == r.kind) & (each.source == r.source) & (each.target.eq(r.target) if isinstance(r.target, str) else each.target.isna())].fall_percent
+        return f"{label(r.source)}{f' to {label(r.target)}' if isinstance(r.target, str) else ''} {r.fall_percent:.1f} %" + (f", standard error over folds {folds.sem():.1f}" if len(folds) > 1 else "")
+    return (f"In {len(left)} of {len(runs)} runs the training loss (mean over folds) still fell by more than {limit} % an epoch over the last quarter of the epochs (at least four)"
+            + (f" ({'; '.join(map(one, left.head(most).itertuples()))}{'; ...' if len(left) > most else ''}): longer training may change their AUC." if len(left) else ".")
+            + " A loss also comes to rest where a schedule lets the learning rate run out (table 3).")
+
+# %% ../nbs/70_figures.ipynb #cdec26cc
 def sentences(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
 )->dict: # name of a figure -> its sentence
@@ -100,8 +113,8 @@ def sentences(
     cor = [f"{titles[m].split(' (')[0]}: {_inside(d)}Pearson r {d.distance.corr(d.transferability):.3f}{printed(m)}, Spearman ρ {d.distance.corr(d.transferability, 'spearman'):.3f} over {len(d)} pairs"
            for m, d in t.groupby("measure", sort=False)]
     between = " Which source will transfer is a question within targets; over all pairs a correlation also holds what differs between the targets." if t.target.nunique() > 1 else ""
-    fall = [] if st.profile == "published" else fall_frame(st, "run").fall_percent.tolist()
-    ended = dict(fig8_curves=f"In {(left := sum(f > 5 for f in fall))} of {len(fall)} runs the training loss (mean over folds) still fell by more than 5 % an epoch over the last quarter of the epochs (at least four)" + (": those had not converged, and longer training may change their AUC." if left else ".") + " A loss also comes to rest where a schedule lets the learning rate run out (table 3).") if fall else {}
+    falling = "" if st.profile == "published" else _still_falling(st)
+    ended = dict(fig8_curves=falling) if falling else {}
     return ended | dict(fig3_auc="Highest mean AUC: " + "; ".join(f"{label(s)} on {label(u)} ({m:.3f})" for s, u, m in best[["source", "target", "mean"]].to_numpy()) + ".",
         fig6_gain=f"Of {len(each)} differences from {per}, {len(up)} lie above zero with their whole interval, {len(down)} below, and {len(each)-len(up)-len(down)} cannot be told from zero.",
         fig4_distance="; ".join(cor) + f".{between}" + f" {observed(st)}".rstrip())

@@ -95,13 +95,14 @@ def check_backend():
 
 BACKENDS = dict(tensorflow="", jax=": pip install '.[jax]' in the clone", torch=": pip install '.[torch]' in the clone")   # name -> how to get it
 
-# %% ../nbs/80_study.ipynb #c16d273d
+# %% ../nbs/80_study.ipynb #007b7cad
 def check_data(
     steps:list,         # of Step: what is about to run
     decode:bool=True,   # also decode the images now, so that a damaged one is named before work starts
 ):
     "Refuse settings that do not exist, datasets that cannot be found, and classes with fewer images or groups than folds."
     from catscans.datasets import DATASETS, absent, where
+    from catscans.similarity import SIZE
     from catscans.splits import by_group, check_classes
     from catscans.transfer import images_of
     p, need = PROFILES[steps[0].profile], {}
@@ -110,7 +111,7 @@ def check_data(
             if where(name) is None: raise absent(DATASETS[name])
             if decode: from catscans.plots import _shown; _shown(name, 9, 96)
     for s in steps:
-        if s.run: size = expected_settings(s.run)["size"]
+        size = expected_settings(s.run)["size"] if s.run else p.size or SIZE
         for name in (s.run.source, s.run.target) if s.run else (*p.sources, *p.targets) if s.notebook == "similarity" else ():
             if name in DATASETS and not name.startswith("toy-"): need.setdefault(name, set()).add(size)   # toy data are made, not found
     for name in need:

@@ -183,3 +183,14 @@ def test_output_may_be_cut_off(env):
     from fakes import command
     p = subprocess.run(" ".join(f"'{c}'" for c in command("audit")) + " | head -1", shell=True, env=env, capture_output=True, text=True)
     assert p.stderr == "" and p.stdout.count("\n") == 1
+
+
+def test_data_are_checked_when_only_the_similarities_are_left(tmp_path, monkeypatch):
+    "the size is then the profile's, no run has one to give"
+    from catscans.core import UserError
+    from catscans.steps import plan
+    from catscans.study import check_data
+    monkeypatch.setenv("CATSCANS_DATA", str(tmp_path))
+    left = [s for s in plan("lite") if s.notebook == "similarity"]
+    assert len(left) == 1
+    with pytest.raises(UserError, match="tinyimagenet"): check_data(left, decode=False)
