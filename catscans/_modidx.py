@@ -508,6 +508,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'catscans.figures._Text._repr_markdown_': ('figures.html#_text._repr_markdown_', 'catscans/figures.py'),
                                   'catscans.figures._gallery': ('figures.html#_gallery', 'catscans/figures.py'),
                                   'catscans.figures._inside': ('figures.html#_inside', 'catscans/figures.py'),
+                                  'catscans.figures._still_falling': ('figures.html#_still_falling', 'catscans/figures.py'),
                                   'catscans.figures._under': ('figures.html#_under', 'catscans/figures.py'),
                                   'catscans.figures.about': ('figures.html#about', 'catscans/figures.py'),
                                   'catscans.figures.items': ('figures.html#items', 'catscans/figures.py'),

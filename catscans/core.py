@@ -130,7 +130,7 @@ class Profile:
     note:str = ""            # what the profile can and cannot show
     budget:str = ""          # expected wall time, printed in the report
 
-# %% ../nbs/00_core.ipynb #79459bbf
+# %% ../nbs/00_core.ipynb #bd331374
 def _toy(n): return f"toy-{n}"
 
 _recorded = tuple((s, t) for t in PAPER_TARGETS for s in PAPER_SOURCES if (s, t) not in NOT_RECORDED)
@@ -151,7 +151,7 @@ PROFILES = {p.name: p for p in (
         note="A real miniature at 32 pixels: real images, honest splits, a short recipe. It can show the direction of large effects; "
              "it cannot settle small differences between sources nor speak for 112-pixel training. "
              "The experts' answers were given by an AI model in five passes over nine images of each dataset, not by five people.",
-        budget="about two hours on four quiet cores, reckoned from images per second; table 7 holds what the committed run took, on cores that other jobs shared"),
+        budget="about two hours on four cores; table 7 holds what the committed run took, on cores that small jobs shared"),
     Profile("paper", PAPER_SOURCES, PAPER_TARGETS,
         tuple((s, t) for t in PAPER_TARGETS for s in (*PAPER_SOURCES, "random")),
         size=None, recipe="paper", threads=4, probe="imagenet", subsets=100, ready=("imagenet",),

@@ -113,7 +113,7 @@ def rank_heatmap(
     fig.frame = data[["target", "source", "rank", "mean"]]
     return fig
 
-# %% ../nbs/69_plots.ipynb #5f9b3ce0
+# %% ../nbs/69_plots.ipynb #d709f68a
 MEASURES = {"experts": "Experts (Hamming distance)", "task2vec_cosine": "Task2Vec (cosine distance)"}
 
 def measures(
@@ -122,7 +122,7 @@ def measures(
     "`MEASURES`, with experts that are no people called what they are."
     st = study(profile)
     who = records.observer(st.profile, st.protocol)
-    return MEASURES | ({"experts": f"{who[0].upper()}{who[1:]} as experts (Hamming distance)"} if who else {})
+    return MEASURES | ({"experts": f"Experts: {who}"} if who else {})
 
 def observed(
     profile:str|Study,  # "published", "toy", ... or `study(...)`

@@ -106,7 +106,7 @@ def styled(draw):
         with mpl.rc_context(style()): return draw(*args, **kw)
     return inner
 
-# %% ../nbs/67_style.ipynb #323cc085
+# %% ../nbs/67_style.ipynb #5943eaf3
 def provenance(
     st:Study,      # what is shown
     what="",       # what was counted: "120 folds of 24 pairs"
@@ -142,8 +142,8 @@ def canvas(
     fig = _shown()(size, layout="constrained")
     fig.suptitle(title, x=.008, **(dict(y=1-.06/size[1], va="top") if head else {}), ha="left")
     line = textwrap.fill(f"{provenance(st, what, where)} {more}".strip(), int(size[0]*19), break_on_hyphens=False)   # hinted letters are wider in small pictures
-    fig.foot = (.06 + .125*(line.count("\n") + 1))/size[1]                # height of the line, in figure heights
-    fig.get_layout_engine().set(w_pad=.06, h_pad=.05, rect=(0, fig.foot, 1, 1 - fig.foot - head/size[1]))
+    fig.foot, fig.head = (.06 + .125*(line.count("\n") + 1))/size[1], head/size[1]   # heights of the line and of what is kept free, in figure heights
+    fig.get_layout_engine().set(w_pad=.06, h_pad=.05, rect=(0, fig.foot, 1, 1 - fig.foot - fig.head))
     fig.text(.008, .05/size[1], line, va="bottom", fontsize=6.5, color=GREY, linespacing=1.3)
     if st.watermark:
         fig.text(.992, .985, st.watermark.upper(), ha="right", va="top", fontsize=7.5, weight="bold", color="white",
@@ -157,7 +157,7 @@ def legend(fig, handles, ncols=5, handlelength=1.3):
     top = fig.foot + (.08 + .165*rows)/fig.get_figheight()
     fig.legend(handles=handles, loc="lower left", ncols=ncols, handlelength=handlelength, columnspacing=1.4, borderaxespad=.3,
                bbox_to_anchor=(0, fig.foot)).set_in_layout(False)
-    fig.get_layout_engine().set(rect=(0, top, 1, 1 - top))
+    fig.get_layout_engine().set(rect=(0, top, 1, 1 - top - fig.head))
 
 # %% ../nbs/67_style.ipynb #ae58e475
 def _settle(fig):

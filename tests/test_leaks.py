@@ -1,5 +1,6 @@
 "Leaks: siblings by group, planted copies found again and few others, and what the leak is worth."
-import io, os, re
+import io, json, os, re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -260,3 +261,10 @@ def test_records_are_priced_as_they_come(monkeypatch, tmp_path):
     assert len(got) == 18 and set(leaks.ranking_change(got).target) == {"ham10000", "kermany", "lc25000-lung2"}
     drawn = leaks.figure(records.tidy("lite", "grouped"), records.tidy("lite", "published"))
     pd.testing.assert_frame_equal(drawn.frame, got); assert len(drawn.axes) == 3 and len(drawn.change) == 3 and len(drawn.table) == 8
+
+
+def test_the_committed_prices_are_of_the_committed_networks():
+    "results/lite/leaks.csv names the weights whose features it read: those of results/lite/records"
+    root = Path(__file__).resolve().parents[1]/"results"/"lite"
+    priced = pd.read_csv(root/"leaks.csv").groupby("source").source_weights_sha256.agg(lambda s: "".join(sorted(set(s)))).to_dict()
+    assert priced == {s: json.loads((root/"records"/f"pretrain-{s}-grouped-s1.json").read_text())["folds"][0]["weights_sha256"] for s in priced} and len(priced) == 6
