@@ -35,7 +35,7 @@ paper: env
 	@$(BIN)/catscans run --profile $(PROFILE)
 
 test: env
-	@$(BIN)/python -m pytest -n 2 --dist loadfile tests
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 # nbdev-proc-nbs would install Quarto first, which nothing here needs
 docs: env

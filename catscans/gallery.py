@@ -108,7 +108,7 @@ def _panel(ax, f, colours, limits):
     ax.scatter(f.x, f.y, s=9, c=[colours[t] for t in f.target], alpha=.8, lw=0)
     ax.set(xlim=limits[0], ylim=limits[1])
 
-# %% ../nbs/73_gallery.ipynb #3d7a81d3
+# %% ../nbs/73_gallery.ipynb #ab2eec60
 def panels(
     many:dict,          # estimator -> pairs, in the order of the panels
     noise=None,         # of `table`
@@ -167,7 +167,9 @@ def estimator_table(
     t = table(pairs_of(st), fold_noise(st.fold_auc())).reset_index().rename(columns=dict(estimator="measure"))
     keep = ["measure", "pairs", "targets", "permutation_p", *(f"{k}{e}" for k in _NAMES for e in ("", "_lo", "_hi", "_ceiling"))]
     values = {f"{k} per target": ["; ".join(f"{label(u)} {v:.2f}" for u, v in (x or {}).items() if not pd.isna(v)) for x in t[f"{k}_values"]] for k in _NAMES}
-    return t[keep].dropna(axis=1, how="all").infer_objects().assign(**values)    # too few targets: no intervals
+    out = t[keep].dropna(axis=1, how="all").infer_objects()    # too few targets: no intervals
+    numbers = out.select_dtypes("number").columns
+    return out.assign(**(out[numbers].round(12) + 0), **values)    # a mean that is zero but for the last bit is zero
 
 # %% ../nbs/73_gallery.ipynb #74046e7e
 def matrices_of(

@@ -106,7 +106,7 @@ def styled(draw):
         with mpl.rc_context(style()): return draw(*args, **kw)
     return inner
 
-# %% ../nbs/67_style.ipynb #5943eaf3
+# %% ../nbs/67_style.ipynb #31ff7106
 def provenance(
     st:Study,      # what is shown
     what="",       # what was counted: "120 folds of 24 pairs"
@@ -146,7 +146,7 @@ def canvas(
     fig.get_layout_engine().set(w_pad=.06, h_pad=.05, rect=(0, fig.foot, 1, 1 - fig.foot - fig.head))
     fig.text(.008, .05/size[1], line, va="bottom", fontsize=6.5, color=GREY, linespacing=1.3)
     if st.watermark:
-        fig.text(.992, .985, st.watermark.upper(), ha="right", va="top", fontsize=7.5, weight="bold", color="white",
+        fig.text(.992, 1 - .045/size[1], st.watermark.upper(), ha="right", va="top", fontsize=7.5, weight="bold", color="white",
                  bbox=dict(boxstyle="round,pad=.35", fc="#B00020", ec="none"), gid="watermark")
         fig.text(.5, .5, st.watermark, ha="center", va="center", rotation=15, fontsize=6.6*size[0], color="#B00020", alpha=.09, zorder=-1)
     return fig, fig.subplots(rows, cols, squeeze=False, **kw)

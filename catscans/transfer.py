@@ -256,7 +256,7 @@ def _means(folds):
         out |= {f"{k}_mean": v.mean(), f"{k}_sd_sample": v.std(ddof=1) if len(v) > 1 else np.nan, f"{k}_sd_population": v.std()}
     return out
 
-# %% ../nbs/40_transfer.ipynb #10cc52c0
+# %% ../nbs/40_transfer.ipynb #ed08706e
 PHASES = ("import", "build", "trace", "step", "recalibrate", "predict", "save")   # `step`: of training, tracing aside
 
 def fixed_cost(
@@ -273,7 +273,7 @@ def fixed_cost_line(recs:list)->str:
     c = fixed_cost(recs)
     if not c["runs"]: return "None of these records says what it cost outside training steps."
     parts = ", ".join(f"{k} {c[k]:.0f}" for k in (*PHASES, "other") if k != "step")
-    late = f"; {c['unmeasured']} older records do not say" if c["unmeasured"] else ""
+    late = f"; {c['unmeasured']} older record{'s do' if c['unmeasured'] > 1 else ' does'} not say" if c["unmeasured"] else ""
     return f"Outside training steps {c['runs']} runs spent {c['fixed']:.0f} s of {c['wall']:.0f} s, {c['fixed']/c['runs']:.0f} s a run ({parts}){late}."
 
 # %% ../nbs/40_transfer.ipynb #b63e330e
