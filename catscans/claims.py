@@ -8,13 +8,14 @@ __all__ = ['VERDICTS', 'CLAIMS', 'STUDY', 'EFFECT', 'RECORD', 'ABOUT', 'NOT_COMP
            'random_draws', 'copied', 'triangle_violations', 'learning_rates', 'Told', 'effect', 'obtained', 'shown',
            'partial_interval']
 
-# %% ../nbs/66_claims.ipynb #08f05d0b
+# %% ../nbs/66_claims.ipynb #f24f91e0
 import json, math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 import numpy as np, pandas as pd
 from .core import PAPER_SOURCES, PAPER_TARGETS, UserError, choose, get_profile
 from . import published, stats
+from .comparisons import _holm
 from .protocols import setting
 
 # %% ../nbs/66_claims.ipynb #8ee1ea56
@@ -721,11 +722,7 @@ def obtained(
     t = EFFECTS[id](ev, json.loads(row.printed) if row.printed else None)
     return dict(value=f.value | t.value, verdict=OBTAINED[2 if t.holds is None else 0 if t.holds else 1], why=f"{f.why} {t.why}")
 
-# %% ../nbs/66_claims.ipynb #e0aaa19c
-def _holm(p):
-    from statsmodels.stats.multitest import multipletests
-    return multipletests(p, method="holm")[1] if len(p) else []
-
+# %% ../nbs/66_claims.ipynb #f493c89a
 def shown(
     ev:Evidence,
     asked:list,  # of (a, b, target)

@@ -124,14 +124,14 @@ def friedman_nemenyi(
                 chi2=float(res.statistic) if res else 0., p=float(res.pvalue) if res else 1., mean_ranks={s: float(v) for s, v in ranks.items()},
                 critical_difference=cd, alpha=alpha, groups=groups, note=f"descriptive: {len(w)} folds of one dataset are not independent")
 
-# %% ../nbs/43_comparisons.ipynb #5b345a11
+# %% ../nbs/43_comparisons.ipynb #60939f67
 def _wilcoxon_p(a, b):
     from scipy.stats import wilcoxon
     return float(wilcoxon(a, b).pvalue) if np.any(a != b) else 1.
 
 def _holm(p):
     from statsmodels.stats.multitest import multipletests
-    return multipletests(p, method="holm")[1]
+    return multipletests(p, method="holm")[1] if len(p) else []
 
 def pairwise_tests(
     frame,                    # tidy frame: source, target, fold, value

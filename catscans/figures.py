@@ -19,18 +19,17 @@ from .style import label, markdown, provenance, save, save_table, small, Study, 
 from .tables import table1, table2, table3, table3_finetuning, table4, table5, table7
 from .transfer import fixed_cost_line
 
-# %% ../nbs/70_figures.ipynb #cc203a2d
+# %% ../nbs/70_figures.ipynb #2419c3ff
 TITLES = dict(table1_datasets="The datasets", fig1_samples="Examples of the datasets", fig2_design="The design, drawn from the workflow", table2_pretraining="Sources on their own task",
     table3_settings="Settings", table3_finetuning="Fine-tuning settings in the authors' git history", fig3_auc="AUC per source and target", table4_auc="AUC per source and target, as numbers",
     fig4_distance="Transferability against distance", table6_correlations="Correlations of distance and transferability", fig5_ranks="Rank heat map",
     fig6_gain="What a source adds to the baseline", fig7_critical_difference="Mean ranks", fig8_curves="Training curves", table5_metrics="More than the AUC", table7_cost="What it cost",
     fig9_gallery="One panel per estimator", table8_estimators="How far each estimator agrees with transfer", fig10_atlas="The datasets in two dimensions")
-def _gallery(st): return estimators(st, titles=measures(st))
 
 _MAKE = dict(table1_datasets=table1, fig1_samples=fig1, fig2_design=fig2, table2_pretraining=table2, table3_settings=table3, table3_finetuning=table3_finetuning,
     fig3_auc=fig3, table4_auc=table4, fig4_distance=fig4, table6_correlations=correlations, fig5_ranks=rank_heatmap, fig6_gain=gain,
     fig7_critical_difference=critical_difference, fig8_curves=curves, table5_metrics=table5, table7_cost=table7,
-    fig9_gallery=_gallery, table8_estimators=estimator_table, fig10_atlas=atlas)
+    fig9_gallery=estimators, table8_estimators=estimator_table, fig10_atlas=atlas)
 _ONLY_OURS = ("fig1_samples", "fig8_curves", "table5_metrics", "table7_cost")
 
 def why_not(

@@ -108,7 +108,7 @@ def _panel(ax, f, colours, limits):
     ax.scatter(f.x, f.y, s=9, c=[colours[t] for t in f.target], alpha=.8, lw=0)
     ax.set(xlim=limits[0], ylim=limits[1])
 
-# %% ../nbs/73_gallery.ipynb #ab2eec60
+# %% ../nbs/73_gallery.ipynb #540de48f
 def panels(
     many:dict,          # estimator -> pairs, in the order of the panels
     noise=None,         # of `table`
@@ -156,7 +156,7 @@ def estimators(
 ):  # matplotlib Figure
     "Fig. 4 of a profile with one panel per measure of its similarity record, the paper's two first."
     st = study(profile)
-    return panels(pairs_of(st), fold_noise(st.fold_auc()), st=st, more="Noise is that between folds, not that between pretrainings, so the ceiling is too high; it is 0 "
+    return panels(pairs_of(st), fold_noise(st.fold_auc()), titles=measures(st), st=st, more="Noise is that between folds, not that between pretrainings, so the ceiling is too high; it is 0 "
                   "where the sources differ no more than noise does: then no score can be told from chance.", **kw)
 
 def estimator_table(
