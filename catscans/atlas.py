@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['describe', 'sibling_rate', 'frame', 'draw']
 
-# %% ../nbs/72_atlas.ipynb #0cf3b464
+# %% ../nbs/72_atlas.ipynb #bfde6da1
 import textwrap
 from dataclasses import replace
 import numpy as np
 from .cards import CATALOGUE, GROUP_KEYS
-from .core import PROFILES, PROTOCOLS, UserError, choose, seed_for
+from .core import PROFILES, PROTOCOLS, UserError, choose, counted, seed_for
 
 # %% ../nbs/72_atlas.ipynb #f3d58441
 def describe(
@@ -80,7 +80,7 @@ def _table(names, measured):
     out = pd.DataFrame(rows).set_index("name")
     return out.astype({k: "Int64" for k in whole if k in out})
 
-# %% ../nbs/72_atlas.ipynb #af3ed5e7
+# %% ../nbs/72_atlas.ipynb #fb411f0d
 def _share(p): return f"{100*p:.0f} %" if p >= .0095 else f"{100*p:.1f} %"
 
 def _size(c): return f"{c.image_size} px" if any(x.isdigit() for x in c.image_size) else "any size" if c.layout == "toy" else c.image_size or "size not known"
@@ -101,7 +101,7 @@ def _copied(d)->str:
     n = d["near_duplicate_pairs"]
     if not n: return "near duplicates: none found"
     share = "" if d["copy_in_training"] is None else f"; {_share(d['copy_in_training'])} have one in training"
-    return f"near duplicates: {n:,} pair{'s'*(n > 1)}" + (f", {d['identical']:,} the same" if d["identical"] else "") + share
+    return f"near duplicates: {counted(n, 'pair')}" + (f", {d['identical']:,} the same" if d["identical"] else "") + share
 
 def _strip(images, n, rng, gap=3):
     "`n` images side by side, as many classes as can be, on a transparent ground"

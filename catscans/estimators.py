@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['INPUTS', 'ESTIMATORS', 'ROOMS', 'NotAvailable', 'Estimator', 'estimator', 'registry', 'score', 'scores', 'cards',
-           'check_features', 'check_labels', 'leep', 'nce', 'logme', 'hscore', 'hscore_shrunk', 'transrate', 'parc',
-           'nleep', 'held_out', 'knn_accuracy', 'linear_probe_accuracy', 'linear_probe_auc']
+           'check_features', 'check_labels', 'leep', 'nce', 'logme', 'hscore', 'hscore_shrunk', 'transrate',
+           'stratified_sample', 'parc', 'nleep', 'held_out', 'knn_accuracy', 'linear_probe_accuracy',
+           'linear_probe_auc']
 
 # %% ../nbs/56_estimators.ipynb #ae136083
 import inspect
@@ -282,9 +283,13 @@ def transrate(
     z /= np.sqrt((z**2).sum()/len(z))
     return _rate(z, eps) - sum((y == c).mean()*_rate(z[y == c], eps) for c in range(k))
 
-# %% ../nbs/56_estimators.ipynb #a741efa2
-def _sample(y, most, *seed):
-    "positions of a class-stratified sample of `most` images, or of all: every (n/most)-th image in the order of classes, shuffled within; any number of classes will do"
+# %% ../nbs/56_estimators.ipynb #2fb2e64e
+def stratified_sample(
+    y,         # (n,) labels; any number of classes will do
+    most:int,  # images that are wanted
+    *seed,     # what it is for
+)->np.ndarray: # positions, ascending
+    "A class-stratified sample of images, or all where there are no more: every (n/most)-th in the order of classes, shuffled within."
     y = np.asarray(y); n = len(y)
     if n <= most: return np.arange(n)
     r = np.random.default_rng(seed_for("estimators", *seed))
@@ -303,7 +308,7 @@ def parc(
     from scipy.stats import spearmanr
     f, y, k = _both(features, labels)
     if f.shape[1] < 2: raise UserError("parc: correlations between images need at least 2 features, received 1")
-    at = _sample(y, most, "parc", seed)
+    at = stratified_sample(y, most, "parc", seed)
     f, y = f[at], y[at]
     sd = f.std(0)
     f = (f - f.mean(0))/np.where(sd > 0, sd, 1)
@@ -313,7 +318,7 @@ def parc(
     pair = np.triu_indices(len(f), 1)
     return float(100*spearmanr(1 - (f @ f.T)[pair], y[pair[0]] != y[pair[1]])[0])
 
-# %% ../nbs/56_estimators.ipynb #a6b9e39e
+# %% ../nbs/56_estimators.ipynb #add1cb74
 @estimator(+1, "minus label entropy (about) to 0", "features of the target, its labels; at least 5 distinct images per class", "N-LEEP: Li et al. 2021, CVPR, section 3 (80 % of the variance, 5 clusters per class)",
     "EM: 5 C n 64^2 per step; at most 64 components; the mixture is fitted to a sample above 5,000 images")
 def nleep(
@@ -338,7 +343,7 @@ def nleep(
     z = f @ vt[:keep].T/(s[0]/np.sqrt(len(f)))     # unit variance along the first: the mixture's own floor on variances is absolute
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)   # 100 steps of EM, converged or not, as in the original
-        gmm = GaussianMixture(clusters*k, covariance_type=covariance, random_state=seed).fit(z[_sample(y, most, "nleep", seed)])
+        gmm = GaussianMixture(clusters*k, covariance_type=covariance, random_state=seed).fit(z[stratified_sample(y, most, "nleep", seed)])
     return leep(gmm.predict_proba(z), y)
 
 # %% ../nbs/56_estimators.ipynb #3ad26335

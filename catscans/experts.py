@@ -44,11 +44,11 @@ def nine(
     order = np.random.default_rng(seed_for("experts", dataset)).permutation(len(paths))
     return [paths[i] for i in order[IMAGES*(observer-1):IMAGES*observer]]
 
-# %% ../nbs/50_experts.ipynb #092dbf28
+# %% ../nbs/50_experts.ipynb #13ccf996
 COLUMNS = ["dataset", "observer", "property", "answer"]
 
 def check_answers(
-    answers:pd.DataFrame,   # dataset, observer, property, answer
+    answers:pd.DataFrame,   # dataset, observer, property, answer; `by`, where it is no person who answered
     where:str="answers",    # how to call them in a message
     gaps:bool=False,        # allow questions that have not been answered yet
 )->pd.DataFrame:
@@ -61,10 +61,10 @@ def check_answers(
     if len(bad := n[n > 1 if gaps else n != 1]):
         d, o, p = bad.index[0]
         raise UserError(f"{where}: {d}, observer {o}, has {bad.iloc[0]} answers to {p}; give exactly one to each of {', '.join(PROPERTIES)}")
-    return answers[COLUMNS].reset_index(drop=True)
+    return answers.assign(by=answers.by.fillna("") if "by" in answers else "")[[*COLUMNS, "by"]].reset_index(drop=True)
 
 def read_answers(
-    path:str|Path,    # CSV with the columns dataset, observer, property, answer; lines starting with # are comments. Or a folder of them, one per observer
+    path:str|Path,    # CSV with the columns of `check_answers`; lines starting with # are comments. Or a folder of them, one per observer
     gaps:bool=False,  # allow questions that have not been answered yet
 )->pd.DataFrame:
     "Answers from a file, or from the files of several observers."
@@ -73,7 +73,7 @@ def read_answers(
         if not (files := sorted(path.glob("observer-*.csv"))): raise UserError(f"no answers in {path}: it holds no file observer-1.csv, observer-2.csv, ...")
         return check_answers(pd.concat([read_answers(f, gaps) for f in files], ignore_index=True), str(path), gaps)
     if not path.exists(): raise UserError(f"no answers at {path}")
-    try: got = pd.read_csv(path, comment="#", dtype=dict(dataset=str, property=str, answer=str))
+    try: got = pd.read_csv(path, comment="#", dtype=dict(dataset=str, property=str, answer=str, by=str))
     except (ValueError, OSError) as e: raise UserError(f"{path} cannot be read as a table ({str(e).strip()}); needed is a CSV with the columns {', '.join(COLUMNS)}") from None
     return check_answers(got, str(path), gaps)
 

@@ -6,13 +6,13 @@
 __all__ = ['TITLES', 'why_not', 'items', 'make_one', 'make', 'sentences', 'about', 'say', 'Presented', 'present', 'linked',
            'report']
 
-# %% ../nbs/70_figures.ipynb #b9500252
+# %% ../nbs/70_figures.ipynb #d4c92ac9
 import base64, os, re
 from pathlib import Path
 from . import records
 from .core import PROFILES, atomic, choose, data_dir, figures_dir, get_profile, results_dir, UserError, work_dir
 from .gallery import atlas, estimator_table, estimators, pairs_of
-from .plots import (auc_summary, correlations, critical_difference, curves, fall_frame, fig1, fig2, fig3, fig4, gain, gain_frame, measures, observed, printed_rho,
+from .plots import (auc_summary, correlated, correlations, critical_difference, curves, fall_frame, FALLING, fig1, fig2, fig3, fig4, gain, gain_frame, measures, observed, printed_rho,
                             rank_frame, rank_heatmap, transfer_frame, within_text)
 from .plots import _comparable
 from .style import label, markdown, provenance, save, save_table, small, Study, study, style
@@ -83,20 +83,20 @@ def make(
     for o in only or (): choose("table or figure", o, [*names, *(n.split("_")[0] for n in names)])
     return [p for n in names if not only or n in only or n.split("_")[0] in only for p in make_one(st, n)[1]]
 
-# %% ../nbs/70_figures.ipynb #29799e2b
-def _still_falling(st, limit=5, most=3):
+# %% ../nbs/70_figures.ipynb #e8d6318e
+def _still_falling(st, most=3):
     "how many trainings had not come to rest, and how sure that is of the fastest"
     runs, each = (fall_frame(st, by) for by in ("run", "fold"))
     if not len(runs): return ""
-    left = runs[runs.fall_percent > limit].sort_values("fall_percent", ascending=False)
+    left = runs[runs.fall_percent > FALLING].sort_values("fall_percent", ascending=False)
     def one(r):
         folds = each[(each.kind == r.kind) & (each.source == r.source) & (each.target.eq(r.target) if isinstance(r.target, str) else each.target.isna())].fall_percent
         return f"{label(r.source)}{f' to {label(r.target)}' if isinstance(r.target, str) else ''} {r.fall_percent:.1f} %" + (f", standard error over folds {folds.sem():.1f}" if len(folds) > 1 else "")
-    return (f"In {len(left)} of {len(runs)} runs the training loss (mean over folds) still fell by more than {limit} % an epoch over the last quarter of the epochs (at least four)"
+    return (f"In {len(left)} of {len(runs)} runs the training loss (mean over folds) still fell by more than {FALLING} % an epoch over the last quarter of the epochs (at least four)"
             + (f" ({'; '.join(map(one, left.head(most).itertuples()))}{'; ...' if len(left) > most else ''}): longer training may change their AUC." if len(left) else ".")
             + " A loss also comes to rest where a schedule lets the learning rate run out (table 3).")
 
-# %% ../nbs/70_figures.ipynb #cdec26cc
+# %% ../nbs/70_figures.ipynb #64b40b63
 def sentences(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
 )->dict: # name of a figure -> its sentence
@@ -109,21 +109,17 @@ def sentences(
     each = g[g.source != "mean of sources"]
     up, down = each[each.lo > 0], each[each.hi < 0]
     per = "the self pair" if st.baseline == "self" else "random initialisation"
-    cor = [f"{titles[m].split(' (')[0]}: {_inside(d)}Pearson r {d.distance.corr(d.transferability):.3f}{printed(m)}, Spearman ρ {d.distance.corr(d.transferability, 'spearman'):.3f} over {len(d)} pairs"
-           for m, d in t.groupby("measure", sort=False)]
+    def related(m, c):
+        if c["undefined"]: return f"no correlation over {c['n']} pairs ({c['undefined']})"
+        inside = f"{within_text(c)}; over all pairs " if within_text(c) else ""
+        return f"{inside}Pearson r {c['pearson_r']:.3f}{printed(m)}, Spearman ρ {c['spearman_rho']:.3f} over {c['n']} pairs"
+    cor = [f"{titles[m].split(' (')[0]}: {related(m, correlated(d))}" for m, d in t.groupby("measure", sort=False)]
     between = " Which source will transfer is a question within targets; over all pairs a correlation also holds what differs between the targets." if t.target.nunique() > 1 else ""
     falling = "" if st.profile == "published" else _still_falling(st)
     ended = dict(fig8_curves=falling) if falling else {}
     return ended | dict(fig3_auc="Highest mean AUC: " + "; ".join(f"{label(s)} on {label(u)} ({m:.3f})" for s, u, m in best[["source", "target", "mean"]].to_numpy()) + ".",
         fig6_gain=f"Of {len(each)} differences from {per}, {len(up)} lie above zero with their whole interval, {len(down)} below, and {len(each)-len(up)-len(down)} cannot be told from zero.",
         fig4_distance="; ".join(cor) + f".{between}" + f" {observed(st)}".rstrip())
-
-def _inside(d):
-    "Within targets, with a separator; nothing where there is one target, or where no correlation is defined."
-    from catscans.stats import correlation
-    if d.target.nunique() < 2: return ""
-    try: return within_text(correlation(d.distance, d.transferability, d.target)) + "; over all pairs "
-    except UserError: return ""
 
 # %% ../nbs/70_figures.ipynb #c1dd304c
 def about(

@@ -6,14 +6,14 @@
 __all__ = ['RESAMPLE', 'decode', 'Listing', 'Images', 'fingerprint', 'Swapped', 'allowed_missing', 'open_store', 'store_key',
            'check_size', 'build', 'keep', 'montage']
 
-# %% ../nbs/15_images.ipynb #4f51009e
+# %% ../nbs/15_images.ipynb #221380f8
 import hashlib, io, json, os, re, shutil, struct, tempfile, zipfile, zlib
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
-from .core import UserError, choose, digest, work_dir
+from .core import UserError, choose, counted, digest, work_dir
 
 # %% ../nbs/15_images.ipynb #5420a711
 def _to_rgb(im):
@@ -79,7 +79,7 @@ class Listing:
         pick = lambda v: None if v is None else v[index] if isinstance(v, np.ndarray) else [v[i] for i in index]
         return replace(self, **{k: pick(getattr(self, k)) for k in ("items", "y", "paths", "signs", "groups", "split")})
 
-# %% ../nbs/15_images.ipynb #7132ecf6
+# %% ../nbs/15_images.ipynb #73b09bb8
 @dataclass(eq=False)
 class Images:
     "A decoded dataset. Two of them hold the same data when their fingerprints agree."
@@ -101,7 +101,7 @@ class Images:
     def size(self)->int: return self.x.shape[1]
     def __repr__(self):
         n = 0 if self.groups is None else len(np.unique(self.groups))
-        g = "no groups" if self.groups is None else f"{n:,} group{'s'*(n != 1)}" + (
+        g = "no groups" if self.groups is None else f"{counted(n, 'group')}" + (
             f" ({self.card.group_key})" if getattr(self.card, "group_key", None) else "")
         out = f", {len(self.left_out)} unreadable left out" if self.left_out else ""
         return f"Images({self.name}: {len(self):,} at {self.size}x{self.size}, {len(self.classes)} classes, {g}{out}, {self.fingerprint})"

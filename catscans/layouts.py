@@ -6,14 +6,14 @@
 __all__ = ['PCAM_SUBSETS', 'SYNSETS', 'IN_ILSVRC', 'LAYOUTS', 'stl10', 'dtd', 'isic2018', 'kermany', 'pcam', 'draw_apart',
            'pcam_subset', 'kimia', 'sti10', 'imagenet', 'medmnist', 'class_folders', 'Layout']
 
-# %% ../nbs/14_layouts.ipynb #9fe929a6
+# %% ../nbs/14_layouts.ipynb #8acae09b
 import io, os, re, tarfile, warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 import numpy as np
 from .cards import DATASETS
-from .core import UserError, choose, seed_for
+from .core import UserError, choose, counted, seed_for
 from .images import Listing, Swapped
 from .readers import _Blocks, _by_npz, _groups_from, _is_image, _link_to_nothing, _listing, _need, _PARTS, _reading, _sign, _table, _visible, general
 
@@ -75,7 +75,7 @@ def stl10(
     entries, labels, paths = (sum((list(v[k]) for v in parts.values()), []) for k in range(3))
     return _listing(name, folder, entries, paths, [classes[i] for i in labels], classes, split=np.array([p.split("/")[0] for p in paths]))
 
-# %% ../nbs/14_layouts.ipynb #7ca03065
+# %% ../nbs/14_layouts.ipynb #350c3666
 def _lines(path):
     with _reading(path, "list of names"): return [s.strip() for s in path.read_text("utf-8").splitlines() if s.strip()]
 
@@ -104,7 +104,7 @@ def _dtd_split(labels, partition, paths):
         for rel in _lines(f):
             if rel in at: raise UserError(f"{f} lists {rel}, which is in {at[rel]} already; unpack the archive again")
             at[rel] = p
-    if gone := sorted(set(at) - set(paths)): raise UserError(f"{labels} lists {len(gone)} image{'s' * (len(gone) > 1)} that {'are' if len(gone) > 1 else 'is'} not there: {', '.join(gone[:5])}; unpack the archive again")
+    if gone := sorted(set(at) - set(paths)): raise UserError(f"{labels} lists {counted(len(gone), 'image that is', 'images that are')} not there: {', '.join(gone[:5])}; unpack the archive again")
     if more := [p for p in paths if p not in at]: raise UserError(f"{len(more)} images are in no list of {labels} (partition {partition}): {', '.join(more[:5])}; unpack the archive again")
     return np.array([at[p] for p in paths])
 

@@ -288,7 +288,7 @@ def ablation(
         for arm, how in ARMS.items(): add(name, arm, features, **how)
     return pd.DataFrame(out)
 
-# %% ../nbs/90_recommend.ipynb #4a16799d
+# %% ../nbs/90_recommend.ipynb #189fea76
 LEAST, MOST = 10, 1000   # images per class; images used
 
 def check_target(
@@ -304,8 +304,8 @@ def sample(
     y, most:int=MOST, seed:int=0,
 )->np.ndarray: # positions
     "A seeded stratified sample, or all."
-    from catscans.estimators import _sample
-    return _sample(y, most, "rank", seed)
+    from catscans.estimators import stratified_sample
+    return stratified_sample(y, most, "rank", seed)
 
 # %% ../nbs/90_recommend.ipynb #baf0d1b5
 @dataclass(eq=False)

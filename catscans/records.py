@@ -6,8 +6,8 @@
 __all__ = ['SCHEMA', 'validate', 'path_of', 'write', 'read', 'predictions', 'differences', 'equal', 'load_all', 'complete',
            'require', 'tidy', 'settings_frame', 'histories', 'evaluations', 'distances', 'observer']
 
-# %% ../nbs/60_records.ipynb #6549ac58
-import json, math, os, re, tempfile
+# %% ../nbs/60_records.ipynb #c2019070
+import json, math, os, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -295,7 +295,7 @@ def distances(
     rec = dict(kind="similarity", profile=profile, protocol=protocol or p.protocol, seed=p.seed if seed is None else seed)
     return pd.DataFrame(read(path_of(rec))["distances"]).astype(dict(value=float, sd=float))
 
-# %% ../nbs/60_records.ipynb #df6d1ec9
+# %% ../nbs/60_records.ipynb #a8d958f7
 def observer(
     profile:str,             # name, or "published"
     protocol:str|None=None,  # as of `distances`
@@ -303,9 +303,9 @@ def observer(
 )->str: # "an AI model"; empty: people, or whoever gave the answers that a user put in
     "Who stands in for the experts of a profile, as the file of its answers says."
     if profile not in PROFILES: return ""
-    import catscans
-    p, text = get_profile(profile), (Path(catscans.__file__).parent/"data"/"experts_lite.csv").read_text()
+    from catscans.experts import answers_for
+    p = get_profile(profile)
     rec = path_of(dict(kind="similarity", profile=profile, protocol=protocol or p.protocol, seed=p.seed if seed is None else seed))
     if rec.exists() and read(rec)["settings"].get("experts", "package data") != "package data": return ""      # a user's own answers
-    answered = {line.split(",")[0] for line in text.splitlines() if not line.startswith("#")}
-    return re.search(r"^# The observer is (.+?) \(", text, re.M)[1] if {*p.sources, *p.targets} <= answered else ""
+    try: return " and ".join(filter(None, answers_for((*p.sources, *p.targets)).by.unique()))
+    except UserError: return ""                                                                                 # nobody answered

@@ -161,7 +161,7 @@ def rows(
     if hamming is not None: matrices["experts"] = dict(names=names, value=hamming.loc[names, names].values.tolist())
     return sorted(out, key=lambda r: r["measure"]), matrices
 
-# %% ../nbs/55_similarity.ipynb #21408897
+# %% ../nbs/55_similarity.ipynb #ad88879f
 WITHOUT_SOURCE = ("task2vec_scaled_cosine", "task2vec_normalized_cosine", "task2vec_asymmetric", "fid", "kid", "otdd", "log_size", "n_classes", "mean_difference", "spectrum_difference", "jpeg_difference")
 
 def estimates(
@@ -172,9 +172,9 @@ def estimates(
     most:int=500,     # images of each dataset that FID, KID and OTDD see
 )->tuple: # rows measure, source, target, value; estimator -> why a pair has no value
     "Every estimator of `WITHOUT_SOURCE` for every source and target."
-    from catscans.estimators import _sample, scores
+    from catscans.estimators import scores, stratified_sample
     from catscans.task2vec import DISTANCES, mean_distance
-    at = {n: _sample(im.y, most, "estimates", n) for n, im in images.items()}
+    at = {n: stratified_sample(im.y, most, "estimates", n) for n, im in images.items()}
     seen, y = {n: probe.features(np.asarray(im.x[at[n]])) for n, im in images.items()}, {n: np.asarray(im.y)[at[n]] for n, im in images.items()}
     looks, out, lost = {n: controls.image_statistics(im.x) for n, im in images.items()}, [], {}
     for s in p.sources:

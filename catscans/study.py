@@ -6,11 +6,11 @@
 __all__ = ['BACKENDS', 'ENGINES', 'only_one', 'cores', 'gpus', 'jobs_for', 'check_backend', 'check_data', 'check_splits',
            'other_images', 'left_of', 'duration', 'Watch', 'run', 'status', 'report', 'main']
 
-# %% ../nbs/80_study.ipynb #0fc40a3b
+# %% ../nbs/80_study.ipynb #c6f728e1
 import argparse, json, os, shutil, signal, subprocess, sys, tempfile, threading, time
 from contextlib import contextmanager
 from pathlib import Path
-from .core import (PROFILES, PROTOCOLS, UserError, atomic, choose, data_dir, figures_dir, project_dir, results_dir, work_dir)
+from .core import (PROFILES, PROTOCOLS, UserError, atomic, choose, counted, data_dir, figures_dir, project_dir, results_dir, work_dir)
 from .steps import PUBLISHED, Why, expected_settings, notebook, plan, problem, read_json, todo, with_needs
 
 # %% ../nbs/80_study.ipynb #849a9122
@@ -310,7 +310,7 @@ def _stop(engine, how=signal.SIGTERM):
         except psutil.Error: pass
     psutil.wait_procs(family, 3)
 
-# %% ../nbs/80_study.ipynb #e7642a45
+# %% ../nbs/80_study.ipynb #b51bc709
 def run(
     profile:str="toy",       # toy, lite, paper, power or published
     sources=None,            # only these sources
@@ -344,7 +344,7 @@ def run(
     with only_one(profile) as (lock, note):
         steps, left, doing = ask()                                           # another run may have just ended
         if not doing: return 0
-        if (n := _set_aside(doing, left)): print(f"{profile}: {n} records do not count any more and were moved to {work_dir(profile, 'set-aside')}", file=sys.stderr)
+        if (n := _set_aside(doing, left)): print(f"{profile}: {counted(n, 'record does not count any more and was', 'records do not count any more and were')} moved to {work_dir(profile, 'set-aside')}", file=sys.stderr)
         with _whole_figures(profile, doing): return _run(request, steps, doing, jobs or jobs_for(profile), engine, verbose, lock, note)
 
 # %% ../nbs/80_study.ipynb #d739d52f
@@ -389,7 +389,7 @@ def _summary(profile, steps, watch, code, log, seconds):
     if not errors: print("\n".join(["  the workflow engine stopped:", *[f"    {l}" for l in log.read_text().splitlines()[-8:]], f"    all it said: {log}"]), file=sys.stderr)
     return 2 if errors and all(e.startswith("UserError") for _, e in errors) else 1
 
-# %% ../nbs/80_study.ipynb #fe88af68
+# %% ../nbs/80_study.ipynb #65b033d7
 def status(
     profile:str,
     protocol:str|None=None,
@@ -404,8 +404,6 @@ def status(
 def _in_clone():
     "Refuse where there is no study to look at; a project that is named is taken at its word"
     if not os.environ.get("CATSCANS_PROJECT"): notebook("results")
-
-def _steps(n): return f"{n} step{'s'*(n != 1)}"
 
 def _as_came(steps, left)->bool:
     "Is nothing left but to draw what is there already, in a work folder that knows nothing of it? A fresh clone holds the drawings, not the note of what they were drawn from"
@@ -440,8 +438,8 @@ def _status(profile, protocol, sources=None, targets=None, most=None):
     out += rest if most is None or len(rest) <= most else [*rest[:most], f"... and {len(rest) - most} more (--all names them)"]
     if came: out.append(("every record is there; " if profile in PROFILES else "") + _CAME.format(profile))
     if not left: out.append("nothing left to do")
-    elif any(expected[k] is None for k in left): out.append(f"{_steps(len(left))} left; how long they take is not known yet" + (f" (the profile says: {PROFILES[profile].budget})" if profile in PROFILES else ""))
-    else: out.append(f"{_steps(len(left))} left, about {duration(sum(expected[k] for k in left)/(j := jobs_for(profile)))} with {j} at once (from recorded wall times)")
+    elif any(expected[k] is None for k in left): out.append(f"{counted(len(left), 'step')} left; how long they take is not known yet" + (f" (the profile says: {PROFILES[profile].budget})" if profile in PROFILES else ""))
+    else: out.append(f"{counted(len(left), 'step')} left, about {duration(sum(expected[k] for k in left)/(j := jobs_for(profile)))} with {j} at once (from recorded wall times)")
     return "\n".join([f"{profile}: {len(steps)-len(left)} of {len(steps)} steps are done", *out])
 
 def _running(profile):
@@ -534,7 +532,7 @@ def _parser():
         add.add_argument(f"--{k}-col", metavar="C", help=f"the CSV's column of the {what}")
     return top
 
-# %% ../nbs/80_study.ipynb #79083c66
+# %% ../nbs/80_study.ipynb #027c14fe
 def _figures(profile):
     draw = ("results", "audit")
     choose("profile", profile, (*PROFILES, PUBLISHED)); _in_clone()
@@ -542,7 +540,7 @@ def _figures(profile):
         steps = plan(profile)
         other = other_images(steps)
         missing = [s.slug for s in steps if s.notebook not in draw and (problem(s) or s.slug in other)]
-    if missing: raise UserError(f"profile {profile} is not complete, {_steps(len(missing))} {'is' if len(missing) == 1 else 'are'} left: {', '.join(missing[:5])}{f' ... and {len(missing) - 5} more' if len(missing) > 5 else ''}; do catscans run --profile {profile}")
+    if missing: raise UserError(f"profile {profile} is not complete, {counted(len(missing), 'step is', 'steps are')} left: {', '.join(missing[:5])}{f' ... and {len(missing) - 5} more' if len(missing) > 5 else ''}; do catscans run --profile {profile}")
     return run(profile, only=draw, jobs=1, again=True) or print(f"figures: {figures_dir(profile)}") or 0
 
 def _audit(as_json, record):

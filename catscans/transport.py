@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['fid', 'kid', 'label_distances', 'otdd', 'otdd_exact', 'cka', 'cka_labels']
 
-# %% ../nbs/57_transport.ipynb #2835a733
+# %% ../nbs/57_transport.ipynb #147bd7b5
 import os
 import numpy as np
 from .core import UserError, choose
-from .estimators import _both, _sample, check_features, estimator
+from .estimators import _both, check_features, estimator, stratified_sample
 
 # %% ../nbs/57_transport.ipynb #f27d8bfe
 def _moments(z, ddof=0):
@@ -61,7 +61,7 @@ def kid(
     a, b = (z if len(z) <= most else z[r.choice(len(z), most, replace=False)] for z in _together(source_embedding, target_embedding))
     return float(_mean_kernel(a) + _mean_kernel(b) - 2*_mean_kernel(a, b))
 
-# %% ../nbs/57_transport.ipynb #694c5dc4
+# %% ../nbs/57_transport.ipynb #c8685674
 def _emd(a, b, cost):
     "minimal cost of moving mass a to b"
     for other in ("TENSORFLOW", "JAX", "PYTORCH", "CUPY"): os.environ.setdefault(f"POT_BACKEND_DISABLE_{other}", "1")   # POT would import every one it finds
@@ -89,7 +89,7 @@ def _otdd(a, ya, b, yb, how, most, seed):
     from scipy.spatial.distance import cdist
     a, b = _together(a, b)
     (a, ya, _), (b, yb, _) = _both(a, ya, "source_embedding"), _both(b, yb, "target_embedding")
-    i, j = _sample(ya, most, "otdd", seed), _sample(yb, most, "otdd", seed)    # one seed: a dataset and itself give one sample
+    i, j = stratified_sample(ya, most, "otdd", seed), stratified_sample(yb, most, "otdd", seed)    # one seed: a dataset and itself give one sample
     a, b, (ya, yb) = a[i], b[j], (np.unique(v, return_inverse=True)[1] for v in (ya[i], yb[j]))    # a class may have no image in the sample
     cost = cdist(a, b, "sqeuclidean") + label_distances(a, ya, b, yb, how)[np.ix_(ya, yb)]
     return np.sqrt(max(_emd(_even(len(a)), _even(len(b)), cost), 0))

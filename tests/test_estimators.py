@@ -239,7 +239,7 @@ def test_otdd_knows_gaussian_classes():
 def test_a_sample_may_lose_a_class():
     "more classes than images are used: what is left is compared"
     x, y = data(120, 5, 60)
-    i = estimators._sample(y, 40, "otdd", 0)
+    i = estimators.stratified_sample(y, 40, "otdd", 0)
     assert len(set(i)) == 40 and len(set(y[i])) < 60
     got = score("otdd", source_embedding=x, source_labels=y, target_embedding=x + 1, labels=y, most=40)
     assert got == pytest.approx(np.sqrt(5 + 5), rel=1e-6)          # a shift costs its square twice: once for images, once for classes

@@ -139,7 +139,7 @@ def test_other_settings_and_lost_weights_are_run_again(finished):
     (folder/"work/toy/weights/pretrain-toy-dtd-grouped-s1.weights.h5").unlink()
     others = {f: f.stat().st_mtime_ns for f in path.parent.glob("*stl10*")}
     p = catscans(env, *SMALL)
-    assert p.returncode == 0 and "2 of them now" in p.stdout and "1 records do not count any more" in p.stderr, p.stderr
+    assert p.returncode == 0 and "2 of them now" in p.stdout and "1 record does not count any more and was moved" in p.stderr, p.stderr
     assert json.loads(path.read_text())["settings"]["size"] == 32
     assert len(list((folder/"work"/"toy"/"set-aside").iterdir())) == 1
     assert others == {f: f.stat().st_mtime_ns for f in others}
