@@ -172,7 +172,7 @@ def test_deviating_epochs_and_leniency_are_said(table):
 # one number for one statistic
 
 def test_a_statistic_reads_the_same_everywhere(table):
-    from catscans import audit_figures, figures, plots
+    from catscans import audit_figures, figures, plots, stats
     from catscans.claims import from_record, learning_rates
     v, names = dict(zip(table.id, table.recomputed)), {"experts": "experts", "task2vec": "task2vec_cosine"}
     drawn = plots.correlations("published").query("pairs == 'all'").set_index("measure")
@@ -183,7 +183,9 @@ def test_a_statistic_reads_the_same_everywhere(table):
             assert len(same) == 1, same
         assert v[10][f"{d}_pearson_r_perm_p"] == drawn.loc[m, "pearson_r_perm_p"]
     line = f"[{v[11]['experts_pearson_r_lo']:.2f}, {v[11]['experts_pearson_r_hi']:.2f}]"
+    known = stats._correlation.cache_info().misses
     assert any(line in t.get_text() for t in plots.fig4("published").axes[0].texts)
+    assert "Pearson r 0.238" in figures.sentences("published")["fig4_distance"] and stats._correlation.cache_info().misses == known   # no permutation a second time
     assert v[26]["spearman_rho_within_perm_p"] == learning_rates(from_record())["all"]["spearman_rho_within_perm_p"]
 
 
@@ -191,9 +193,9 @@ def test_no_caller_has_resamples_of_its_own():
     import catscans
     from catscans.protocols import OBEYED
     code = {f.stem: f.read_text() for f in Path(catscans.__file__).parent.glob("*.py")}
-    for name in ("claims", "published", "audit", "audit_figures", "plots", "figures"): assert not re.search(r"n_(boot|perm|sim)\s*=", code[name]), name
-    for name in ("claims", "published", "plots"): assert '"stl10"' not in code[name].replace('for s in ("stl10", "sti10")', ""), name  # claim 5 is about STL-10 itself
-    for name in ("plots", "figures", "audit_figures", "claims"): assert not re.search(r"-0?\.11\b", code[name]), name   # what is printed stands in claims.csv
+    for name in ("claims", "effects", "evidence", "published", "audit", "audit_figures", "plots", "figures"): assert not re.search(r"n_(boot|perm|sim)\s*=", code[name]), name
+    for name in ("claims", "effects", "evidence", "published", "plots"): assert '"stl10"' not in code[name].replace('for s in ("stl10", "sti10")', ""), name  # claim 5 is about STL-10 itself
+    for name in ("plots", "figures", "audit_figures", "claims", "effects", "evidence"): assert not re.search(r"-0?\.11\b", code[name]), name   # what is printed stands in claims.csv
     assert {"subset_pairs", "imagenet_distance", "correlation", "self_pairs", "error_bars"} <= set(OBEYED)
 
 
