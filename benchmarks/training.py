@@ -2,7 +2,7 @@
 
 engine           `catscans.training.Trainer.epoch` on a uint8 store, with the paper's augmentation and class weights
 bound            the same network and optimizer as one compiled step on one constant batch: no store, no augmentation, no reading of metrics
-step             the engine's own compiled step, augmentation and all, on one constant batch (only where asked for)
+step             the engine's own compiled step, augmentation and all, on one batch over and over (only where asked for)
 keras-array      Keras' `fit` on a float32 array, without augmentation
 keras-generator  Keras' `fit` with the paper's generator: 600x450 JPEGs are decoded and augmented in every epoch
 torch            a plain PyTorch loop, same network, channels_last, fused Adam, no augmentation; on a GPU AMP and torch.compile
@@ -99,7 +99,9 @@ def step(o):
     x, y = _data(o)
     trainer = _trainer(o)
     theta = draw_affine(o.batch, trainer.recipe, o.size, np.random.default_rng(0))
-    return _constant(o, trainer.net, ([np.array(x[:o.batch]), theta], y[:o.batch], np.ones(o.batch, "float32"))), trainer.model.count_params()
+    batch = np.arange(o.batch), theta, y[:o.batch].astype("int32"), np.ones(o.batch, "float32")
+    def repeat(steps): trainer._on.steps(x, *([v]*steps for v in batch))
+    return repeat, trainer.model.count_params()
 
 def _network(o, loss):
     from catscans.models import resnet50

@@ -45,7 +45,7 @@ def dtype_policy(
     try: yield
     finally: keras.config.set_dtype_policy(old)
 
-# %% ../nbs/20_models.ipynb #7903a59f
+# %% ../nbs/20_models.ipynb #50949557
 @functools.cache
 def _fused_norm():
     import keras, tensorflow as tf
@@ -57,7 +57,8 @@ def _fused_norm():
             out, mean, var = tf.compat.v1.nn.fused_batch_norm(inputs, value(self.gamma), value(self.beta), epsilon=self.epsilon, is_training=update,
                                                               **({} if update else dict(mean=value(self.moving_mean), variance=value(self.moving_variance))))
             if update:
-                n, m = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), "float32"), self.momentum
+                n, m = inputs.shape[:-1].num_elements(), self.momentum
+                if n is None: n = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), "float32")
                 self.moving_mean.assign(m*self.moving_mean + (1-m)*mean)
                 self.moving_variance.assign(m*self.moving_variance + (1-m)*var*(n-1)/n)
             return out

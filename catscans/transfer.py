@@ -6,14 +6,14 @@
 __all__ = ['WATTS_PER_THREAD', 'PHASES', 'environment', 'energy', 'Progress', 'Pretrained', 'pretrain', 'Folds', 'finetune',
            'relation', 'images_of', 'fixed_cost', 'fixed_cost_line', 'execute']
 
-# %% ../nbs/40_transfer.ipynb #51a5b0c2
+# %% ../nbs/40_transfer.ipynb #d5c6173e
 import json, os, platform, shutil, time, warnings
 from collections import Counter
 from dataclasses import dataclass, asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np
-from .core import UserError, Run, atomic, choose, digest, get_profile, pack, seed_for, work_dir, PROTOCOLS
+from .core import UserError, Run, atomic, choose, counted, digest, get_profile, pack, seed_for, work_dir, writing, PROTOCOLS
 from .protocols import setting
 
 # %% ../nbs/40_transfer.ipynb #2f0f7f84
@@ -67,7 +67,7 @@ class Progress:
         self.show(f"{self.label} {fold+1}/{self.folds}  epoch {epoch+1}/{self.epochs}  loss {log['loss']:.4f}  accuracy {log['accuracy']:.3f}  "
                   f"{n/max(log['seconds'], 1e-9):.0f} images/s  {left/60:.1f} min left{auc}")
 
-# %% ../nbs/40_transfer.ipynb #3d84343c
+# %% ../nbs/40_transfer.ipynb #a50fa8ac
 @dataclass
 class Pretrained:
     "A source network: its weights by name and how good it is at its own task."
@@ -101,7 +101,7 @@ def pretrain(
     say = Progress(show, 1, recipe.epochs, "pretraining")
     history = fit(trainer, images.x, images.y, split.train, seed, None, checkpoint, key=key,
                   on_epoch=lambda e, n, log: say(0, e, log, len(split.train)))
-    if recipe.batchnorm == "recalibrate": trainer.recalibrate(images.x, images.y, split.train, seed)
+    if recipe.batchnorm == "recalibrate": trainer.recalibrate(images.x, split.train, seed)
     evaluation, p = {}, np.zeros((0, len(images.classes)), "float32")
     if evaluate:
         for part in ("train", "valid", "test"):
@@ -127,19 +127,19 @@ class Folds:
     @property
     def auc(self): return np.array([f["auc_ovr_weighted"] for f in self.folds])
 
-# %% ../nbs/40_transfer.ipynb #b6df5ca3
+# %% ../nbs/40_transfer.ipynb #b888f98a
 def _keep_fold(path, key, out, p):
     from catscans.training import clock
-    with clock("save"), atomic(path) as tmp: np.savez(tmp, key=np.array(key), out=np.array(json.dumps(out)), p=p)
+    with writing("the finished fold", path, p.nbytes, "make room and start again, it goes on"), clock("save"), atomic(path) as tmp: np.savez(tmp, key=np.array(key), out=np.array(json.dumps(out)), p=p)
 
 def _kept_fold(path, key):
     "(out, p) of a finished fold, or None"
     if path is None or not path.exists(): return None
-    from catscans.training import _undamaged
-    with _undamaged(path, "compute this fold again"), np.load(path, allow_pickle=False) as z:
+    from catscans.checkpoints import undamaged
+    with undamaged(path, "compute this fold again"), np.load(path, allow_pickle=False) as z:
         return (json.loads(str(z["out"])), z["p"]) if str(z["key"]) == key else None
 
-# %% ../nbs/40_transfer.ipynb #6e2aa3ad
+# %% ../nbs/40_transfer.ipynb #05964323
 def _one_fold(trainer, images, fold, start, seed, recipe, say, checkpoint, key):
     "train and score one fold -> (metrics and history, predictions)"
     from catscans.training import fit
@@ -150,7 +150,7 @@ def _one_fold(trainer, images, fold, start, seed, recipe, say, checkpoint, key):
     y, out = images.y[fold.test], {}
     if recipe.batchnorm == "recalibrate":
         out["auc_ovr_weighted_as_trained"] = summarise(y, trainer.predict(images.x, fold.test), images.classes)["auc_ovr_weighted"]
-        trainer.recalibrate(images.x, images.y, fold.train, seed)
+        trainer.recalibrate(images.x, fold.train, seed)
     p = trainer.predict(images.x, fold.test)
     out = dict(n_train=len(fold.train), n_valid=len(fold.valid), n_test=len(fold.test)) | summarise(y, p, images.classes) | out
     out["weights_sha256"] = weights_sha256(trainer.weights())
@@ -256,7 +256,7 @@ def _means(folds):
         out |= {f"{k}_mean": v.mean(), f"{k}_sd_sample": v.std(ddof=1) if len(v) > 1 else np.nan, f"{k}_sd_population": v.std()}
     return out
 
-# %% ../nbs/40_transfer.ipynb #ed08706e
+# %% ../nbs/40_transfer.ipynb #13a6e63d
 PHASES = ("import", "build", "trace", "step", "recalibrate", "predict", "save")   # `step`: of training, tracing aside
 
 def fixed_cost(
@@ -273,8 +273,8 @@ def fixed_cost_line(recs:list)->str:
     c = fixed_cost(recs)
     if not c["runs"]: return "None of these records says what it cost outside training steps."
     parts = ", ".join(f"{k} {c[k]:.0f}" for k in (*PHASES, "other") if k != "step")
-    late = f"; {c['unmeasured']} older record{'s do' if c['unmeasured'] > 1 else ' does'} not say" if c["unmeasured"] else ""
-    return f"Outside training steps {c['runs']} runs spent {c['fixed']:.0f} s of {c['wall']:.0f} s, {c['fixed']/c['runs']:.0f} s a run ({parts}){late}."
+    late = f"; {counted(c['unmeasured'], 'older record does', 'older records do')} not say" if c["unmeasured"] else ""
+    return f"Outside training steps {counted(c['runs'], 'run')} spent {c['fixed']:.0f} s of {c['wall']:.0f} s, {c['fixed']/c['runs']:.0f} s a run ({parts}){late}."
 
 # %% ../nbs/40_transfer.ipynb #b63e330e
 def execute(

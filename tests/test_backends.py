@@ -50,13 +50,13 @@ y = np.arange(96) % 2
 x = (rng.integers(0, 200, (96, 32, 32, 3)) + 50*y[:, None, None, None]).astype("uint8")
 t = Trainer(2, 32, Recipe(lr=1e-4, batch=16, epochs=2, dropout=0., precision="float32"), "resnet50-conv2")
 if how != "as it comes":
-    t._jax.k = 4
+    t._on.k = 4
     if how == "streamed": t.resident, t._seen = False, (x.shape, 16)
 train = np.arange(80)                     # five batches: one dispatch of four, one that is filled up
 loss = [h["loss"] for h in fit(t, x, y, train, seed=1)]
-t.recalibrate(x, y, train); p = t.predict(x, np.arange(96))
+t.recalibrate(x, train); p = t.predict(x, np.arange(96))
 t.use(replace(t.recipe, lr=1e-5, epochs=1)); fit(t, x, y, np.arange(64), seed=2)     # another fold, another rate
-t.recalibrate(x, y, np.arange(64)); t.predict(x, np.arange(20))
+t.recalibrate(x, np.arange(64)); t.predict(x, np.arange(20))
 moved = warp(x[:16], draw_affine(16, Recipe(), 32, np.random.default_rng(1)), 32)
 np.savez(sys.argv[1], loss=loss, p=p, moved=np.asarray(moved), traces=[t.traces[k] for k in ("train", "recalibrate", "predict")])
 """

@@ -62,3 +62,22 @@ def test_operations_are_those_of_the_keras_network():
 def test_wrong_requests_are_refused(wrong):
     with pytest.raises(SystemExit) as e: training.options(wrong)
     assert e.value.code == 2
+
+
+def test_fixed_cost_is_a_median_of_processes_of_which_the_first_warms_up(monkeypatch, capsys):
+    from benchmarks import fixed_cost
+    answers = iter([99., 3., 1., 2.])
+    def once(o, work):
+        v = next(answers)
+        return dict.fromkeys(("import", "build", "trace", "recalibrate", "predict", "save", "other"), v) | dict(outside=7*v, step=1., held_out=260)
+    monkeypatch.setattr(fixed_cost, "once", once)
+    assert fixed_cost.main(["--json"]) == 0
+    got = json.loads(capsys.readouterr().out)
+    assert got["outside"] == 14 and got["each"] == [21, 7, 14] and got["repeats"] == 3 and got["arch"] == "resnet50"
+
+
+def test_fixed_cost_says_why_a_run_ended(monkeypatch, tmp_path):
+    from benchmarks import fixed_cost
+    (dies := tmp_path/"python").write_text("#!/bin/sh\necho 'Illegal instruction' >&2; exit 132\n"); dies.chmod(0o755)
+    monkeypatch.setattr(fixed_cost.sys, "executable", str(dies))
+    with pytest.raises(SystemExit, match="ended with 132: Illegal instruction"): fixed_cost.once(fixed_cost.options([]), str(tmp_path))

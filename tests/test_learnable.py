@@ -28,7 +28,7 @@ for k in range(4 if shuffled else 1):
     y, groups = (np.random.default_rng(k).permutation(images.y), None) if shuffled else (images.y, images.groups)
     f = make_splits(y, groups, "grouped", 2 if shuffled else 3, 1, dict(p.max_train).get(name), images.classes, name).folds[0]
     fit(trainer, images.x, y, f.train, seed=1+k)
-    trainer.recalibrate(images.x, y, f.train)
+    trainer.recalibrate(images.x, f.train)
     auc.append(auc_ovr_weighted(y[f.test], trainer.predict(images.x, f.test)))
 print("AUC", json.dumps(float(np.mean(auc))))
 """

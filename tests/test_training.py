@@ -66,7 +66,7 @@ splits = make_splits(images.y, images.groups, run.protocol, profile.folds, profi
 key = digest(digest(run.slug), seed_for(run.slug), recipe_key(recipe, precision=False), images.fingerprint, splits.fingerprint, profile.arch, "")
 trainer, fold = Trainer(len(images.classes), profile.size, recipe, profile.arch), splits.folds[2]
 fit(trainer, images.x, images.y, fold.train, seed_for(key, "fold", 2))
-trainer.recalibrate(images.x, images.y, fold.train, seed_for(key, "fold", 2))
+trainer.recalibrate(images.x, fold.train, seed_for(key, "fold", 2))
 print("HASH", weights_sha256(trainer.weights()))
 """
 
@@ -272,11 +272,10 @@ def test_a_class_without_images_is_refused_before_training(train):
 WRITE = """
 import sys, time, numpy as np
 from pathlib import Path
-from catscans import training
+from catscans import checkpoints
 write, path = np.savez, Path(sys.argv[1])
 def slow(f, **arrays): write(f, **arrays); f.flush(); print("half", flush=True); time.sleep(600)
-training.np.savez = slow
-training._write_locked(path, dict(a=np.zeros(1000)))
+with checkpoints.atomic(path) as tmp, open(tmp, "wb") as f: slow(f, a=np.zeros(1000))
 """
 
 
