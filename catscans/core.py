@@ -183,7 +183,7 @@ class Profile:
     note:str = ""            # what the profile can and cannot show
     budget:str = ""          # expected wall time, printed in the report
 
-# %% ../nbs/00_core.ipynb #bd331374
+# %% ../nbs/00_core.ipynb #3f613369
 def _toy(n): return f"toy-{n}"
 
 _recorded = tuple((s, t) for t in PAPER_TARGETS for s in PAPER_SOURCES if (s, t) not in NOT_RECORDED)
@@ -213,6 +213,7 @@ PROFILES = {p.name: p for p in (
 
 _EQUAL = ("tinyimagenet@1000x22", "imagenette@1000", "dtd10@1000", "ham10000@1000", "kermany@1000", "lc25000@1000")   # one size, six domains
 _BALANCED = ("tinyimagenet@1000x22", "imagenette@1000", "imagenette@1000-grey", "dtd10@1000", "lc25000@1000", "lc25000@1000-grey")   # no image of the two targets below
+_SMALL = ("tinyimagenet@300x22", "imagenette@300", "dtd10@300", "lc25000@300")   # as large as what a hospital may have
 _POWER_SOURCES = ("tinyimagenet@2000", "tinyimagenet@1000x100", *_EQUAL, "imagenette@1000-grey", "ham10000@1000-grey", "lc25000@1000-grey",
                   "tinyimagenet@300x22", "imagenette@300", "dtd10@300", "kermany@300", "lc25000@300", "ham10000@1600")
 _POWER_TARGETS = ("ham10000@1600", "kermany@1000", "lc25000-lung2", "imagenette@1000", "dtd10@1000")
@@ -223,8 +224,8 @@ PROFILES["power"] = Profile("power", _POWER_SOURCES, _POWER_TARGETS,
     max_train=(("ham10000@1600", 640), ("kermany@1000", 192), ("lc25000-lung2", 384), ("imagenette@1000", 512), ("dtd10@1000", 512)),
     note="Real images at 64 pixels, 17 sources that differ in size, number of classes, domain and colour, five targets with few training images, three "
          "seeds that change initial weights, pretraining, data order and folds. It can tell real differences between sources from noise; it says nothing about large targets or 112 pixels.",
-    parts=(("balanced", (*_BALANCED, "random"), ("ham10000@1600", "kermany@1000")),),
-    budget="meant for 25 minutes of one GPU in slices (catscans.slices), not run yet; its part `balanced` for the hours of a CPU")
+    parts=(("balanced", (*_BALANCED, "random"), ("ham10000@1600", "kermany@1000")), ("small", (*_SMALL, "random"), ("kermany@1000",))),
+    budget="meant for 25 minutes of one GPU in slices (catscans.slices), not run yet; its parts `balanced` and `small` for the hours of a CPU")
 
 def get_profile(name:str)->Profile: return PROFILES[choose("profile", name, PROFILES)]
 

@@ -433,7 +433,7 @@ def passes(
         else: total += recipe.epochs*p.folds*min(dict(p.max_train).get(r.target, n), n*(p.folds-1)//p.folds)
     return dict(runs=len(todo), images=total)
 
-# %% ../nbs/35_slices.ipynb #72f1e1b1
+# %% ../nbs/35_slices.ipynb #5e9e75ff
 HELP = """the profile power (72 pairs and 5 baselines with 3 seeds, 64 px), meant for 25 minutes of one GPU (not run yet; --measure says first how many processes pay):
   at home      python -m catscans.slices pack-inputs power-inputs --profile power
   on the GPU   python -m catscans.slices --profile power --data power-inputs --out power-out --minutes 25 --at-once 4
@@ -458,7 +458,7 @@ def _parser():
     p.add_argument("path", nargs="?", help="pack-inputs: the folder to write; unpack: the archive")
     p.add_argument("--profile"); p.add_argument("--protocol", choices=PROTOCOLS)
     p.add_argument("--source", "--sources", nargs="+"); p.add_argument("--target", "--targets", nargs="+"); p.add_argument("--seeds", nargs="+", type=_seed, help="default: the profile's")
-    p.add_argument("--part", help="a part of the grid that goes by a name: balanced, of power")
+    p.add_argument("--part", help="a part of the grid that goes by a name: balanced or small, of power")
     p.add_argument("--out", help="folder of records, weights and checkpoints; the next call with it goes on")
     p.add_argument("--data", help="folder written by pack-inputs; default: OUT/inputs, packed when it is not there")
     p.add_argument("--minutes", type=float, default=8.); p.add_argument("--at-once", nargs="+", type=int, default=None, help="processes that share the device")

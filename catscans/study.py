@@ -468,7 +468,7 @@ def report(
     from catscans import figures
     return figures.report(profile, [s.executed for s in steps])
 
-# %% ../nbs/80_study.ipynb #dc1f9cd0
+# %% ../nbs/80_study.ipynb #c1d75de7
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         print(f"catscans: error: {message}; see {self.prog} --help", file=sys.stderr)
@@ -498,7 +498,7 @@ def _parser():
     r.add_argument("--target", nargs="+", action="extend", metavar="T", help="only these targets")
     r.add_argument("--protocol", metavar="P", help=f"{', '.join(PROTOCOLS)} (default: the profile's)")
     r.add_argument("--seeds", nargs="+", type=_count, metavar="N", help="only these seeds (default: the profile's)")
-    r.add_argument("--part", metavar="NAME", help="a part of the grid that goes by a name: balanced, of power")
+    r.add_argument("--part", metavar="NAME", help="a part of the grid that goes by a name: balanced or small, of power")
     r.add_argument("--jobs", type=_count, metavar="N", help="notebooks at once (default: what cores, memory and GPUs allow)")
     r.add_argument("--engine", default="local", metavar="E", help=f"{', '.join(ENGINES)} (default local)")
     r.add_argument("--verbose", action="store_true", help="show what the workflow engine says")

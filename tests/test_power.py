@@ -25,11 +25,12 @@ def test_the_grid_is_as_large_as_promised_and_no_source_has_seen_its_target():
     assert {(r.source, r.target) for r in runs(POWER) if r.target} == set(POWER.pairs) and {r.seed for r in runs(POWER)} == set(POWER.seeds)
 
 
-def test_the_balanced_part_is_fully_crossed_and_of_one_size():
-    sources, targets = part_of(POWER, "balanced")
+@pytest.mark.parametrize("part, cells, images", [("balanced", 7*2, 1000), ("small", 5, 300)])
+def test_a_part_is_fully_crossed_and_of_one_size(part, cells, images):
+    sources, targets = part_of(POWER, part)
     got = [(r.source, r.target, r.seed) for r in runs(POWER, sources, targets) if r.target]
-    assert len(set(got)) == len(got) == len(sources)*len(targets)*3 == 7*2*3
-    assert {DATASETS[s].n for s in sources if s != "random"} == {1000}
+    assert len(set(got)) == len(got) == len(sources)*len(targets)*3 == cells*3
+    assert {DATASETS[s].n for s in sources if s != "random"} == {images}
 
 
 def test_one_seed_is_whole_before_the_next_begins():
