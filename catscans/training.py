@@ -266,7 +266,7 @@ class _Compiled:
         self.t.traces.update(["predict"])
         return self.t.model.stateless_call(state[0], state[1], x[at], training=False)[0]
 
-# %% ../nbs/30_training.ipynb #16373251
+# %% ../nbs/30_training.ipynb #c103fb34
 class _Jax(_Compiled):
     "What a trainer does on JAX."
     def variables(self): return self.t.model.trainable_variables, self.t.model.non_trainable_variables, self.t.optimizer.variables
@@ -296,9 +296,11 @@ class _Jax(_Compiled):
         finally: self.keep(state)
 
     def average(self, x, batches):
+        import jax
         state = self.state()
         for at in batches:
             with clock("recalibrate", self.t.traces): state = state[0], self.averages(state, *self.images(x, at)), state[2]
+        with clock("recalibrate"): jax.block_until_ready(state)   # until here nothing but dispatching was timed
         self.keep(state)
 
     def predict(self, x, parts, batch)->list:
@@ -308,14 +310,15 @@ class _Jax(_Compiled):
             with clock("predict", self.t.traces): out.append(self.probabilities(state, *self.images(x, _filled(at, batch))))
         with clock("predict"): return [np.asarray(p)[:len(at)] for p, at in zip(out, parts)]
 
-# %% ../nbs/30_training.ipynb #0516d9a9
+# %% ../nbs/30_training.ipynb #e60461f4
 @_patch(Trainer)
 def predict(self,
     x,              # (n, h, w, 3) uint8
     index,          # (m,) which images
-    batch:int=128,
+    batch:int|None=None,  # default 128; 32 where JAX computes on a CPU, which fills the last batch up
 )->np.ndarray:  # (m, n_classes) float32 softmax
     "Class probabilities, without augmentation."
+    if batch is None: batch = 32 if isinstance(self._on, _Jax) and not on_gpu() else 128
     parts = [index[i:i+batch] for i in range(0, len(index), batch)]
     return np.concatenate([np.zeros((0, self.n_classes), "float32"), *self._on.predict(x, parts, batch)])
 
