@@ -1,6 +1,6 @@
 """Seconds that a five-fold fine-tuning spends outside training steps: `python -m benchmarks.fixed_cost [--json] [--target toy-chest] [--profile toy] [--repeats N]`.
 
-The whole ResNet50 is fine-tuned from random weights on five folds, one epoch each, as `catscans run` does it, in a fresh process every time; the target's store
+The whole ResNet50 is fine-tuned from random weights on five folds, two epochs each with a checkpoint between them, as `catscans run` does it, in a fresh process every time; the target's store
 is there already, as in a study, where several runs share it. `outside` is everything between the start of the process and its end but for the training
 steps: starting Python, importing, building, tracing, predicting the held-out images twice (as trained, and with BatchNorm's averages re-estimated), re-estimating,
 hashing the weights, and writing. Executed as a notebook it also waits for a Jupyter kernel, which is not in it. The phases are those of every record.
@@ -13,7 +13,8 @@ def child(o):
     from catscans import training, transfer
     from catscans.core import PROFILES, Run
     PROFILES[o.profile] = replace(PROFILES[o.profile], arch=o.arch, threads=o.threads)
-    training.RECIPES[o.profile]["finetune"] = {k: replace(r, epochs=1) for k, r in training.RECIPES[o.profile]["finetune"].items()}
+    recipes = training.RECIPES[PROFILES[o.profile].recipe]["finetune"]
+    recipes |= {k: replace(r, epochs=2) for k, r in recipes.items()}   # one checkpoint for each fold
     record = transfer.execute(Run("random", o.target, o.profile), show=None)
     timing, folds = (json.loads(record.read_text())[k] for k in ("timing", "folds"))
     print(json.dumps({k[:-2]: v for k, v in timing.items() if k[:-2] in transfer.PHASES} | dict(held_out=sum(f["n_test"] for f in folds))))
@@ -43,14 +44,18 @@ def options(argv=None):
     p.add_argument("--json", action="store_true"); p.add_argument("--profile", default="toy"); p.add_argument("--target", default="toy-chest")
     p.add_argument("--arch", default="resnet50"); p.add_argument("--threads", type=int, default=4); p.add_argument("--repeats", type=int, default=3)
     p.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    return p.parse_args(argv)
+    o = p.parse_args(argv)
+    if o.repeats < 1 or o.threads < 1: p.error("--repeats and --threads must be at least 1")
+    from catscans.core import PROFILES
+    if o.profile not in PROFILES or PROFILES[o.profile].size is None: p.error(f"--profile: received {o.profile!r}, allowed are {', '.join(k for k, v in PROFILES.items() if v.size)}")
+    return o
 
 def main(argv=None)->int:
     o = options(argv)
     if o.child: child(o); return 0
     r = measure(o)
     if o.json: print(json.dumps(r)); return 0
-    print(f"{r['arch']}, {r['size']} px, five folds of {r['target']} ({r['held_out']} held-out images), {r['backend']}, {r['threads']} threads; medians of {r['repeats']} processes, seconds")
+    print(f"{r['arch']}, {r['size']} px, five folds of {r['target']} ({r['held_out']:.0f} held-out images), {r['backend']}, {r['threads']} threads; medians of {r['repeats']} processes, seconds")
     for k in ("import", "build", "trace", "recalibrate", "predict", "save", "other"): print(f"  {k:12s}{r[k]:8.1f}")
     print(f"  {'outside':12s}{r['outside']:8.1f}   each: {', '.join(map(str, r['each']))}\n  training steps {r['step']:.1f}, not counted")
     return 0

@@ -14,7 +14,7 @@ import numpy as np
 from .core import UserError, atomic, writing
 from .recipes import settled
 
-# %% ../nbs/29_checkpoints.ipynb #f7dc86b0
+# %% ../nbs/29_checkpoints.ipynb #dca64c38
 def _about(trainer)->dict:
     "what a checkpoint says of its training, to be told when it is not this one"
     import keras
@@ -27,8 +27,9 @@ def save_checkpoint(
     history:list, # one dict per epoch so far
 ):
     "Weights, optimizer and history after an epoch."
+    from catscans.models import as_array
     arrays = {f"w/{k}": v for k, v in trainer.weights().items()}
-    arrays |= {f"o/{i}": np.asarray(v) for i, v in enumerate(trainer.optimizer.variables)}
+    arrays |= {f"o/{i}": as_array(v) for i, v in enumerate(trainer.optimizer.variables)}
     if not all(np.isfinite(a).all() for a in arrays.values()):   # the loss is that before the last step
         raise FloatingPointError(f"weights became infinite or NaN in epoch {len(history)}: lower the learning rate (now {history[-1]['lr']:g}); the last checkpoint is intact")
     arrays |= {f"h/{k}": np.array([h[k] for h in history]) for k in history[0]}
@@ -36,7 +37,7 @@ def save_checkpoint(
     with writing("the checkpoint", path, need, f"{before}make room and start again, it goes on"), atomic(path) as tmp:
         np.savez(tmp, key=np.array(key), about=np.array(json.dumps(_about(trainer))), **arrays)
 
-# %% ../nbs/29_checkpoints.ipynb #74d6b3ad
+# %% ../nbs/29_checkpoints.ipynb #e6aa509f
 @contextmanager
 def undamaged(
     path:Path,
@@ -44,8 +45,9 @@ def undamaged(
 ):
     "What numpy raises on a damaged archive, as one line."
     try: yield
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as e:   # RuntimeError: a byte that says "encrypted", or an unknown compression
         if isinstance(e, UserError): raise
+        if isinstance(e, PermissionError): raise UserError(f"{path} cannot be read ({e.strerror}): make it readable, or delete it to {again}") from None
         raise UserError(f"{path} is damaged ({type(e).__name__}); delete it to {again}") from None
 
 def load_checkpoint(

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['RECIPES', 'Recipe', 'lr_at', 'on_gpu', 'settled', 'recipe_key', 'recipe_for', 'balanced_weights']
 
-# %% ../nbs/25_recipes.ipynb #77b15c44
-import functools
+# %% ../nbs/25_recipes.ipynb #0f09dbd0
+import functools, math
 from dataclasses import asdict, dataclass, replace
 import numpy as np
 from .core import UserError, choose
 
-# %% ../nbs/25_recipes.ipynb #096e52cb
+# %% ../nbs/25_recipes.ipynb #74f29e67
 @dataclass(frozen=True)
 class Recipe:
     "How a network is trained (Table III, Appendix B)."
@@ -30,10 +30,11 @@ class Recipe:
     precision:str = "auto"      # of the convolutions: float32, mixed_bfloat16, or auto: float32 on a CPU, mixed_bfloat16 on a GPU
 
     def __post_init__(self):
-        if not all(isinstance(v, (int, float)) for v in (self.lr, self.epochs, self.batch, self.dropout)):
-            raise UserError(f"a recipe needs numbers for lr, epochs, batch and dropout, received {self}")
-        if not (self.lr > 0 and self.epochs >= 1 and self.batch >= 1 and 0 <= self.dropout < 1):
-            raise UserError(f"a recipe needs lr > 0, epochs >= 1, batch >= 1 and 0 <= dropout < 1, received {self}")
+        numbers = self.lr, self.epochs, self.batch, self.dropout, self.rotation, self.shift
+        if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in numbers):
+            raise UserError(f"a recipe needs numbers for lr, epochs, batch, dropout, rotation and shift, received {self}")
+        if not (self.lr > 0 and self.epochs >= 1 and self.batch >= 1 and self.epochs % 1 == self.batch % 1 == 0 and 0 <= self.dropout < 1):
+            raise UserError(f"a recipe needs lr > 0, whole numbers epochs >= 1 and batch >= 1, and 0 <= dropout < 1, received {self}")
         choose("BatchNorm policy", self.batchnorm, ("recalibrate", "keras"))
         choose("optimizer", self.optimizer, ("adam",))
         choose("precision", self.precision, ("auto", "float32", "mixed_bfloat16"))

@@ -6,13 +6,13 @@
 __all__ = ['SCHEMA', 'validate', 'path_of', 'write', 'read', 'predictions', 'differences', 'equal', 'load_all', 'complete',
            'require', 'tidy', 'settings_frame', 'histories', 'evaluations', 'distances', 'observer']
 
-# %% ../nbs/60_records.ipynb #c2019070
+# %% ../nbs/60_records.ipynb #6a11a267
 import json, math, os, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pandas as pd
-from .core import UserError, atomic, choose, digest, get_profile, pack, PROFILES, PROTOCOLS, results_dir, Run, runs, seed_for, unpack
+from .core import UserError, atomic, choose, digest, get_profile, pack, PROFILES, PROTOCOLS, results_dir, Run, runs, seed_for, unpack, writing
 
 # %% ../nbs/60_records.ipynb #bd0d9502
 SCHEMA = 1
@@ -91,7 +91,7 @@ def _example(run:Run, k=5, n=60, classes=3, epochs=6, phases=False):
         auc_ovr_weighted_sd_sample=float(auc.std(ddof=1)), auc_ovr_weighted_sd_population=float(auc.std()), auc_ovr_macro_mean=float(auc.mean())),
         predictions=dict(index=pack(np.arange(n)), fold=pack(np.arange(n) % k + 1), y=pack(p.argmax(1)), p=pack(p)))
 
-# %% ../nbs/60_records.ipynb #152da2dd
+# %% ../nbs/60_records.ipynb #20ab1514
 def _plain(v):
     "`v` as JSON values."
     if isinstance(v, dict): return {str(k): _plain(x) for k, x in v.items()}
@@ -118,7 +118,8 @@ def write(
     rec = _plain(rec)
     path = Path(path) if path else path_of(validate(rec, f"record {rec.get('slug', '')}".strip()))
     validate(rec, path.name)
-    with atomic(path) as tmp: tmp.write_text(json.dumps(rec, indent=1, allow_nan=False) + "\n")
+    text = json.dumps(rec, indent=1, allow_nan=False) + "\n"
+    with writing("the record", path, len(text), "make room and start again"), atomic(path) as tmp: tmp.write_text(text)
     return path
 
 # %% ../nbs/60_records.ipynb #82a033d7
@@ -247,7 +248,7 @@ def tidy(
                              profile=profile, protocol=rec["protocol"], seed=rec["seed"]))
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["source", "target", "fold", "auc_ovr_weighted", "profile", "protocol", "seed"])
 
-# %% ../nbs/60_records.ipynb #1c2c31af
+# %% ../nbs/60_records.ipynb #e2c2980e
 _RUN = ("slug", "kind", "source", "target", "protocol", "strategy", "seed")
 
 def settings_frame(
@@ -262,6 +263,7 @@ def settings_frame(
         for side, d in rec["data"].items(): row |= {f"n_{side}": d and d["n"], f"classes_{side}": d and len(d["classes"]), f"fingerprint_{side}": d and d["fingerprint"]}
         row |= {"split_fingerprint": rec["splits"]["fingerprint"], "shared_group_rate": rec["splits"]["shared_group_rate"]}
         row |= {k: rec["env"][k] for k in ("keras", "backend", "device", "catscans")} | {k: rec["timing"][k] for k in ("wall_s", "train_s", "energy_wh", "energy_mode")}
+        row["wall_s"] = max(row["wall_s"], row["train_s"])   # older records of resumed runs hold the wall time of their last process only
         row["fixed_s"] = c["fixed"] if (c := fixed_cost([rec]))["runs"] else np.nan    # older records do not say
         rows.append(row)
     return pd.DataFrame(rows)

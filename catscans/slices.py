@@ -31,19 +31,13 @@ def _answers(inputs):
     def recipe_for(name, kind, dataset, protocol="grouped", source=None): return inputs.recipes[kind, dataset, source if kind == "finetune" else None]
     return dict(images_of=images_of, make_splits=make_splits, single_split=single_split, recipe_for=recipe_for)
 
-# %% ../nbs/35_slices.ipynb #a38c4761
+# %% ../nbs/35_slices.ipynb #2a9fe9e1
 _BUILT = ("dropout", "optimizer", "precision")   # of a recipe: part of the network; everything else is read while training
 
-def _by_shape():
-    "whether each shape of a batch is compiled by itself"
-    import keras
-    return keras.backend.backend() == "jax"
-
-def _shared(Trainer, keep=8, exact=_by_shape):
+def _shared(Trainer, keep=8):
     "`Trainer`, the same one for the same shape"
     old = {}
     def trainer(n_classes, size, recipe, arch="resnet50", **kw):
-        if not exact(): return Trainer(n_classes, size, recipe, arch, **kw)
         key = digest(n_classes, size, arch, kw, {k: getattr(recipe, k) for k in _BUILT})
         t = old.pop(key, None)
         old[key] = t = t.use(recipe) if t else Trainer(n_classes, size, recipe, arch, **kw)   # the latest last

@@ -6,10 +6,10 @@
 __all__ = ['WATTS_PER_THREAD', 'PHASES', 'environment', 'energy', 'Progress', 'Pretrained', 'pretrain', 'Folds', 'finetune',
            'relation', 'images_of', 'fixed_cost', 'fixed_cost_line', 'execute']
 
-# %% ../nbs/40_transfer.ipynb #d5c6173e
+# %% ../nbs/40_transfer.ipynb #b59a3ea8
 import json, os, platform, shutil, time, warnings
 from collections import Counter
-from dataclasses import dataclass, asdict, replace
+from dataclasses import dataclass, asdict, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np
@@ -67,7 +67,14 @@ class Progress:
         self.show(f"{self.label} {fold+1}/{self.folds}  epoch {epoch+1}/{self.epochs}  loss {log['loss']:.4f}  accuracy {log['accuracy']:.3f}  "
                   f"{n/max(log['seconds'], 1e-9):.0f} images/s  {left/60:.1f} min left{auc}")
 
-# %% ../nbs/40_transfer.ipynb #a50fa8ac
+# %% ../nbs/40_transfer.ipynb #23c12769
+def _fitting(trainer, images):
+    "a trainer to be used again, refused where it does not fit these images"
+    has, needs = (trainer.n_classes, trainer.size), (len(images.classes), images.x.shape[1])
+    if has != needs: raise UserError(f"this network has (classes, pixels) {has}, {images.name} has {needs}; make another Trainer")
+    return trainer
+
+# %% ../nbs/40_transfer.ipynb #78ff98c9
 @dataclass
 class Pretrained:
     "A source network: its weights by name and how good it is at its own task."
@@ -96,8 +103,8 @@ def pretrain(
     from catscans.training import Trainer, fit, guard
     from catscans.metrics import summarise
     split = split or single_split(images.y, images.groups, protocol, seed)
-    trainer = trainer.use(recipe) if trainer else Trainer(len(images.classes), size or images.x.shape[1], recipe, arch)
-    if show: guard(trainer, images.x, show)
+    trainer = _fitting(trainer, images).use(recipe) if trainer else Trainer(len(images.classes), size or images.x.shape[1], recipe, arch)
+    if show: guard(trainer, images.x, show, len(split.train))
     say = Progress(show, 1, recipe.epochs, "pretraining")
     history = fit(trainer, images.x, images.y, split.train, seed, None, checkpoint, key=key,
                   on_epoch=lambda e, n, log: say(0, e, log, len(split.train)))
@@ -109,7 +116,7 @@ def pretrain(
             evaluation[part] = summarise(images.y[getattr(split, part)], p, images.classes)
     return Pretrained(trainer.weights(), evaluation, history, split, p)
 
-# %% ../nbs/40_transfer.ipynb #06fe732d
+# %% ../nbs/40_transfer.ipynb #f2e8a300
 @dataclass
 class Folds:
     "Cross-validated fine-tuning: metrics, histories and raw held-out predictions of every fold."
@@ -120,6 +127,7 @@ class Folds:
     y:np.ndarray         # (m,) class index
     p:np.ndarray         # (m, n_classes) float32 softmax
     splits:object
+    earlier:dict=field(default_factory=dict)  # seconds of each phase, and wall, of folds that an earlier process finished
     def frame(self):
         "One row per fold."
         import pandas as pd
@@ -139,13 +147,14 @@ def _kept_fold(path, key):
     with undamaged(path, "compute this fold again"), np.load(path, allow_pickle=False) as z:
         return (json.loads(str(z["out"])), z["p"]) if str(z["key"]) == key else None
 
-# %% ../nbs/40_transfer.ipynb #05964323
+# %% ../nbs/40_transfer.ipynb #98f72da0
 def _one_fold(trainer, images, fold, start, seed, recipe, say, checkpoint, key):
-    "train and score one fold -> (metrics and history, predictions)"
-    from catscans.training import fit
+    "train and score one fold -> (metrics, history and what it cost; predictions)"
+    from catscans.training import SECONDS, fit
     from catscans.metrics import summarise
     from catscans.models import weights_sha256
     trainer.use(recipe)
+    before, begun = Counter(SECONDS), time.time()
     history = fit(trainer, images.x, images.y, fold.train, seed, start, checkpoint, key=key, on_epoch=say)
     y, out = images.y[fold.test], {}
     if recipe.batchnorm == "recalibrate":
@@ -154,14 +163,15 @@ def _one_fold(trainer, images, fold, start, seed, recipe, say, checkpoint, key):
     p = trainer.predict(images.x, fold.test)
     out = dict(n_train=len(fold.train), n_valid=len(fold.valid), n_test=len(fold.test)) | summarise(y, p, images.classes) | out
     out["weights_sha256"] = weights_sha256(trainer.weights())
-    return dict(metrics=out, history={k: [h[k] for h in history] for k in history[0]}), p
+    spent = {k: SECONDS[k]-before[k] for k in SECONDS} | dict(wall=time.time()-begun)
+    return dict(metrics=out, history={k: [h[k] for h in history] for k in history[0]}, spent=spent), p
 
 # %% ../nbs/40_transfer.ipynb #69be46af
 def _warn_of_siblings(images, protocol):
     if protocol == "grouped" and images.groups is None:
         warnings.warn(f"{images.name}: no groups are known (patients, lesions, slides), so its folds are drawn by image and siblings may lie on both sides; a CSV with a column for the group names them", stacklevel=3)
 
-# %% ../nbs/40_transfer.ipynb #73a5a754
+# %% ../nbs/40_transfer.ipynb #b0a59343
 def finetune(
     source_weights,        # None (random initialisation), a weights file, or a dict of arrays by name
     images,                # datasets.Images of the target
@@ -185,14 +195,12 @@ def finetune(
                          seed if split_seed is None else split_seed, max_train, images.classes, images.name)
     _warn_of_siblings(images, protocol)
     if source_weights is not None and not isinstance(source_weights, dict): source_weights = load_weights(source_weights)
-    shape = len(images.classes), images.x.shape[1]
-    if trainer and (trainer.n_classes, trainer.size) != shape: raise UserError(f"this network has (classes, pixels) {(trainer.n_classes, trainer.size)}, {images.name} has {shape}; make another Trainer")
-    trainer = trainer.use(recipe) if trainer else Trainer(*shape, recipe, arch)
+    trainer = _fitting(trainer, images).use(recipe) if trainer else Trainer(len(images.classes), images.x.shape[1], recipe, arch)
     arch = trainer.arch
     key = digest(key, seed, recipe_key(recipe, precision=False), images.fingerprint, splits.fingerprint, arch, weights_sha256(source_weights) if source_weights else "")
-    if show: guard(trainer, images.x, show)
+    if show: guard(trainer, images.x, show, max(len(f.train) for f in splits))
     mine = key if trainer.precision == "float32" else digest(key, trainer.precision)   # of files; seeds are those of float32
-    say, done = Progress(show, folds, recipe.epochs), []
+    say, done, earlier = Progress(show, folds, recipe.epochs), [], Counter()
     for i, f in enumerate(splits):
         path = Path(workdir)/f"fold{i+1}.npz" if workdir else None
         kept = _kept_fold(path, mine)
@@ -202,12 +210,14 @@ def finetune(
             kept = _one_fold(trainer, images, f, start, fold_seed, recipe, lambda e, n, log: say(i, e, log, len(f.train)),
                              path.with_name(f"fold{i+1}-checkpoint.npz") if path else None, key)
             if path: _keep_fold(path, mine, *kept); path.with_name(f"fold{i+1}-checkpoint.npz").unlink(missing_ok=True)
-        elif show: show(f"fold {i+1}/{folds}  found finished")
+        else:
+            earlier.update(kept[0].get("spent", {}))
+            if show: show(f"fold {i+1}/{folds}  found finished")
         done.append(kept); say.auc.append(kept[0]["metrics"]["auc_ovr_weighted"])
     cat = lambda a: np.concatenate(a)
     return Folds([dict(fold=i+1) | out["metrics"] for i, (out, _) in enumerate(done)], [out["history"] for out, _ in done],
                  cat([f.test for f in splits]), cat([np.full(len(f.test), i+1) for i, f in enumerate(splits)]),
-                 cat([images.y[f.test] for f in splits]), cat([p for _, p in done]), splits)
+                 cat([images.y[f.test] for f in splits]), cat([p for _, p in done]), splits, dict(earlier))
 
 # %% ../nbs/40_transfer.ipynb #b4581936
 def _ids(images):
@@ -256,14 +266,14 @@ def _means(folds):
         out |= {f"{k}_mean": v.mean(), f"{k}_sd_sample": v.std(ddof=1) if len(v) > 1 else np.nan, f"{k}_sd_population": v.std()}
     return out
 
-# %% ../nbs/40_transfer.ipynb #13a6e63d
+# %% ../nbs/40_transfer.ipynb #538d11c1
 PHASES = ("import", "build", "trace", "step", "recalibrate", "predict", "save")   # `step`: of training, tracing aside
 
 def fixed_cost(
     recs:list, # records
 )->dict: # seconds of each phase; other; fixed: all but the steps; runs that were measured and those that were not
     "Where the time of a grid went outside training steps."
-    t = [r["timing"] for r in recs if "trace_s" in r["timing"]]
+    t = [r["timing"] for r in recs if "trace_s" in r["timing"] and r["timing"]["train_s"] <= r["timing"]["wall_s"]]   # not so: resumed, and only its last process was timed
     out = {k: sum(r[f"{k}_s"] for r in t) for k in PHASES}
     wall = sum(r["wall_s"] for r in t)
     return out | dict(other=wall-sum(out.values()), fixed=wall-out["step"], wall=wall, runs=len(t), unmeasured=len(recs)-len(t))
@@ -276,7 +286,7 @@ def fixed_cost_line(recs:list)->str:
     late = f"; {counted(c['unmeasured'], 'older record does', 'older records do')} not say" if c["unmeasured"] else ""
     return f"Outside training steps {counted(c['runs'], 'run')} spent {c['fixed']:.0f} s of {c['wall']:.0f} s, {c['fixed']/c['runs']:.0f} s a run ({parts}){late}."
 
-# %% ../nbs/40_transfer.ipynb #b63e330e
+# %% ../nbs/40_transfer.ipynb #554cf8a9
 def execute(
     run:Run,
     show=print,  # called with progress lines
@@ -293,13 +303,17 @@ def execute(
     body = (_pretrain_run if run.kind == "pretrain" else _finetune_run)(run, profile, recipe, size, show)
     train_s = sum(sum(h["seconds"]) for h in body["history"])
     wh, mode = energy(joules, train_s, threads)
-    where = {f"{k}_s": SECONDS[k]-before[k] for k in PHASES} | dict(import_s=imports)   # of this process: a resumed run has spent more
+    earlier = Counter(body.pop("earlier", {}))   # of finished folds; of a fold or pretraining that was half done, its epochs are known
+    found = SECONDS["found"]-before["found"] + earlier["found"]
+    where = {f"{k}_s": SECONDS[k]-before[k] + earlier[k] for k in PHASES} | dict(import_s=imports)
+    where["step_s"] += found
+    if (found or earlier) and mode.startswith("measured"): mode += ", of the last process only"
     augment = f"rotation {recipe.rotation:g} degrees, shifts {recipe.shift:g}, {'horizontal flip' if recipe.flip else 'no flip'}"
     settings = asdict(recipe) | dict(augment=augment, arch=profile.arch, size=size, threads=threads, folds=profile.folds, max_train=dict(profile.max_train).get(run.target),
                                      max_images=dict(profile.max_images).get(run.target or run.source), selection="last epoch") | body.pop("settings", {})
     rec = dict(schema=1, kind=run.kind, slug=run.slug, source=run.source, target=run.target, profile=run.profile, protocol=run.protocol, seed=run.seed,
                settings=settings, env=environment(),
-               timing=dict(started=started.isoformat(timespec="seconds"), wall_s=time.time()-t0, train_s=train_s, energy_wh=wh, energy_mode=mode) | where) | body
+               timing=dict(started=started.isoformat(timespec="seconds"), wall_s=time.time()-t0+earlier["wall"]+found, train_s=train_s, energy_wh=wh, energy_mode=mode) | where) | body
     path = records.write(_plain(rec))
     shutil.rmtree(_checkpoints(run), ignore_errors=True)
     return path
@@ -353,7 +367,7 @@ def _source_weights(run, source):
                         f"put the first ones back, or delete {before.record} to pretrain again")
     return load_weights(before.weights)
 
-# %% ../nbs/40_transfer.ipynb #f3cd3d09
+# %% ../nbs/40_transfer.ipynb #c8f7d89e
 def _finetune_run(run, profile, recipe, size, show):
     "body of a fine-tuning's record"
     from catscans.models import is_head, load_weights, named_weights, resnet50, weights_sha256
@@ -377,6 +391,6 @@ def _finetune_run(run, profile, recipe, size, show):
     described = dict(name=run.source, n=None, classes=[], fingerprint="weights that come with Keras") if ready else _describe(source)
     return dict(strategy="random" if run.source == "random" else "self" if how == "self" else "finetune",
                 settings=dict(source_relation=how, shared_groups=len(shared), source_weights_sha256=weights_sha256(weights) if weights else None),
-                data=dict(source=described, target=_describe(target)), folds=out.folds, metrics=_means(out.folds), history=out.history,
+                data=dict(source=described, target=_describe(target)), folds=out.folds, metrics=_means(out.folds), history=out.history, earlier=out.earlier,
                 splits=dict(fingerprint=out.splits.fingerprint, k=len(out.splits), protocol=run.protocol, shared_group_rate=shared_group_rate(out.splits, target.groups)),
                 predictions=dict(index=pack(out.index.astype("int32")), fold=pack(out.fold.astype("int8")), y=pack(out.y.astype("int16")), p=pack(out.p)))

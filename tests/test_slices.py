@@ -160,8 +160,13 @@ def test_processes_that_die_are_named(both, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(not os.environ.get("CATSCANS_SLOW"), reason="CATSCANS_SLOW is not set: two workers and a measurement take a minute")
-def test_two_workers_share_the_grid_and_measure_counts(both, tmp_path, capsys):
-    out, _ = both
+def test_two_workers_share_the_grid_and_measure_counts(both, tmp_path, capsys, monkeypatch):
+    import keras
+    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())   # a slice's own default is jax
+    out = tmp_path/"brought"
+    shutil.copytree(both[0]/"inputs", out/"inputs")
+    request = json.loads((out/"inputs"/"request.json").read_text()); request["profile"]["arch"] = "resnet50-conv2"    # the workers are processes of their own: they do not know this file's
+    (out/"inputs"/"request.json").write_text(json.dumps(request))
     got = slices.run_slice(out/"inputs", tmp_path/"two", 30, at_once=2)
     assert (got["done"], got["left"], got["failed"]) == (2, 0, [])
     rows = slices.measure(out/"inputs", tmp_path/"m", (1, 2), seconds=2)

@@ -1,5 +1,5 @@
 "Training repeats itself: after a kill, after a reset, in another process."
-import json, os, signal, subprocess, sys, time
+import json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -297,3 +297,48 @@ def test_what_a_killed_writer_left_is_removed_what_a_living_one_writes_is_not(tr
         assert halves() == {other}
     finally:
         for p in (dead, living): p.kill(); p.wait(); p.stdout.close()
+
+
+# ---- folds smaller than a batch: each has a shape of its own, and what was computed before it must not matter
+
+def small(n=101):
+    from catscans.images import Images
+    rng = np.random.default_rng(0)
+    groups = np.sort(rng.integers(0, 40, n)).astype(str)
+    return Images(x=rng.integers(0, 256, (n, 32, 32, 3)).astype("uint8"), y=rng.integers(0, 2, n), groups=groups, classes=["a", "b"], card=None, fingerprint="", name="noise",
+                  paths=np.arange(n).astype(str))
+
+
+def test_resumed_in_a_fold_smaller_than_a_batch(trainer, tmp_path):
+    from catscans.training import Recipe
+    from catscans.transfer import finetune
+    images, recipe = small(), Recipe(epochs=3)
+    whole = finetune(None, images, recipe, arch="tiny")
+    assert len({f["n_train"] for f in whole.folds}) > 1 and max(f["n_train"] for f in whole.folds) < recipe.batch
+    def stop(line):
+        if line.startswith("fold 3/5  epoch 2/3"): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): finetune(None, images, recipe, arch="tiny", workdir=tmp_path, show=stop)
+    again = finetune(None, images, recipe, arch="tiny", workdir=tmp_path)
+    assert [f["weights_sha256"] for f in again.folds] == [f["weights_sha256"] for f in whole.folds] and np.array_equal(again.p, whole.p)
+    assert again.earlier["wall"] > again.earlier["step"] > 0 and not whole.earlier, "what the first two folds cost is not forgotten"
+
+
+@pytest.mark.parametrize("x, y, said", [
+    (np.zeros((8, 64, 64, 3), "uint8"), np.arange(8) % 2, "takes images of (32, 32, 3)"), (np.zeros((8, 32, 32), "uint8"), np.arange(8) % 2, "received (32, 32)"),
+    (np.zeros((8, 32, 32, 3), "uint8"), np.arange(8) % 3, "allowed is one whole number from 0 to 1"), (np.zeros((8, 32, 32, 3), "uint8"), np.arange(8)/8, "received float64"),
+    (np.zeros((8, 32, 32, 3), "uint8"), [-1, 0, 1, 1, 0, 1, 0, 1], "from -1 to 1")])
+def test_images_and_labels_that_do_not_fit_are_refused_before_training(trainer, x, y, said):
+    from catscans.core import UserError
+    from catscans.training import fit
+    with pytest.raises(UserError, match=re.escape(said)): fit(trainer, x, y, np.arange(8), 1)
+
+
+def test_a_batch_is_no_larger_than_its_fold_when_memory_is_counted(trainer):
+    from dataclasses import replace
+    from catscans.training import guard
+    images, was = small(), trainer.recipe
+    try:
+        trainer.use(replace(was, batch=4_000_000)); lines = []
+        guard(trainer, images.x, lines.append, n=80)
+        assert "GiB for training" in lines[0]
+    finally: trainer.use(was)
