@@ -245,14 +245,15 @@ def coverage(
     from catscans.evaluation import over_groups
     return over_groups(((pairs.points - pairs.predicted).abs() <= pairs.width).astype(float), pairs.group, **kw)
 
-# %% ../nbs/90_recommend.ipynb #3a7bb8ef
+# %% ../nbs/90_recommend.ipynb #afbbe815
 def known(
-    only=None, # sources; default: all
+    only=None,          # sources; default: all
+    siblings:bool=True, # False: no sources of the target's own family
 ):  # DataFrame per target: regret of imagenet, mean_rank, largest, random
     "Regret of simple rules on the record as published: siblings stay, and only the target itself is left out of the prior."
     import pandas as pd
     from catscans.evaluation import regret
-    d, out = candidates(True, only), {}
+    d, out = candidates(siblings, only), {}
     for t, f in d.groupby("target", sort=False):
         auc, names = f.auc.to_numpy(), f.source.tolist()
         ways = dict(mean_rank=mean_rank(d[d.target != t], names), largest=f.log_images.to_numpy(), random=np.zeros(len(f)))
@@ -307,34 +308,42 @@ def sample(
     from catscans.estimators import stratified_sample
     return stratified_sample(y, most, "rank", seed)
 
-# %% ../nbs/90_recommend.ipynb #baf0d1b5
+# %% ../nbs/90_recommend.ipynb #2f4e4a86
+_WORDS = dict(leep="LEEP", nce="NCE", logme="LogME", hscore="H-score", transrate="TransRate", parc="PARC", nleep="N-LEEP", knn="k-NN", auc="AUC", fid="FID", kid="KID", otdd="OTDD", cka="CKA", task2vec="Task2Vec", jpeg="JPEG")
+
+def _readable(estimator): return " ".join(_WORDS.get(w, w) for w in estimator.split("_"))
+
 @dataclass(eq=False)
 class Ranking:
     "Sources for a target, the most promising first."
     target:dict              # name, images, used, classes, fingerprint
-    table:object             # DataFrame, index source: expected, lo, hi (AUC points against the candidates' mean), distance (of its print; NaN: not known), cost, licence
+    table:object             # DataFrame, index source: expected, lo, hi (AUC points against the candidates' mean), distance (of its print; NaN: not known), cost, cost_images (to pretrain on; 0: there are weights), licence
     verdict:str
     dropped:dict             # source -> why
     unavailable:dict         # estimator -> why
     notes:list               # what has to be said with it
     level:float              # of the intervals
     also:dict                # other datasets with a print -> distance; nothing is known of how they transfer
+    controls:dict            # control (colour, spectrum, JPEG size) -> source -> how far its images lie from these, where it has a print
+    @property
+    def against(self)->str: return f"the mean of these {len(self.table)} candidates"
     def text(self)->str:
         t, seen = self.target, self.table.distance.notna().any()
         w, far = max(map(len, self.table.index)), lambda v: f"{'' if np.isnan(v) else f'{v:.1f}':>8}  " if seen else ""
         lines = [f"{t['name']}: {t['images']:,} images" + (f" ({t['used']:,} used)" if t["used"] < t["images"] else "") + f", {t['classes']} classes", "",
                  f"{'source':{w}}  expected   interval ({100*self.level:.0f} %)   {'distance  ' if seen else ''}cost; licence"]
         lines += [f"{s:{w}}  {r.expected:+8.2f}   {r.lo:+6.2f} to {r.hi:+6.2f}     {far(r.distance)}{r.cost}; {r.licence}" for s, r in self.table.iterrows()]
-        lines += ["", "expected: AUC points against the mean of these candidates", self.verdict, *(f"dropped: {s}, {why}" for s, why in self.dropped.items()), *self.notes]
+        lines += ["", f"expected: AUC points against {self.against}; one AUC point is 0.01 of AUC", self.verdict, *(f"dropped: {s}, {why}" for s, why in self.dropped.items()), *self.notes]
         if self.also: lines.append("also seen, but not in the record: " + ", ".join(f"{s} {v:.1f}" for s, v in self.also.items()))
-        for why in dict.fromkeys(self.unavailable.values()): lines.append(f"not available: {', '.join(n for n, w in self.unavailable.items() if w == why)} ({why})")
+        if self.controls: lines.append("simple statistics of the images, which do not move the order (smaller is more alike): " + "; ".join(f"{_readable(n)} {', '.join(f'{s} {v:.2f}' for s, v in of.items())}" for n, of in self.controls.items()))
+        for why in dict.fromkeys(self.unavailable.values()): lines.append(f"not available: {', '.join(_readable(n) for n, w in self.unavailable.items() if w == why)} ({why})")
         return "\n".join(lines)
     def as_dict(self)->dict:
         plain = lambda v: v if not isinstance(v, float) else None if math.isnan(v) else round(v, 4)
-        return dict(target=self.target, level=self.level, sources=[dict(source=s, **{k: plain(v) for k, v in r.items()}) for s, r in self.table.to_dict("index").items()],
-                    verdict=self.verdict, also={s: plain(v) for s, v in self.also.items()}, dropped=self.dropped, unavailable=self.unavailable, notes=self.notes)
+        return dict(target=self.target, unit="AUC points", against=self.against, level=self.level, sources=[dict(source=s, **{k: plain(v) for k, v in r.items()}) for s, r in self.table.to_dict("index").items()],
+                    verdict=self.verdict, also={s: plain(v) for s, v in self.also.items()}, controls={n: {s: plain(v) for s, v in of.items()} for n, of in self.controls.items()}, dropped=self.dropped, unavailable=self.unavailable, notes=self.notes)
 
-# %% ../nbs/90_recommend.ipynb #33905974
+# %% ../nbs/90_recommend.ipynb #13490762
 def gap(
     d, first:str, other:str,  # frame as of `candidates`, two sources
     level:float=LEVEL,
@@ -350,34 +359,50 @@ def gap(
 def verdict(
     d, order, level:float=LEVEL, # sources, the most promising first
 )->str:
-    "Which sources the first is not clearly better than."
-    close = [s for s in order[1:] if gap(d, order[0], s, level)[1] <= 0]
-    if not close: return f"{order[0]} is clearly better than every other source" if len(order) > 1 else f"{order[0]} is the only candidate"
-    return f"no source is clearly better: {order[0]} is first, but on a new target the {100*level:.0f} % interval of its difference to {len(close)} of {len(order) - 1} others ({', '.join(close[:3])}{', ...' if len(close) > 3 else ''}) includes 0"
+    "Which sources the first is not clearly better than, and which it did worse than where both were tried."
+    if len(order) < 2: return f"{order[0]} is the only candidate"
+    between, some = {o: gap(d, order[0], o, level)[1:] for o in order[1:]}, lambda v: f"{', '.join(v[:3])}{', ...' if len(v) > 3 else ''}"
+    close, worse = [o for o, (lo, hi) in between.items() if lo <= 0 <= hi], [o for o, (lo, hi) in between.items() if hi < 0]
+    if not close and not worse: return f"{order[0]} is clearly better than every other source"
+    says = [f"{what} {len(v)} of {len(order) - 1} others ({some(v)}){how}" for v, what, how in ((close, "to", " includes 0"), (worse, "to", " lies wholly below 0")) if v]
+    return f"no source is clearly better: {order[0]} is first, but on a new target the {100*level:.0f} % interval of its difference {', and '.join(says)}"
 
-# %% ../nbs/90_recommend.ipynb #ea087dee
+# %% ../nbs/90_recommend.ipynb #3c308e7b
 def _cost(s, f):
     if s == "imagenet": return "none: weights come with Keras"
     if s == "radimagenet": return "weights on request"
     return f"pretraining on {f.images:,} images"
 
-def _unavailable(probe=None):
-    "estimators of the registry that need what is not there, and what that is; a probe, too, where none is given"
+def _cost_images(s, f): return 0 if s in ("imagenet", "radimagenet") else int(f.images)
+
+def _controls(images, of):
+    "control -> source -> how far its images lie from these; `of`: source -> its print"
+    from catscans.estimators import registry, score
+    from catscans.prints import statistics
+    names = [n for n, e in registry().items() if set(e.inputs) == {"source_statistics", "target_statistics"}]
+    of = {s: p.statistics for s, p in of.items() if p.statistics and p.statistics["size"] == images.size}
+    if not of or (mine := statistics(images)) is None: return {}
+    return {n: {s: score(n, source_statistics=v, target_statistics=mine) for s, v in of.items()} for n in names}
+
+def _unavailable(probe=None, given=()):
+    "estimators of the registry that need what is not there, and what that is; a probe, too, where none is given; `given` are there"
     from catscans.estimators import registry
     network, images = "a source network", "images of a source, or what stands for them,"
     lacks = dict(outputs=network, features=network, reference=network, source=images, source_statistics=images, source_embedding="embeddings of a source's images (a print holds their mean and spread)")
     if probe is None: lacks |= dict.fromkeys(("probe", "target_embedding"), "a probe")
-    missing = {n: list(dict.fromkeys(lacks[i] for i in e.inputs if i in lacks)) for n, e in registry().items()}
+    missing = {n: list(dict.fromkeys(lacks[i] for i in e.inputs if i in lacks)) for n, e in registry().items() if n not in given}
     return {n: f"{' and '.join(m)} {'is' if len(m) == 1 and m[0].startswith('a ') else 'are'} needed" for n, m in missing.items() if m}
 
 def _looks(images, probe, known):
     "distance of each print's dataset from the images, what has to be said of it, and what stands in the feature"
-    from catscans.prints import distance, look, probe_features, same_probe, touchstone
+    from catscans.prints import distance, look, probe_features, probe_size, same_probe, touchstone
     mine = {n: p for n, p in known.items() if p.look}
     if probe is None or not mine: return {}, [] if probe is None else ["the probe was not used: no source has a print with features"]
     if isinstance(probe, (str, Path)):
         from catscans.probes import load_probe
         probe = load_probe(probe, images.size)
+    if (size := probe_size(probe, images.size)) != images.size:
+        raise UserError(f"probe {probe.name}: it takes images of {size} px, those of {images.name} have {images.size}; load them at its size: load_target(path, size={size})")
     t = touchstone(probe, images.size)
     mine = {n: p for n, p in mine.items() if p.size == images.size and same_probe(p.touch, t)}
     if not mine:
@@ -386,7 +411,7 @@ def _looks(images, probe, known):
     here = look(probe_features(images.x, probe))
     return {n: distance(p.look, here) for n, p in mine.items()}, []
 
-# %% ../nbs/90_recommend.ipynb #3b90f8fe
+# %% ../nbs/90_recommend.ipynb #76b2e83d
 LEARN = 6   # families of targets
 
 def learnable(
@@ -408,17 +433,22 @@ def _said(model, seen, keep, alike, can):
     return out + ["the distance does not move the order: on families left out it did not earn any trust beside the prior" if not model.trusts_features else
                   f"the distance has a weight of {model.weights[-1]:+.2f} standard deviations beside the prior"]
 
-def _notes(model, probe, n, used, seed, of, keep, lost, said):
+def _kept(keep, dropped, named):
+    "what became of the sources that were to be kept, and which could be"
+    out = [f"{s} was kept as you asked, although your images bear the name of its dataset" if s not in dropped and s in named else f"{s} was dropped although it was to be kept: more than a name speaks for it" if s in dropped else
+           f"{s} was to be kept, which changed nothing: there was no reason to drop it" for s in keep]
+    names = [s for s, why in dropped.items() if "as its name says" in why and s not in keep]
+    return out + ([f"only the name of your images speaks against {', '.join(names)}: where it misleads, keep them with {' '.join(f'--keep {s}' for s in names)}"] if names else [])
+
+def _notes(model, probe, n, used, seed, names, lost, said):
     "what has to be said with the answer"
     out = [f"a seeded stratified sample of {used:,} of {n:,} images was used (seed {seed})"] if used < n else []
     if probe is None: out.append("no probe was given: this is the prior, how the sources did on other targets" + (f", and what the record says of {', '.join(SAID[f] for f in model.features)}" if model.trusts_features else "") + "; it does not know what your images show")
     out += said
-    if "medmnist" in keep and lost - {"imagenet", "radimagenet"}: out.append("medmnist has to be pretrained without the dropped sources")
-    if not (seen := [s for s in keep if s in of]): out.append("sources that are your own images are recognised by the dataset's family only: no prints of the sources are there")
-    elif len(seen) < len(keep): out.append(f"whether your images are a source's own was looked up in {', '.join(seen)}; the other {len(keep) - len(seen)} have no print and are recognised by the dataset's family only")
+    if "medmnist" in names and lost - {"imagenet", "radimagenet"}: out.append("medmnist has to be pretrained without the dropped sources")
     return out + [f"learned from {model.families} families of targets (ResNet18, 224 px, few training images; arXiv 2412.20172); intervals are for a target like those, and what a source gains over random initialisation is not in that record"]
 
-# %% ../nbs/90_recommend.ipynb #e1dc11d4
+# %% ../nbs/90_recommend.ipynb #81d0f26f
 def rank(
     images,                # catscans.images.Images: the target
     probe=None,            # a probe network or its file; without one the answer is the prior's
@@ -427,41 +457,45 @@ def rank(
     most:int=MOST,         # images used
     known=None,            # prints of sources, as of `prints.prints`; default: the package's
     whole:int|None=None,   # how many images there are, where `images` is already a checked sample of them
+    keep=(),               # sources that are not dropped for the name of the images alone
 )->Ranking:
     "Which source should be pretrained on for these images?"
     import pandas as pd
     from catscans import medmnist
-    from catscans.prints import own_sources, print_of, prints
+    from catscans.prints import looked_up, own_sources, print_of, prints
+    s = medmnist.sources()
+    keep = [choose("source", c, s.index) for c in dict.fromkeys(keep)]
     if whole is None: check_target(images.y, images.classes, images.name)   # a sample may hold fewer of a class
-    n, full, known = whole or len(images), images.fingerprint, prints() if known is None else known
+    n, known = whole or len(images), prints() if known is None else known
     at = sample(images.y, most, seed)
     im = images if len(at) == len(images) else images.subset(at)
-    s = medmnist.sources()
-    dropped = own_sources(im, s.index, known, full)
-    keep = [c for c in s.index if c not in dropped]
-    if not keep: raise UserError(f"{images.name}: every source of the record is its own; there is nothing to choose from")
+    named, dropped = own_sources(im, s.index, {}), own_sources(im, s.index, known, keep)
+    left = [c for c in s.index if c not in dropped]
+    if not left: raise UserError(f"{images.name}: every source of the record is its own; there is nothing to choose from")
     lost, (far, said) = {medmnist.family(c) for c in dropped}, _looks(im, probe, known)
     of = print_of(s.index, known)
-    seen = {c: far[of[c].name] for c in keep if c in of and of[c].name in far}
-    d = candidates(only=keep, known={k: known[k] for k in far})
+    seen = {c: far[of[c].name] for c in left if c in of and of[c].name in far}
+    controls = _controls(im, {c: of[c] for c in left if c in of})
+    d = candidates(only=left, known={k: known[k] for k in far})
     d = d[~d.group.isin(lost)]
     can = learnable(d)
     features = (*FEATURES, "alike") if can[0] and seen else tuple(FEATURES)
     model = fit(rows(d, list(features)), features, level)
     facts, mine = s.assign(colour=s.channels > 1)[["images", "classes", "colour"]].to_dict("index"), facts_of(im) | dict(images=n)
-    new = pd.DataFrame([dict(target=images.name, source=c, auc=.5, group="", family=medmnist.family(c), alike=-seen.get(c, math.nan), **{k: f(facts[c], mine) for k, f in FEATURES.items()}) for c in keep])
+    new = pd.DataFrame([dict(target=images.name, source=c, auc=.5, group="", family=medmnist.family(c), alike=-seen.get(c, math.nan), **{k: f(facts[c], mine) for k, f in FEATURES.items()}) for c in left])
     p = predict(model, rows(new, list(features)))
-    table = pd.DataFrame(dict(expected=p, lo=p - model.width, hi=p + model.width, distance=[seen.get(c, math.nan) for c in keep], cost=[_cost(c, s.loc[c]) for c in keep],
-                              licence=s.licence[keep].tolist()), index=pd.Index(keep, name="source")).sort_values("expected", ascending=False, kind="stable")
-    if far: said = _said(model, seen, keep, "alike" in features, can)
+    table = pd.DataFrame(dict(expected=p, lo=p - model.width, hi=p + model.width, distance=[seen.get(c, math.nan) for c in left], cost=[_cost(c, s.loc[c]) for c in left],
+                              cost_images=[_cost_images(c, s.loc[c]) for c in left], licence=s.licence[left].tolist()), index=pd.Index(left, name="source")).sort_values("expected", ascending=False, kind="stable")
+    if far: said = _said(model, seen, left, "alike" in features, can)
+    said = [*said, *_kept(keep, dropped, named), looked_up(known, left, im.size)]
     also = {k: v for k, v in sorted(far.items(), key=lambda kv: kv[1]) if k not in {of[c].name for c in of} and known[k].family not in lost}
     return Ranking(dict(name=images.name, images=n, used=len(im), classes=len(images.classes), fingerprint=images.fingerprint), table, verdict(d, table.index.tolist(), level), dropped,
-                   _unavailable(probe), _notes(model, probe, n, len(im), seed, of, keep, lost, said), level, also)
+                   _unavailable(probe, controls), _notes(model, probe, n, len(im), seed, left, lost, said), level, also, controls)
 
-# %% ../nbs/90_recommend.ipynb #ded38b76
+# %% ../nbs/90_recommend.ipynb #0a0de6bc
 def load_target(
     path,             # folder of class sub-folders or with labels.csv; .csv; .npz; .zip; else the name of a dataset
-    size:int=112,     # side in pixels
+    size=112,         # side in pixels, or a function that tells it: it is asked once the labels are known to be good
     most:int=MOST, seed:int=0,
 )->tuple: # Images, number of images there are
     "A user's images, checked, sampled and decoded."
@@ -472,7 +506,7 @@ def load_target(
     li = general(path, path.resolve().name if path.is_dir() else path.stem)
     check_target(li.y, li.classes, path)
     at = sample(li.y, most, seed)
-    return build(li if len(at) == len(li) else li.subset(at), size), len(li)
+    return build(li if len(at) == len(li) else li.subset(at), size() if callable(size) else size), len(li)
 
 def _by_name(name, size, most, seed):
     "the same of a dataset that `load` knows"
@@ -481,7 +515,7 @@ def _by_name(name, size, most, seed):
     from catscans.fetch import added
     if name not in CATALOGUE and name not in added():
         raise UserError(f"rank: there is no {name}, neither a file or folder nor a dataset of catscans data list; give a folder with one sub-folder per class, a .csv, an .npz or a .zip, or the name of a dataset")
-    images = load(name, size=size)
+    images = load(name, size=size() if callable(size) else size)
     check_target(images.y, images.classes, name)
     at = sample(images.y, most, seed)
     return (images if len(at) == len(images) else images.subset(at)), len(images)
@@ -489,12 +523,22 @@ def _by_name(name, size, most, seed):
 def main_rank(
     path, probe=None,    # a file, or imagenet; default: CATSCANS_PROBE
     as_json:bool=False,
+    keep=(),             # sources that are not dropped for a name alone
 )->int: # exit code
     "Print the ranking of sources for the images at `path`."
-    from catscans.prints import prints
+    from catscans import medmnist
+    from catscans.prints import SIZE, probe_size, prints
     from catscans.probes import probe_file
-    probe, known = probe_file(probe), prints()   # both are checked before an image is decoded
-    images, n = load_target(path)
-    r = rank(images, probe, whole=n, known=known)
+    probe, known = probe_file(probe), prints()   # all are checked before an image is decoded
+    for s in keep: choose("source", s, medmnist.sources().index)
+    ready = []
+    def size():
+        "the probe's"
+        if probe is None: return SIZE
+        from catscans.probes import load_probe
+        ready.append(load_probe(probe, SIZE))
+        return probe_size(ready[0], SIZE)
+    images, n = load_target(path, size)
+    r = rank(images, ready[0] if ready else None, whole=n, known=known, keep=keep)
     print(json.dumps(r.as_dict(), indent=1) if as_json else r.text())
     return 0

@@ -468,7 +468,7 @@ def report(
     from catscans import figures
     return figures.report(profile, [s.executed for s in steps])
 
-# %% ../nbs/80_study.ipynb #c1d75de7
+# %% ../nbs/80_study.ipynb #36049a00
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         print(f"catscans: error: {message}; see {self.prog} --help", file=sys.stderr)
@@ -515,6 +515,7 @@ def _parser():
     k.epilog = _TABLE
     k.add_argument("images", metavar="FOLDER|CSV|NPZ|NAME", help="NAME: a dataset of catscans data list"); k.add_argument("--json", action="store_true", help="an object instead of a table")
     k.add_argument("--probe", metavar="FILE", help="a network for features (default: CATSCANS_PROBE); without one the ranking is the prior's")
+    k.add_argument("--keep", metavar="SOURCE", action="append", default=[], help="do not drop this source because of the name of your images (may be repeated); near duplicates drop it all the same")
     pub = command("published", "the authors' record").add_subparsers(dest="what", metavar="COMMAND", required=True, parser_class=_Parser)
     command("export", "write the record as CSV files", parent=pub).add_argument("dir", metavar="DIR")
     data = command("data", "datasets: what there is and where it lies").add_subparsers(dest="what", metavar="COMMAND", required=True, parser_class=_Parser)
@@ -635,14 +636,14 @@ def _remove(a):
     print(f"{a.name}: forgotten, {e['images']:,} images; they stay at {data_dir()/e['path']}")
     return 0
 
-# %% ../nbs/80_study.ipynb #a106abff
+# %% ../nbs/80_study.ipynb #d064ade8
 def _do(a):
     if a.command == "run": return run(a.profile, a.source, a.target, a.protocol, a.jobs, a.engine, a.verbose, seeds=a.seeds, part=a.part)
     if a.command == "status": print(status(a.profile, a.protocol, a.part, None if a.all else 12)); return 0
     if a.command == "figures": return _figures(a.profile)
     if a.command == "report": print(report(a.profile)); return 0
     if a.command == "audit": return _audit(a.json, a.record)
-    if a.command == "rank": check_backend(); from catscans.recommend import main_rank; return main_rank(a.images, a.probe, a.json)
+    if a.command == "rank": check_backend(); from catscans.recommend import main_rank; return main_rank(a.images, a.probe, a.json, a.keep)
     if a.command == "data": return _data(a)
     from catscans.published import export
     print(f"{len(export(a.dir))} files in {a.dir}; change them and do: catscans audit --record {a.dir}"); return 0

@@ -33,6 +33,7 @@ def test_the_packages_prints_are_small_and_hold_no_image():
     for p in known.values():
         assert len(p.hashes) <= pr.HASHED and p.mean.shape == p.sd.shape == (512,) and np.isfinite(p.mean).all() and (p.sd >= 0).all() and p.used <= p.images
         assert p.hashes.shape[1]*8 == 256 and p.touch.shape == (2, 512)          # nothing has the shape of pictures
+        assert set(p.statistics) == {"size", "n", "mean", "slope", "jpeg"} and p.statistics["size"] == p.size
     assert len({p.size for p in known.values()}) == 1 and all(pr.same_probe(p.touch, known["imagenet"].touch) for p in known.values())
 
 
@@ -59,11 +60,24 @@ def test_only_some_images_of_a_large_source_are_used():
 
 
 def test_the_number_of_duplicates_asked_for_follows_what_can_be_found():
-    "1 % of the target where all of a source is hashed; three images where little of it is"
-    src, im = some(200, 1, "bloodmnist"), some(1000, 2)
+    "1 % of the target where all of a source is hashed; three images where little of it is, as its card says"
+    src, im = some(200, 1, "theirs"), some(1000, 2)
     im.x[:5] = src.x[:5]
     whole = pr.make_print(src); part = pr.Print(**{**{k: getattr(whole, k) for k in pr._FACTS}, "images": 20_000, "hashes": whole.hashes})
-    assert pr.own_sources(im, ["bloodmnist"], {"bloodmnist": whole}) == {} and "5 of 1000" in pr.own_sources(im, ["bloodmnist"], {"bloodmnist": part})["bloodmnist"]
+    assert pr.own_sources(im, ["theirs"], {"theirs": whole}) == {} and "5 of 1,000" in pr.own_sources(im, ["theirs"], {"theirs": part})["theirs"]
+    sample = pr.Print(**{**{k: getattr(whole, k) for k in pr._FACTS}, "name": "bloodmnist", "family": "bloodmnist"}, hashes=whole.hashes)
+    assert pr.covers(sample) == (200, 17_092) and "5 of 1,000" in pr.own_sources(im, ["bloodmnist"], {"bloodmnist": sample})["bloodmnist"]
+
+
+SPOKEN = {"blood-mnist": "bloodmnist", "Blood_MNIST": "bloodmnist", "my_bloodmnist": "bloodmnist", "isic_2018": "ham10000", "HAM-10000": "ham10000", "skin_ham10000": "ham10000", "Dataset_BUSI_with_GT": "busi",
+          "tiny-imagenet-200": "imagenet", "mini-imagenet": "imagenet", "imagenette2-160": "imagenet", "stl-10": "imagenet", "NCT-CRC-HE-100K": "nct-crc", "chest-xray14": "chestxray14", "RadImageNet": "radimagenet",
+          "chest_xray_pneumonia": "kermany", "OCT2017": "kermany-oct", "organsmnist_224": "lits"}
+
+
+def test_names_are_read_without_what_stands_between_the_letters():
+    assert {n: pr.families_named(n) for n in SPOKEN} == {n: {f} for n, f in SPOKEN.items()}
+    assert pr.families_named("kermany2018") == {"kermany", "kermany-oct"} and pr.families_named("medmnist") == {"medmnist"} == pr.families_named("MedMNIST v2")
+    for n in ("chest_ct_hospital", "Chest scans 2024", "chest", "malaria", "uiuc", "blood", "path", "small business", "split 10", "retina-mine", "fashion-mnist", "", "--"): assert pr.families_named(n) == set(), n
 
 
 def test_features_that_are_no_numbers_are_refused():
