@@ -7,9 +7,10 @@ __all__ = ['PROPERTIES', 'OBSERVERS', 'IMAGES', 'COLUMNS', 'Property', 'nine', '
            'profiles', 'agreement', 'hamming', 'distance_matrix', 'reliability', 'order_for', 'contact_sheet', 'Survey',
            'Form', 'annotate', 'answers_for']
 
-# %% ../nbs/50_experts.ipynb #d8d10ef4
+# %% ../nbs/50_experts.ipynb #3f15cf12
 from dataclasses import dataclass
 from pathlib import Path
+import csv, itertools
 import numpy as np, pandas as pd
 from .core import UserError, atomic, choose, seed_for
 
@@ -44,7 +45,7 @@ def nine(
     order = np.random.default_rng(seed_for("experts", dataset)).permutation(len(paths))
     return [paths[i] for i in order[IMAGES*(observer-1):IMAGES*observer]]
 
-# %% ../nbs/50_experts.ipynb #13ccf996
+# %% ../nbs/50_experts.ipynb #24bb73f7
 COLUMNS = ["dataset", "observer", "property", "answer"]
 
 def check_answers(
@@ -63,8 +64,17 @@ def check_answers(
         raise UserError(f"{where}: {d}, observer {o}, has {bad.iloc[0]} answers to {p}; give exactly one to each of {', '.join(PROPERTIES)}")
     return answers.assign(by=answers.by.fillna("") if "by" in answers else "")[[*COLUMNS, "by"]].reset_index(drop=True)
 
+def _table(path):
+    "a CSV as text, nothing taken for a gap; lines before its header may be comments"
+    with open(path, newline="", encoding="utf-8-sig") as f:
+        head, *rows = [r for r in csv.reader(itertools.dropwhile(lambda line: line.startswith("#") or not line.strip(), f), strict=True) if r] or [[]]
+    if head == COLUMNS: rows = [[",".join(r[:-3]), *r[-3:]] for r in rows]     # a comma in a name was not quoted by the first version
+    if odd := next((r for r in rows if len(r) > len(head)), None): raise ValueError(f"{','.join(odd)} has more values than columns")
+    t = pd.DataFrame([r + [""]*(len(head) - len(r)) for r in rows], columns=head, dtype=str)
+    return t.assign(observer=t.observer.astype(int)) if "observer" in t and t.observer.str.fullmatch(r"\d+").all() else t
+
 def read_answers(
-    path:str|Path,    # CSV with the columns of `check_answers`; lines starting with # are comments. Or a folder of them, one per observer
+    path:str|Path,    # CSV with the columns of `check_answers`; its first lines may be comments, starting with #. Or a folder of them, one per observer
     gaps:bool=False,  # allow questions that have not been answered yet
 )->pd.DataFrame:
     "Answers from a file, or from the files of several observers."
@@ -73,8 +83,8 @@ def read_answers(
         if not (files := sorted(path.glob("observer-*.csv"))): raise UserError(f"no answers in {path}: it holds no file observer-1.csv, observer-2.csv, ...")
         return check_answers(pd.concat([read_answers(f, gaps) for f in files], ignore_index=True), str(path), gaps)
     if not path.exists(): raise UserError(f"no answers at {path}")
-    try: got = pd.read_csv(path, comment="#", dtype=dict(dataset=str, property=str, answer=str, by=str))
-    except (ValueError, OSError) as e: raise UserError(f"{path} cannot be read as a table ({str(e).strip()}); needed is a CSV with the columns {', '.join(COLUMNS)}") from None
+    try: got = _table(path)
+    except (ValueError, OSError, csv.Error) as e: raise UserError(f"{path} cannot be read as a table ({str(e).strip()}); needed is a CSV with the columns {', '.join(COLUMNS)}") from None
     return check_answers(got, str(path), gaps)
 
 # %% ../nbs/50_experts.ipynb #b8f7a04e
@@ -154,7 +164,7 @@ def contact_sheet(
     for k, p in enumerate(nine(at, images.name, observer)): out[(r := k//3*s):r+s-gap, (c := k%3*s):c+s-gap] = images.x[at[p]]
     return out
 
-# %% ../nbs/50_experts.ipynb #ead63275
+# %% ../nbs/50_experts.ipynb #2631cc89
 class Survey:
     "What one observer has answered and has still to answer. Every answer is on disk before `answer` returns; begun again it goes on where it stopped."
     def __init__(self,
@@ -163,9 +173,11 @@ class Survey:
         folder:str|Path,      # holds one file per observer
         seed:int=1,           # of the order of datasets
     ):
+        if not isinstance(observer, (int, np.integer)) or observer < 1: raise UserError(f"observer: received {observer!r}, allowed are whole numbers from 1")
+        datasets, observer = list(datasets), int(observer)
+        if odd := [n for n in datasets if not isinstance(n, str) or {*"\r\n"} & {*n}]: raise UserError(f"datasets: received {odd[0]!r}, allowed are names of one line of text")
         self.order, self.observer, self.seed = order_for(datasets, observer, seed), observer, seed
         if not self.order: raise UserError("received no dataset: name at least one")
-        if not isinstance(observer, int) or observer < 1: raise UserError(f"observer: received {observer!r}, allowed are whole numbers from 1")
         self.path = Path(folder).expanduser()/f"observer-{observer}.csv"
         if self.path.parent.exists() and not self.path.parent.is_dir(): raise UserError(f"{self.path.parent} is a file; give a folder for the answers")
         self._given, self._text = {}, self._read()
@@ -193,8 +205,10 @@ class Survey:
         if self._read() != self._text: raise UserError(f"{self.path} was changed by somebody else: is observer {self.observer} at work twice? Start again to go on from what is there")
         given = self._given | {(self.dataset, property): answer}
         with atomic(self.path) as tmp:
-            rows = [f"{d},{self.observer},{p},{given[d, p]}" for d in dict.fromkeys((*self.order, *(d for d, _ in given))) for p in PROPERTIES if (d, p) in given]
-            tmp.write_text("\n".join([f"# observer {self.observer}, order of datasets drawn with seed {self.seed}", ",".join(COLUMNS), *rows]) + "\n")
+            rows = [(d, self.observer, p, given[d, p]) for d in dict.fromkeys((*self.order, *(d for d, _ in given))) for p in PROPERTIES if (d, p) in given]
+            with open(tmp, "w", newline="", encoding="utf-8") as f:
+                f.write(f"# observer {self.observer}, order of datasets drawn with seed {self.seed}\n")
+                csv.writer(f, lineterminator="\n").writerows([COLUMNS, *rows])
         self._given, self._text = given, self._read()
 
 # %% ../nbs/50_experts.ipynb #f4278782

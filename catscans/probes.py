@@ -11,13 +11,13 @@ import os
 import numpy as np
 from .core import UserError, choose
 
-# %% ../nbs/51_probes.ipynb #159e7020
+# %% ../nbs/51_probes.ipynb #91c5242a
 def _gradients(
     body,       # keras.Model: images -> features (n, d)
     variables,  # the kernels and scales to differentiate for
     reduce,     # list of gradients -> one array, compiled together with them
 ):  # compiled function: images x (n, ...), derivatives at the features u (n, d) -> reduce(gradients of mean_i u_i . features_i)
-    "Gradients for weights, of a whole batch. BatchNorm and Dropout are at inference."
+    "Gradients for weights, of a whole batch, frozen or not. BatchNorm and Dropout are at inference."
     import keras
     backend = choose("Keras backend", keras.backend.backend(), ("tensorflow", "jax", "torch"))
     mean = lambda features, u: keras.ops.mean(keras.ops.sum(keras.ops.cast(features, "float32")*u, -1))
@@ -34,16 +34,18 @@ def _gradients(
     if backend == "jax":
         import jax
         where = {id(v): i for i, v in enumerate(variables)}
+        put = lambda at, vs, values: [at[where[id(v)]] if id(v) in where else old for v, old in zip(vs, values)]
         def loss(at, every, fixed, x, u):
-            every = [at[where[id(v)]] if id(v) in where else old for v, old in zip(body.trainable_variables, every)]
+            every, fixed = put(at, body.trainable_variables, every), put(at, body.non_trainable_variables, fixed)
             return mean(body.stateless_call(every, fixed, x, training=False)[0], u)
         run = jax.jit(lambda *a: reduce(jax.grad(loss)(*a)))
         now = lambda vs: [v.value for v in vs]
         return lambda x, u: np.asarray(run(now(variables), now(body.trainable_variables), now(body.non_trainable_variables), x, u))
     import torch
     def run(x, u):
-        at = [v.value for v in variables]
-        with torch.enable_grad(): grads = torch.autograd.grad(mean(body(x, training=False), keras.ops.convert_to_tensor(u)), at)
+        at = [v.value.detach().requires_grad_() for v in variables]      # a frozen weight has no gradient: stand-ins have
+        with torch.enable_grad(), keras.StatelessScope(state_mapping=list(zip(variables, at))):
+            grads = torch.autograd.grad(mean(body(x, training=False), keras.ops.convert_to_tensor(u)), at)
         return reduce([g.detach() for g in grads]).cpu().numpy()
     return run
 
@@ -109,7 +111,7 @@ def _pulled(
             return sum(reduce(torch.autograd.grad(f, at, v, retain_graph=True), ready) for v in keras.ops.convert_to_tensor(u)).cpu().numpy()
     return run
 
-# %% ../nbs/51_probes.ipynb #420a8535
+# %% ../nbs/51_probes.ipynb #58eda14a
 def _sees(x, layer):
     "(n, s, d) what each position of a convolution's output sees"
     from keras import ops
@@ -129,24 +131,45 @@ def _informed(layer, x):
         shape = (1,)*(len(x.shape) - 1) + (-1,)
         normal = (x - ops.reshape(layer.moving_mean, shape))*ops.reshape(ops.rsqrt(layer.moving_variance + layer.epsilon), shape)
         return lambda g: ops.sum(ops.square(ops.sum(g*normal, tuple(range(1, len(x.shape) - 1)))), 0)
-    p, k = _sees(x, layer), layer.filters
-    s, d = p.shape[1:]
+    p = _sees(x, layer)
+    if isinstance(layer, layers.DepthwiseConv2D):
+        apart = ops.reshape(p, (-1, p.shape[1], int(np.prod(layer.kernel_size)), x.shape[-1]))      # (n, s, weights of a filter, channels)
+        return lambda g: ops.reshape(ops.sum(ops.mean(ops.square(ops.einsum("nsdc,nscm->ndcm", apart, ops.reshape(g, (-1, p.shape[1], *layer.kernel.shape[2:])))), 1), 0), (-1,))
+    (s, d), k = p.shape[1:], layer.filters
     flat = lambda g: ops.reshape(g, (-1, s, k))
     if s*(k + d) < k*d:                       # the Gram matrix is cheaper, also for one label
         gram = ops.matmul(p, ops.transpose(p, (0, 2, 1)))
         return lambda g: ops.maximum(ops.sum(ops.matmul(gram, flat(g))*flat(g), (0, 1)), 0)/d
     return lambda g: ops.sum(ops.square(ops.matmul(ops.transpose(p, (0, 2, 1)), flat(g))), (0, 1))/d
 
-# %% ../nbs/51_probes.ipynb #1a911f53
-def _features(model):
+# %% ../nbs/51_probes.ipynb #1521d5c7
+def _unfolded(model):
+    "the network with the layers of nested networks in their place, and where each layer begins and ends: name -> (input, output)"
+    import keras
+    inner = lambda: [l.name for l in model.layers if isinstance(l, keras.Model)]
+    if not (names := inner()): return model, {l.name: (l.input, l.output) for l in model.layers if l.name == "avg_pool" or getattr(l, "weights", None)}
+    ends, left = {}, names
+    def call(layer, *a, **kw):
+        y = layer.call(*a, **kw) if isinstance(layer, keras.Model) else layer(*a, **kw)     # a network's own `call` calls its layers one by one
+        ends[layer.name] = a[0] if a else None, y
+        return y
+    while left:                                                                             # one level at a time; once more when all are unfolded, to see the ends of each layer
+        left = inner()
+        try: model = keras.models.clone_model(keras.Model(model.inputs, model.outputs, name=model.name), model.inputs, clone_function=lambda l: l, call_function=call)
+        except Exception as e: raise UserError(f"{model.name} holds the network {names[0]}, whose layers cannot be put in its place ({(str(e).splitlines() or [type(e).__name__])[0]}); "
+                                               "give a flat one: keras.Model(base.input, head(base.output)), each layer with a name of its own") from None
+    return model, ends
+
+def _features(model, ends):
     "the tensor (n, d) that a head would stand on"
     import keras
-    dense = [l for l in model.layers if isinstance(l, keras.layers.Dense)]
-    out = model.get_layer("avg_pool").output if "avg_pool" in [l.name for l in model.layers] else dense[-1].input if dense else model.outputs[0]
+    dense = [l.name for l in model.layers if isinstance(l, keras.layers.Dense)]
+    out = ends["avg_pool"][1] if "avg_pool" in ends else ends[dense[-1]][0] if dense else model.outputs[0]
     if len(out.shape) == 4: out = keras.layers.GlobalAveragePooling2D()(out)
     if len(out.shape) != 2: raise UserError(f"a probe needs features of shape (images, features): those of {model.name} are {tuple(out.shape)}")
     return out
 
+# %% ../nbs/51_probes.ipynb #a3738445
 class Probe:
     "A network prepared for embedding datasets."
     def __init__(self,
@@ -155,18 +178,21 @@ class Probe:
     ):
         import keras
         from keras import ops
-        conv, norm = keras.layers.Conv2D, keras.layers.BatchNormalization
+        conv, norm = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D), keras.layers.BatchNormalization
         if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or None in model.inputs[0].shape[1:] or model.inputs[0].shape[-1] != 3:
             raise UserError(f"a probe takes RGB images of one fixed size: the input of {model.name} is {', '.join(str(tuple(i.shape)) for i in model.inputs)}")
-        if not model.trainable: raise UserError(f"{model.name} is frozen (trainable=False): its gradients cannot be taken")
         self.name, self.model = name or model.name, model
-        self.body = keras.Model(model.inputs[0], _features(model))
+        model, self._ends = _unfolded(model)
+        self.body = keras.Model(model.inputs[0], _features(model, self._ends))
         self._picked = [l for l in self.body.layers if isinstance(l, conv) or isinstance(l, norm) and l.gamma is not None]
-        if not any(isinstance(l, conv) for l in self._picked): raise UserError(f"a probe needs a Conv2D layer below its features; {model.name} has none at its top level")
+        if not any(isinstance(l, conv) for l in self._picked): raise UserError(f"a probe needs a Conv2D or DepthwiseConv2D layer below its features; {model.name} has none")
         weights = [l.gamma if isinstance(l, norm) else l.kernel for l in self._picked]
-        self.layers = tuple((l.name, int(v.shape[-1])) for l, v in zip(self._picked, weights))  # (layer, filters) in the order of the embedding
+        if odd := [v.path for v in self.body.weights if len(v.shape) > 3 and all(v is not w for w in weights)]:
+            raise UserError(f"{model.name}: a probe knows the kernels of Conv2D and DepthwiseConv2D, and {odd[0]} is none of them; give a network without such layers")
+        depthwise = lambda l: isinstance(l, keras.layers.DepthwiseConv2D)
+        self.layers = tuple((l.name, int(np.prod(v.shape[2 if depthwise(l) else -1:]))) for l, v in zip(self._picked, weights))  # (layer, filters) in the order of the embedding
         self.filters = sum(n for _, n in self.layers)
-        per_filter = lambda grads: ops.concatenate([ops.mean(ops.reshape(ops.square(g), (-1, g.shape[-1])), 0) for g in grads])
+        per_filter = lambda grads: ops.concatenate([ops.mean(ops.reshape(ops.square(g), (-1, n)), 0) for g, (_, n) in zip(grads, self.layers)])
         self._squared, self._each = _gradients(self.body, weights, per_filter), None
 
     def squared(self,
@@ -189,13 +215,14 @@ class Probe:
         import keras
         from keras import ops
         if odd := [l.name for l in self._picked if getattr(l, "groups", 1) != 1]: raise UserError(f"{self.name}: gradients of single images are not written for grouped convolutions ({odd[0]}); use fisher='batch'")
-        add, seen = {l.name: keras.Input(l.output.shape[1:]) for l in self._picked}, {}
+        add, seen = {l.name: keras.Input(self._ends[l.name][1].shape[1:]) for l in self._picked}, {}
         def call(layer, *a, **kw):
             if layer.name not in add: return layer(*a, **kw)
             if layer.name in seen: raise UserError(f"{self.name} uses its layer {layer.name} twice: gradients of single images are not written for that; use fisher='batch'")
             seen[layer.name] = a[0]
             bent = getattr(layer, "activation", keras.activations.linear) is not keras.activations.linear   # the gradient is needed before the activation
-            y = layer(*a, **kw) if not bent else ops.conv(a[0], layer.kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate)
+            conv = ops.depthwise_conv if isinstance(layer, keras.layers.DepthwiseConv2D) else ops.conv
+            y = layer(*a, **kw) if not bent else conv(a[0], layer.kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate)
             if bent and layer.bias is not None: y = ops.add(y, layer.bias)
             y = ops.add(y, add[layer.name])
             return layer.activation(y) if bent else y

@@ -100,7 +100,7 @@ def fit_heads(
         out.append((w.astype("float32"), (b[i, 0, :c_i] - mean @ w).astype("float32")))
     return out
 
-# %% ../nbs/52_task2vec.ipynb #305bbb21
+# %% ../nbs/52_task2vec.ipynb #22d6d862
 FISHER = ("batch", "sampled", "exact")
 LABELS = ("weighted", "model")
 
@@ -133,7 +133,7 @@ def montecarlo_fisher(
     labels:str="weighted", # how they are drawn
     p=None,                # (n, classes) predictions, where they are known already
 )->np.ndarray: # (filters,)
-    "The Fisher diagonal from squared gradients of batches, averaged per filter (`Task2Vec.montecarlo_fisher` of awslabs, times the size of the batch)."
+    "The Fisher diagonal from squared gradients of batches, averaged per filter (`Task2Vec.montecarlo_fisher` of awslabs, times the size of the batch; its draw of labels is `labels='model'`, not the default)."
     x = np.asarray(x)
     p = predict(probe.features(x), head) if p is None else p
     total = np.zeros(probe.filters)
@@ -236,7 +236,7 @@ class Embedding:
     seed:int
     accuracy:float      # of the fitted head on the subset itself: 1 means certain predictions and little information
 
-# %% ../nbs/52_task2vec.ipynb #a3f5a1c9
+# %% ../nbs/52_task2vec.ipynb #ec9a9429
 def _take(images, probe, n, seed, rule):
     "positions of a subset, its random generator; the images must fit the probe"
     if images.x.shape[1:3] != tuple(probe.body.input_shape[1:3]):
@@ -251,7 +251,7 @@ def embed(
     seed:int=1,            # of the subset and the drawn labels
     draws:int=2,           # labels drawn per image
     batch:int=5,           # images per squared gradient
-    labels:str="weighted", # how labels are drawn
+    labels:str="weighted", # how labels are drawn; the original's draw from the model's predictions is "model"
     c:float=2.5,           # inverse ridge penalty of the head
     fisher:str="batch",    # the way to the diagonal: one of `FISHER`
     rule:str="equal",      # of the subset: one of `RULES`

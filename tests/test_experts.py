@@ -118,6 +118,37 @@ def test_mistakes_are_named_before_the_form_opens(tmp_path, monkeypatch):
     assert not (tmp_path/"none").exists()
 
 
+def test_any_name_on_one_line_is_kept(tmp_path):
+    "begun again, a survey knows its answers, whatever signs the names hold; a file of the first version, which did not quote, goes on"
+    names = ["a,b", "NA", "nan", "set#2", "#1", 'say "x"', '"whole"', " spaced ", "x;y", "\u00fc\u2028"]
+    for _ in names:
+        for p, q in experts.PROPERTIES.items(): experts.Survey(names, 1, tmp_path).answer(p, q.answers[0])
+    assert experts.Survey(names, np.int64(1), tmp_path).left == 0
+    answers = experts.read_answers(tmp_path)
+    assert set(answers.dataset) == set(names) and answers.observer.tolist() == [1]*60
+    for bad in ("two\nlines", "two\rlines", 7):
+        with pytest.raises(UserError, match="allowed are names of one line"): experts.Survey(["pets", bad], 2, tmp_path)
+    old = tmp_path/"old"; old.mkdir()
+    (old/"observer-2.csv").write_text("# observer 2, order of datasets drawn with seed 1\ndataset,observer,property,answer\nNA,2,medical,no\na,b,2,medical,yes\na,b,2,colour,grey\n")
+    s = experts.Survey(["a,b", "NA"], 2, old)
+    assert s.of("a,b") == dict(medical="yes", colour="grey") and s.of("NA") == dict(medical="no") and s.left == 9
+    s.answer("texture", "both")
+    again = experts.Survey(["a,b", "NA"], 2, old)
+    assert again.left == 8 and again.of("a,b")["colour"] == "grey" and '"a,b",2,medical,yes' in again.path.read_text()
+
+
+def test_a_table_by_hand_is_read_or_named(tmp_path):
+    path = tmp_path/"answers.csv"
+    head = "# who\n# when\ndataset,observer,property,answer,by\n"
+    path.write_text(head + "pets,1,medical,no,a model\npets,1,colour,rich\n\n", encoding="utf-8-sig")     # a spreadsheet's first bytes; no value in the last column
+    assert experts.read_answers(path, gaps=True).by.tolist() == ["a model", ""]
+    for rows, says in [("pets,1,medical,no,a,b", "pets,1,medical,no,a,b has more values than columns"), ("# later", "property .*# later"), ('"pets,1,medical,no,x', "cannot be read as a table")]:
+        path.write_text(head + rows + "\n")
+        with pytest.raises(UserError, match=says): experts.read_answers(path)
+    path.write_text("")
+    with pytest.raises(UserError, match="columns dataset, observer, property, answer are missing"): experts.read_answers(path)
+
+
 def test_interval_of_alpha_covers():
     "the bootstrap over units covers the known alpha about as often as it says"
     from catscans.agreement import krippendorff_interval
