@@ -427,7 +427,7 @@ def passes(
         else: total += recipe.epochs*p.folds*min(dict(p.max_train).get(r.target, n), n*(p.folds-1)//p.folds)
     return dict(runs=len(todo), images=total)
 
-# %% ../nbs/35_slices.ipynb #5e9e75ff
+# %% ../nbs/35_slices.ipynb #7de98b28
 HELP = """the profile power (72 pairs and 5 baselines with 3 seeds, 64 px), meant for 25 minutes of one GPU (not run yet; --measure says first how many processes pay):
   at home      python -m catscans.slices pack-inputs power-inputs --profile power
   on the GPU   python -m catscans.slices --profile power --data power-inputs --out power-out --minutes 25 --at-once 4
@@ -435,7 +435,8 @@ HELP = """the profile power (72 pairs and 5 baselines with 3 seeds, 64 px), mean
   at home      python -m catscans.slices unpack power-out/records.zip
 on a CPU, its part of 6 equally large sources and random initialisation, 2 targets, 3 seeds:
                KERAS_BACKEND=tensorflow python -m catscans.slices --profile power --part balanced --out power-out --minutes 60
-               or: catscans run --profile power --part balanced"""
+               or: catscans run --profile power --part balanced
+               (--part small: 4 sources of 300 images and random initialisation, one target, a quarter of that)"""
 
 def _seed(s):
     if s.isdigit() and int(s) > 0: return int(s)

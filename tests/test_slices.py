@@ -1,5 +1,5 @@
 "The plain GPU command ends in the records of the notebooks, needs four libraries, and stops and goes on."
-import importlib.util, os, shutil, subprocess, sys
+import importlib.util, json, os, shutil, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 
