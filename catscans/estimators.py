@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from .core import UserError, choose, digest, seed_for
 
-# %% ../nbs/56_estimators.ipynb #10c6806a
+# %% ../nbs/56_estimators.ipynb #12b797da
 INPUTS = dict(
     source="the source: catscans.images.Images, or whatever stands for it",
     target="the target: catscans.images.Images, or whatever stands for it",
@@ -27,6 +27,7 @@ INPUTS = dict(
     source_embedding="features of the source's images under the same probe (m, d)",
     source_labels="labels of the source (m,)",
     probe="catscans.probes.Probe or keras.Model, one network for both datasets",
+    source_network="keras.Model with the head that it was trained with on the source",
     source_size="number of images of the source",
     source_classes="number of classes of the source",
     source_statistics="`controls.image_statistics` of the source",
@@ -73,7 +74,25 @@ def registry()->dict: # name -> Estimator
     for room in ROOMS: import_module(f"catscans.{room}")
     return ESTIMATORS
 
-# %% ../nbs/56_estimators.ipynb #d5cccfcc
+# %% ../nbs/56_estimators.ipynb #9b343ada
+_MADE = dict(features="source_network", outputs="source_network", source_embedding="probe", target_embedding="probe")   # input -> the network that can make it
+_SEEN = {}   # (fingerprint of images, of a network, what) -> what the network makes of them: several estimators ask for the same
+
+def _made(name, source, target, context):
+    "an input that a network of the context makes of the images, or None where either is missing"
+    images, network = source if name == "source_embedding" else target, context.get(_MADE[name])
+    if network is None or getattr(images, "x", None) is None or not hasattr(images, "fingerprint"): return None
+    from catscans.probes import Probe
+    model = network.model if isinstance(network, Probe) else network
+    if images.x.shape[1:3] != tuple(model.input_shape[1:3]):
+        raise UserError(f"{images.name}: images are {images.x.shape[1]} x {images.x.shape[2]}, the network needs {model.input_shape[1]} x {model.input_shape[2]}; load them at that size")
+    key = images.fingerprint, digest(*map(np.asarray, model.get_weights())), name == "outputs"
+    if key not in _SEEN:
+        while len(_SEEN) > 7: _SEEN.pop(next(iter(_SEEN)))
+        of = (lambda x: model.predict(np.asarray(x, np.float32), batch_size=100, verbose=0)) if name == "outputs" else (network if isinstance(network, Probe) else Probe(network)).features
+        _SEEN[key] = np.asarray(of(images.x))
+    return _SEEN[key]
+
 def _of(name, source, target):
     "an input that the datasets themselves have, or None"
     get = lambda o, k: getattr(o, k, None)
@@ -87,6 +106,8 @@ def _of(name, source, target):
         x = get(source if name.startswith("source") else target, "x")
         return None if x is None else image_statistics(x)
 
+def _else(name): return f"; or images and {_MADE[name]}" if name in _MADE else ""
+
 def _bind(card, source, target, context):
     "keyword arguments for `card.call`; `NotAvailable` where one is missing"
     ps = inspect.signature(card.call).parameters
@@ -95,9 +116,9 @@ def _bind(card, source, target, context):
         raise UserError(f"{card.name} has no setting {stray[0]!r}; allowed are {', '.join(k for k in ps if k not in INPUTS) or 'none'}, and the inputs {', '.join(INPUTS)}")
     kw = {k: v for k, v in context.items() if v is not None and (k in ps or open_ended and k not in INPUTS)}
     for k in ps:
-        if k in INPUTS and k not in kw and (v := _of(k, source, target)) is not None: kw[k] = v
+        if k in INPUTS and k not in kw and (v := _made(k, source, target, context) if k in _MADE else _of(k, source, target)) is not None: kw[k] = v
     if missing := [k for k in card.inputs if k not in kw]:
-        raise NotAvailable(f"{card.name} is not available: it needs {'; '.join(f'{k} ({INPUTS[k]})' if k in INPUTS else k for k in missing)}")
+        raise NotAvailable(f"{card.name} is not available: it needs {'; '.join(f'{k} ({INPUTS[k]}{_else(k)})' if k in INPUTS else k for k in missing)}")
     return kw
 
 def score(
@@ -112,7 +133,7 @@ def score(
     if not np.isfinite(value): raise UserError(f"{name} gave {value} for these inputs: it is not defined for them")
     return value
 
-# %% ../nbs/56_estimators.ipynb #d580fc60
+# %% ../nbs/56_estimators.ipynb #cce11d9e
 def scores(
     source=None, target=None, # as for `score`
     names=None,               # default: every estimator
@@ -124,6 +145,7 @@ def scores(
     for name in (registry() if names is None else [choose("measure", n, registry()) for n in names]):
         try: out.append(dict(name=name, value=score(name, source, target, **context), reason=""))
         except UserError as e: out.append(dict(name=name, value=None, reason=str(e)))
+        except Exception as e: out.append(dict(name=name, value=None, reason=f"{name} failed: {type(e).__name__}: {e}"))   # a newcomer's fault must not cost the others
     return out
 
 def cards():  # pandas DataFrame

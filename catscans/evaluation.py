@@ -109,7 +109,7 @@ def permutation_p(
     if not seen: return None
     return float((1 + (np.abs(np.mean(chance, 0)) >= abs(np.mean(seen)) - 1e-12).sum())/(n_perm + 1))
 
-# %% ../nbs/63_evaluation.ipynb #c1b78170
+# %% ../nbs/63_evaluation.ipynb #cd24aad0
 def replicates(
     auc,          # (n,) observed
     sd:float,     # of the noise of one observation, same unit
@@ -118,8 +118,9 @@ def replicates(
 )->tuple: # truth (n,), and two arrays (n_sim, n)
     "Two noisy replicates of a truth that was observed once with noise."
     a = np.asarray(auc, float)
-    share = max(0., 1 - sd**2/v) if (v := a.var(ddof=1)) > 0 else 0.
-    truth = a.mean() + np.sqrt(share)*(a - a.mean())
+    v = a.var(ddof=1)
+    sd = min(sd, np.sqrt(v))          # an estimate may exceed what it is a part of: replicates must not be wider than the data
+    truth = a.mean() + (np.sqrt(max(0., 1 - sd**2/v)) if v > 0 else 0)*(a - a.mean())
     return truth, *(truth + sd*rng.standard_normal((n_sim, a.size)) for _ in range(2))
 
 def ceiling(
@@ -136,7 +137,7 @@ def ceiling(
     for t, (_, a, _) in targets.items():
         truth, x, y = replicates(a, sd[t], n_sim if sd[t] > 0 else 1, rng)
         for k, f in STATISTICS.items():
-            out[k].append(np.mean([f(u, v) for u, v in zip(x, y)]))
+            out[k].append(np.nan_to_num(np.mean([f(u, v) for u, v in zip(x, y)])))
             # a truth without differences knows nothing: no correlation, and a random choice
             out[f"{k}_known"].append(np.mean([f(truth, v) for v in y]) if np.ptp(truth) > 1e-12 or k == "regret" else 0.)
     return {k: float(np.mean(v)) for k, v in out.items()}
@@ -195,18 +196,18 @@ def _seeds(wide):
     many = [sorted(order[:k]) for k in range(2, len(order)+1)]
     return max(many, key=lambda s: wide[s].notna().all(axis=1).sum()*(len(s)-1), default=[])
 
-# %% ../nbs/63_evaluation.ipynb #96207d6e
+# %% ../nbs/63_evaluation.ipynb #502c41fe
 def agreement(
     pairs:pd.DataFrame,   # target, source, score, auc; group
     direction:int=1,
     noise=None,           # of `ceiling`, or its result
     level:float=.95,
     n_boot:int=RESAMPLES, n_perm:int=RESAMPLES, seed:int=SEED,
-)->dict: # pairs, targets, groups, undefined, tied_scores, permutation_p, and k, k_lo, k_hi, k_ceiling, k_known, k_values for each statistic k
+)->dict: # pairs, targets, groups, undefined, tied_scores, permutation_p, regret_random (what a random choice loses), and k, k_lo, k_hi, k_ceiling, k_known, k_values for each statistic k
     "How well one estimator agrees with transferability; `k_values` (the plain values) only where targets are too few for an interval."
     t = per_target(pairs, direction)
     out = dict(pairs=int(t.n.sum()), targets=len(t), groups=t.group.nunique(), undefined=int(t.weighted_tau.isna().sum()), tied_scores=int(t.tied_scores.sum()),
-               permutation_p=permutation_p(pairs, direction, n_perm, seed))
+               permutation_p=permutation_p(pairs, direction, n_perm, seed), regret_random=100*float(pairs.groupby("target").auc.agg(lambda a: a.max() - a.mean()).mean()))
     top = {} if noise is None else noise if hasattr(noise, "keys") and set(STATISTICS) <= set(noise) else ceiling(pairs, noise, seed=seed)
     for k in STATISTICS:
         out[k], out[f"{k}_lo"], out[f"{k}_hi"] = over_groups(t[k], t.group, level, n_boot, seed)

@@ -6,22 +6,27 @@
 __all__ = ['TITLES', 'panels', 'atlas_of', 'pairs_of', 'direction', 'fold_noise', 'table', 'estimators', 'estimator_table',
            'matrices_of', 'atlas']
 
-# %% ../nbs/73_gallery.ipynb #d8a5e34c
+# %% ../nbs/73_gallery.ipynb #f569e992
 import numpy as np, pandas as pd
 from . import records
+from .comparisons import _holm
 from .core import UserError, get_profile
 from .plots import MEASURES, _distances, measures
 from .protocols import setting
 from .style import GREY, Study, canvas, colour, label, legend, origin, study, styled
 
-# %% ../nbs/73_gallery.ipynb #a7167c56
+# %% ../nbs/73_gallery.ipynb #003e18c1
 def _scores(st):
     "the distances of a profile and, where its record holds them, the other estimates: measure, source, target, score"
     d = _distances(st).rename(columns={"value": "score"})[["measure", "source", "target", "score"]]
     if st.profile == "published": return d
+    more = _record(st).get("estimates")
+    return pd.concat([d, pd.DataFrame(more).rename(columns={"value": "score"})[list(d)]], ignore_index=True) if more else d
+
+def _record(st):
+    "the similarity record of a profile"
     p = get_profile(st.profile)
-    more = records.read(records.path_of(dict(kind="similarity", profile=p.name, protocol=st.protocol, seed=p.seed))).get("estimates")
-    return pd.concat([d, pd.DataFrame(more).rename(columns={"value": "score"})], ignore_index=True) if more else d
+    return records.read(records.path_of(dict(kind="similarity", profile=p.name, protocol=st.protocol, seed=p.seed)))
 
 def pairs_of(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
@@ -37,7 +42,8 @@ def pairs_of(
     names = [m for m in MEASURES if (d.measure == m).any()] + [m for m in dict.fromkeys(d.measure) if m not in MEASURES]
     if not names: raise UserError(f"profile {st.profile} has no distances of its pairs: run its similarity notebook first")
     keep = lambda g: g[g.groupby("target").source.transform("size") > 1]          # one candidate leaves nothing to choose
-    return {m: keep(d[d.measure == m]).drop(columns="measure").reset_index(drop=True) for m in names}
+    out = {m: keep(d[d.measure == m]).drop(columns="measure").reset_index(drop=True) for m in names}
+    return {m: g for m, g in out.items() if len(g)} or out
 
 def direction(
     measure:str, # of a similarity record
@@ -48,6 +54,11 @@ def direction(
     known = {**similarity.ESTIMATORS, **estimators.registry()}
     if measure not in known: raise UserError(f"no card says which way {measure} points: received {measure!r}, allowed are experts, task2vec..., {', '.join(known)}; register it with catscans.estimators.estimator")
     return known[measure].direction
+
+def _directions(st, many):
+    "which way each measure points: as its record says, which may know estimators that this process has never met, else as its card"
+    said = {} if st.profile == "published" else _record(st)["settings"].get("directions", {})
+    return {m: said[m] if m in said else direction(m) for m in many}
 
 # %% ../nbs/73_gallery.ipynb #902d1f49
 def fold_noise(
@@ -64,7 +75,7 @@ def fold_noise(
         out[t] = float(np.sqrt((r**2).sum()/((s-1)*(k-1))*(1/k + 1/(k-1))))
     return out
 
-# %% ../nbs/73_gallery.ipynb #a5ba37f2
+# %% ../nbs/73_gallery.ipynb #a1fce2d7
 def table(
     many:dict,        # estimator -> pairs, as from `pairs_of`
     noise=None,       # of `evaluation.ceiling`: standard deviation of an AUC, or target -> that
@@ -72,17 +83,20 @@ def table(
     n_sim:int=500,    # simulations of the ceiling
     **kw,             # of `evaluation.agreement`
 )->pd.DataFrame: # index: estimator, in the order received
-    "`evaluation.agreement` of several estimators, each on its own pairs, the ceiling computed once per set of pairs."
+    "`evaluation.agreement` of several estimators, each on its own pairs, the ceiling computed once per set of pairs; and permutation_p_holm: p corrected for the number of estimators."
     from catscans import evaluation
     out, tops = {}, {}
     for name, p in many.items():
         key = tuple(sorted(zip(p.target, p.source)))
         if noise is not None and key not in tops: tops[key] = evaluation.ceiling(p, noise, n_sim)
         out[name] = evaluation.agreement(p, directions[name] if directions else direction(name), tops.get(key), **kw)
-    return pd.DataFrame(out).T.rename_axis("estimator")
+    t = pd.DataFrame(out).T.rename_axis("estimator")
+    p = t.permutation_p.dropna().astype(float)
+    return t.assign(permutation_p_holm=pd.Series(_holm(p), p.index, float))
 
-TITLES = dict(MEASURES, task2vec_scaled_cosine="Task2Vec (scaled cosine)", task2vec_normalized_cosine="Task2Vec (normalised cosine)", task2vec_asymmetric="Task2Vec (asymmetric)", fid="FID", kid="KID", otdd="OTDD",
-              log_size="Size of the source (log)", n_classes="Classes of the source", mean_difference="Mean colour", spectrum_difference="Spectrum", jpeg_difference="Size as JPEG")
+TITLES = dict(MEASURES, task2vec_scaled_cosine="Task2Vec (scaled cosine)", task2vec_normalized_cosine="Task2Vec (normalised cosine)", task2vec_asymmetric="Task2Vec (asymmetric)", fid="FID", kid="KID", otdd="OTDD", otdd_exact="OTDD (exact label distance)",
+              leep="LEEP", nce="NCE", logme="LogME", hscore="H-score", hscore_shrunk="H-score (shrunk)", transrate="TransRate", parc="PARC", nleep="N-LEEP", knn_accuracy="k-NN accuracy", linear_probe_accuracy="Linear probe (accuracy)",
+              linear_probe_auc="Linear probe (AUC)", cka="CKA (target's network)", cka_labels="CKA with the labels", log_size="Size of the source (log)", n_classes="Classes of the source", mean_difference="Mean colour", spectrum_difference="Spectrum", jpeg_difference="Size as JPEG")
 _NAMES = dict(weighted_tau="weighted τ", spearman_rho="Spearman ρ", regret="regret")
 
 def _said(r, k, short=False):
@@ -92,8 +106,20 @@ def _said(r, k, short=False):
     if r[k] is None or pd.isna(r[k]): return f"{name}: undefined, all scores are equal"
     each = r[f"{k}_values"]
     around = f" [{say(r[f'{k}_lo'])}, {say(r[f'{k}_hi'])}]" if r[f"{k}_lo"] is not None else f" ({', '.join('–' if pd.isna(v) else say(v) for v in each.values())})" if each and len(each) > 1 else ""
-    top = f"; ceiling {say(r[f'{k}_ceiling'])}" if r.get(f"{k}_ceiling") is not None else ""
-    return f"{name} {say(r[k])}{around}{top}"
+    top = f"; replicates {say(r[f'{k}_ceiling'])}" if r.get(f"{k}_ceiling") is not None else ""
+    return f"{name} {say(r[k])}{around}{top}" + (f"; chance {say(r.regret_random)}" if k == "regret" and not short else "")
+
+def _said_p(r, short=False):
+    "the p of weighted tau and what Holm leaves of it; in narrow panels what a random choice loses stands here"
+    p = "" if r.permutation_p is None or pd.isna(r.permutation_p) else f"p of τ {r.permutation_p:.2g}, Holm {r.permutation_p_holm:.2g}"
+    return "; ".join(t for t in (f"chance {r.regret_random:.2f}" if short else "", p) if t)
+
+def _about_ceiling(stat):
+    "what the numbers beside the statistics are, and how a score can lie above them"
+    tau, top = stat.weighted_tau.astype(float), stat.weighted_tau_ceiling.astype(float)
+    above = int((tau > top).sum())
+    how = "" if not above else f" {above} of {len(stat)} scores lie above it in τ: it is what is to be expected if the noise is as large as estimated, no bound; with so few targets chance alone, or noise that was overestimated, lifts a score above it."
+    return f" Replicates (the ceiling): two noisy measurements of the AUC agree to that much.{how}"
 
 # %% ../nbs/73_gallery.ipynb #f57af05b
 def _about(p, direction):
@@ -108,7 +134,7 @@ def _panel(ax, f, colours, limits):
     ax.scatter(f.x, f.y, s=9, c=[colours[t] for t in f.target], alpha=.8, lw=0)
     ax.set(xlim=limits[0], ylim=limits[1])
 
-# %% ../nbs/73_gallery.ipynb #540de48f
+# %% ../nbs/73_gallery.ipynb #9b31031f
 def panels(
     many:dict,          # estimator -> pairs, in the order of the panels
     noise=None,         # of `table`
@@ -120,7 +146,7 @@ def panels(
     more:str="",        # a sentence for the line under the figure
     **kw,               # of `table`
 ):  # matplotlib Figure
-    "One panel per estimator, with weighted tau, Spearman's rho, top-1 regret and the ceiling of each."
+    "One panel per estimator, with weighted tau, Spearman's rho, top-1 regret, and beside each what two noisy replicates agree to (the ceiling)."
     from matplotlib.lines import Line2D
     from catscans.evaluation import PALETTE
     stat = table(many, noise, directions, **kw)
@@ -129,20 +155,21 @@ def panels(
     colours = dict(zip(targets, PALETTE))
     frame = pd.concat([_about(p, directions[n] if directions else direction(n)).assign(estimator=n) for n, p in many.items()], ignore_index=True)
     limits = [tuple(1.06*np.array([frame[c].min(), frame[c].max()])) for c in "xy"]
-    cols = cols or min(3, len(many)); rows = -(-len(many)//cols)
+    cols = cols or (4 if len(many) > 12 else min(3, len(many))); rows = -(-len(many)//cols)
+    wide, short = 9.9 if len(many) > 12 else 7.4, cols > 2
     each = ", in brackets its 95 % bootstrap interval over families" if stat.weighted_tau_lo.notna().any() else ", in brackets that of each target" if len(targets) > 1 else ""
-    fig, axes = canvas(st or Study("medmnist", "as published", (), (), (), "none"), "Which score knows which source will transfer?", (7.4, rows*(2.35 if cols > 2 else 2.9) + 1.05), rows, cols, f"{int(stat.pairs.max())} pairs", where=where, head=.3 if rows > 3 else 0,   # room for the mark, which sinks as figures grow
-        more=f"{'τ: weighted Kendall tau; ρ: Spearman. ' if cols > 2 else ''}Mean over targets{each}. Regret: AUC points lost by taking the source with the best score. p: permutation within targets." + (" Ceiling: one noisy measurement of the AUC held against another." if noise is not None else "") + (f" {more}" if more else ""),
+    fig, axes = canvas(st or Study("medmnist", "as published", (), (), (), "none"), "Which score knows which source will transfer?", (wide, rows*(2.4 if short else 2.9) + 1.15), rows, cols, f"{int(stat.pairs.max())} pairs", where=where, head=.3 if rows > 3 else 0,   # room for the mark, which sinks as figures grow
+        more=f"{'τ: weighted Kendall tau; ρ: Spearman. ' if short else ''}Mean over targets{each}. Regret: AUC points lost by taking the source with the best score; chance: by a random choice. p: permutation within targets; Holm: corrected for the {len(many)} panels."
+            + (_about_ceiling(stat) if noise is not None else "") + (f" {more}" if more else ""),
         sharex=True, sharey=True)
     for i, ax in enumerate(axes.flat):
         if i >= len(many): ax.set_visible(False); continue
         n = list(many)[i]
         _panel(ax, frame[frame.estimator == n], colours, limits)
         if cols < 3: ax.collections[-1].set_sizes([20])
-        p = stat.permutation_p[n]
         ax.set_title((titles or {}).get(n) or TITLES.get(n, n.replace("_", " ")), pad=45)
-        ax.text(0, 1.03, "\n".join([*(_said(stat.loc[n], k, cols > 2) for k in _NAMES), "" if p is None or pd.isna(p) else f"p of τ {p:.2g}"]).strip(),
-                transform=ax.transAxes, va="bottom", fontsize=6.3 if cols < 4 else 5.7, color=GREY, linespacing=1.35).set_in_layout(False)
+        ax.text(0, 1.03, "\n".join([*(_said(stat.loc[n], k, short) for k in _NAMES), _said_p(stat.loc[n], short)]).strip(),
+                transform=ax.transAxes, va="bottom", fontsize=6.1 if wide/cols > 2.2 else 5.5, color=GREY, linespacing=1.35).set_in_layout(False)
         if i % cols == 0: ax.set_ylabel("AUC points above the mean")
         if i + cols >= len(many): ax.set_xlabel("score (standard deviations)"); ax.tick_params(labelbottom=True)
     legend(fig, [Line2D([], [], ls="", marker="o", ms=4, color=c, label=f"target {label(t)}" if len(targets) < 5 else label(t)) for t, c in colours.items()], 6 if len(targets) > 4 else 4)
@@ -155,37 +182,37 @@ def estimators(
     **kw,               # of `panels`
 ):  # matplotlib Figure
     "Fig. 4 of a profile with one panel per measure of its similarity record, the paper's two first."
-    st = study(profile)
-    return panels(pairs_of(st), fold_noise(st.fold_auc()), titles=measures(st), st=st, more="Noise is that between folds, not that between pretrainings, so the ceiling is too high; it is 0 "
-                  "where the sources differ no more than noise does: then no score can be told from chance.", **kw)
+    st, many = study(profile), pairs_of(profile)
+    return panels(many, fold_noise(st.fold_auc()), _directions(st, many), titles=measures(st), st=st, more="Noise is that between folds, not that between pretrainings, so the ceiling is too high; it is 0, "
+                  "and its regret that of chance, where the sources differ no more than noise does: then no score can be told from chance.", **kw)
 
 def estimator_table(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
 )->pd.DataFrame:
     "The numbers of `estimators`, one row per measure."
-    st = study(profile)
-    t = table(pairs_of(st), fold_noise(st.fold_auc())).reset_index().rename(columns=dict(estimator="measure"))
-    keep = ["measure", "pairs", "targets", "permutation_p", *(f"{k}{e}" for k in _NAMES for e in ("", "_lo", "_hi", "_ceiling"))]
+    st, many = study(profile), pairs_of(profile)
+    t = table(many, fold_noise(st.fold_auc()), _directions(st, many)).reset_index().rename(columns=dict(estimator="measure"))
+    keep = ["measure", "pairs", "targets", "permutation_p", "permutation_p_holm", *(f"{k}{e}" for k in _NAMES for e in ("", "_lo", "_hi", "_ceiling")), "regret_random"]
     values = {f"{k} per target": ["; ".join(f"{label(u)} {v:.2f}" for u, v in (x or {}).items() if not pd.isna(v)) for x in t[f"{k}_values"]] for k in _NAMES}
     out = t[keep].dropna(axis=1, how="all").infer_objects()    # too few targets: no intervals
     numbers = out.select_dtypes("number").columns
     return out.assign(**(out[numbers].round(12) + 0), **values)    # a mean that is zero but for the last bit is zero
 
-# %% ../nbs/73_gallery.ipynb #74046e7e
+# %% ../nbs/73_gallery.ipynb #ef5ca21c
 def matrices_of(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
 )->dict: # measure -> datasets x datasets
-    "Every symmetric distance between all datasets of a profile; the paper's two first."
+    "Every symmetric distance between all datasets of a profile that its record holds; the paper's two first."
     st = study(profile)
     if st.profile == "published":                      # the experts' distances are known from sources to targets only
         from catscans.published import matrix
         got = dict(task2vec_cosine=matrix("cosine_all_cross"), task2vec_scaled_cosine=matrix("scaled_cosine_all_cross"))
     else:
         from catscans.similarity import matrix
-        p = get_profile(st.profile)
-        rec = records.read(records.path_of(dict(kind="similarity", profile=p.name, protocol=st.protocol, seed=p.seed)))
+        rec = _record(st)
         if not rec.get("matrices"): raise UserError(f"the similarity record of {st.profile} holds no distances between all its datasets; run its similarity notebook again")
-        got = {m: matrix(rec, m) for m in sorted(rec["matrices"], key=lambda m: (list(MEASURES) + [m]).index(m))}
+        first = list(dict.fromkeys([*MEASURES, *TITLES]))
+        got = {m: matrix(rec, m).clip(lower=0) for m in sorted(rec["matrices"], key=lambda m: (first + [m]).index(m))}    # an unbiased estimate (KID) of a distance may fall below 0
     return {m: d for m, d in got.items() if len(d) > 2 and np.allclose(d, d.T) and (d.to_numpy() >= 0).all()}
 
 def _turned(xy, to):
@@ -239,7 +266,7 @@ def _map(ax, xy, within, title):
     x0, y0 = cx - side*.46, cy - side*.455
     ax.plot([x0, x0 + bar], [y0, y0], color=GREY, lw=1.2, solid_capstyle="butt"); ax.text(x0 + bar/2, y0 + side*.012, f"{bar:g}", ha="center", va="bottom", fontsize=6.5, color=GREY)
 
-# %% ../nbs/73_gallery.ipynb #085647f8
+# %% ../nbs/73_gallery.ipynb #44bb9ccc
 def atlas_of(
     matrices:dict,      # measure -> datasets x datasets
     st:Study,           # for the line under the figure
@@ -260,7 +287,7 @@ def atlas_of(
     for ax, (m, d) in zip(axes.flat, matrices.items()):
         xy, stress = plane(d)
         xy = _turned(xy, xy if first is None else first); first = xy if first is None else first
-        _map(ax, xy, pd.Series(np.diag(d), d.index), f"{(TITLES | measures(st)).get(m, m.replace('_', ' '))}, stress {stress:.2f}")
+        _map(ax, xy, pd.Series(np.diag(d), d.index), f"{(TITLES | measures(st)).get(m, m.replace('_', ' '))}\nstress {stress:.2f}")
         parts.append(xy.rename_axis("dataset").reset_index().assign(measure=m, within=np.diag(d), stress_1=stress))
     for ax in axes.flat[len(matrices):]: ax.set_visible(False)
     seen = {origin(n) for d in matrices.values() for n in d.index}
@@ -283,5 +310,7 @@ def atlas(
     "The datasets of a profile in two dimensions under each distance that its record holds."
     st, got = study(profile), matrices_of(profile)
     published = st.profile == "published"
+    probe = "" if published else (_record(st)["settings"].get("probe") or {}).get("name", "")
+    told = f"The probe was trained on {label(probe.removeprefix('source:'))}, and sees that dataset with other eyes than the rest." if probe.startswith("source:") else ""
     return atlas_of(got, st, f"{max(map(len, got.values()))} datasets" if got else "",
-                    more="ImageNet was never embedded, and the experts' distances are known from sources to targets only: they give no map." if published else "")
+                    more="ImageNet was never embedded, and the experts' distances are known from sources to targets only: they give no map." if published else told)

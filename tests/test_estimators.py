@@ -52,6 +52,37 @@ def test_a_newcomer_is_one_function():
     finally: ESTIMATORS.pop("spread")
 
 
+def test_two_datasets_and_a_network_are_enough():
+    "embeddings are made of the images by `probe`, features and outputs by `source_network`"
+    import keras
+    from catscans.images import Images, fingerprint
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3)); z = keras.layers.GlobalAveragePooling2D(name="avg_pool")(keras.layers.Conv2D(6, 3, activation="relu")(keras.layers.Rescaling(1/255)(image)))
+    net, body = keras.Model(image, keras.layers.Dense(3, activation="softmax")(z)), keras.Model(image, z)
+    x, y, r = {}, {}, np.random.default_rng(0)
+    for n, k in (("a", 130), ("b", 60)): y[n] = np.arange(k) % 2; x[n] = r.integers(0, 100 + 100*y[n][:, None, None, None], (k, 8, 8, 3)).astype(np.uint8)
+    a, b = (Images(x[n], y[n], None, ["p", "q"], None, fingerprint(x[n], y[n], None, ["p", "q"]), n, np.arange(len(y[n])).astype(str)) for n in "ab")
+    f = {n: body.predict(x[n].astype("float32"), verbose=0) for n in "ab"}; out = net.predict(x["b"].astype("float32"), verbose=0)
+    embedded = dict(source_embedding=f["a"], target_embedding=f["b"], source_labels=y["a"], labels=y["b"])
+    for n in ("fid", "kid", "otdd"): assert score(n, a, b, probe=net) == pytest.approx(score(n, **embedded), rel=1e-4, abs=1e-7), n
+    for n in ("logme", "linear_probe_auc", "hscore"): assert score(n, a, b, source_network=net) == pytest.approx(score(n, features=f["b"], labels=y["b"]), rel=1e-4), n
+    assert score("leep", a, b, source_network=net) == pytest.approx(score("leep", outputs=out, labels=y["b"]), rel=1e-4)
+    with pytest.raises(NotAvailable, match="source_embedding .*or images and probe"): score("fid", a, b)
+    small = keras.Model(i := keras.Input((6, 6, 3)), keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(i)))
+    with pytest.raises(UserError, match="a: images are 8 x 8, the network needs 6 x 6"): score("fid", a, b, probe=small)
+
+
+def test_a_fault_in_one_estimator_does_not_stop_a_sweep():
+    @estimator(1, "", "", "")
+    def faulty(labels): raise KeyError("no such thing")
+    try:
+        x, y = data()
+        got = {g["name"]: g for g in scores(features=x, labels=y, names=["faulty", "hscore"])}
+        assert got["hscore"]["value"] > 0 and got["faulty"] == dict(name="faulty", value=None, reason="faulty failed: KeyError: 'no such thing'")
+        with pytest.raises(KeyError): score("faulty", labels=y)                     # asked for alone, its fault is seen
+    finally: ESTIMATORS.pop("faulty")
+
+
 def test_an_estimate_that_is_not_a_number_is_refused():
     @estimator(1, "", "", "")
     def nothing(features): return np.nan

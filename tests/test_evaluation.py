@@ -109,6 +109,8 @@ def test_ceiling_edges():
     c = ev.ceiling(p, 5., 300)                                     # all noise
     assert abs(c["spearman_rho"]) < .08 and c["spearman_rho_known"] == 0
     with pytest.raises(UserError, match="t2"): ev.ceiling(p, dict(t0=.1, t1=.1))
+    chance = ev.agreement(p, **FAST)["regret_random"]              # noise that exceeds what is seen makes no replicate wider than the data
+    assert c["regret"] == pytest.approx(chance, rel=.15) and chance == pytest.approx(100*p.groupby("target").auc.agg(lambda a: a.max() - a.mean()).mean())
 
 
 # ---- requests that cannot be met
@@ -154,18 +156,25 @@ def test_where_the_upper_end_of_the_published_scores_comes_from():
 
 def test_the_gallery_shows_every_estimate_of_a_record():
     "the paper's two first, then what else the record holds, in its order; records without any are shown as they were"
-    from catscans import records, similarity
+    from catscans import records
     from catscans.core import get_profile
     p, r = get_profile("toy"), np.random.default_rng(0)
     rows = lambda names: [dict(measure=m, source=s, target=t, value=float(r.random()), sd=None, n=1) for m in names for s in p.sources for t in p.targets]
     rec = dict(schema=1, kind="similarity", profile="toy", protocol=p.protocol, seed=p.seed, distances=rows(["experts", "task2vec_cosine"]), settings={},
                env={k: "" for k in records._ENV}, timing=dict(started="", wall_s=0.))
+    more = ["task2vec_scaled_cosine", "fid", "leep", "somebodys"]
+    d = np.abs(np.subtract.outer(np.arange(9.), np.arange(9.)))
     with records._example_project():
-        records.write(rec)
+        records.write(rec | dict(matrices=dict(experts=dict(names=p.sources, value=d.tolist()))))
         assert list(gallery.pairs_of("toy")) == ["experts", "task2vec_cosine"]
-        records.write(rec | dict(estimates=rows(similarity.WITHOUT_SOURCE)))
+        assert list(gallery.matrices_of("toy")) == ["experts"]                                       # as records were before there were others
+        maps = {m: dict(names=p.sources, value=(d - .1*(m == "kid")).tolist()) for m in ("kid", "otdd", "fid", "experts")}
+        records.write(rec | dict(estimates=[r | dict(sd=.1, n=3, within_source=0., within_target=0.) for r in rows(more)], matrices=maps, settings=dict(directions=dict(somebodys=1))))
         many = gallery.pairs_of("toy")
-    assert list(many) == ["experts", "task2vec_cosine", *similarity.WITHOUT_SOURCE] and len({tuple(zip(d.source, d.target)) for d in many.values()}) == 1
+        assert gallery._directions(gallery.study("toy"), many) == dict(experts=-1, task2vec_cosine=-1, task2vec_scaled_cosine=-1, fid=-1, leep=1, somebodys=1)
+        got = gallery.matrices_of("toy")
+        assert list(got) == ["experts", "fid", "kid", "otdd"] and all((m.to_numpy() >= 0).all() for m in got.values())
+    assert list(many) == ["experts", "task2vec_cosine", *more] and len({tuple(zip(d.source, d.target)) for d in many.values()}) == 1
     assert [gallery.direction(m) for m in ("task2vec_asymmetric", "fid", "log_size", "jpeg_difference")] == [-1, -1, 1, -1]
 
 
@@ -178,6 +187,8 @@ def test_gallery_has_one_panel_per_estimator_with_the_same_axes():
     assert len(f) == sum(map(len, many.values())) and f.groupby(["estimator", "target"])[["score_sd", "auc_points"]].mean().abs().max().max() < 1e-9
     inside = [a.get_xlim()[0] <= f.score_sd.min() and f.score_sd.max() <= a.get_xlim()[1] and a.get_ylim()[0] <= f.auc_points.min() and f.auc_points.max() <= a.get_ylim()[1] for a in shown]
     assert all(inside)
+    assert (fig.table.permutation_p_holm.astype(float) >= fig.table.permutation_p.astype(float)).all() and fig.table.permutation_p_holm.min() == pytest.approx(min(1, 3*fig.table.permutation_p.min()))
+    assert "corrected for the 3 panels" in " ".join(" ".join(t.get_text() for t in fig.texts).split()) and f"chance {fig.table.regret_random.iloc[0]:.2f}" in shown[0].texts[0].get_text()
     turned = f[f.estimator == "two"].merge(many["two"], on=["target", "source"])
     assert turned.groupby("target")[["score_sd", "score"]].corr().iloc[::2, 1].max() < -.999           # a distance is turned round
     with pytest.raises(UserError, match="13 targets"): gallery.panels(dict(a=made(13)), directions=dict(a=1), **FAST)
