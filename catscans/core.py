@@ -157,7 +157,7 @@ PAPER_TARGETS = ("isic2018", "chest", "pcam-middle")
 NOT_RECORDED = (("pcam-small", "pcam-middle"), ("kimia960", "isic2018"), ("kimia960", "chest"))
 PROTOCOLS = ("grouped", "described", "published")
 
-# %% ../nbs/00_core.ipynb #4108c54f
+# %% ../nbs/00_core.ipynb #4acf5c41
 @dataclass(frozen=True)
 class Profile:
     "Everything that distinguishes one way of running the study from another."
@@ -166,7 +166,7 @@ class Profile:
     targets:tuple            # dataset names
     pairs:tuple              # (source, target) pairs; source "random" is the baseline AUC(D_T)
     size:int|None            # image side in pixels; None: per dataset, Table III
-    recipe:str               # key of training.RECIPES
+    recipe:str               # key of recipes.RECIPES
     folds:int = 5
     seed:int = 1
     protocol:str = "grouped"
