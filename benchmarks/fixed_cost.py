@@ -7,6 +7,9 @@ hashing the weights, and writing. Executed as a notebook it also waits for a Jup
 A target of another profile needs its images (CATSCANS_DATA). The first process is not counted: it builds the store, fills the file system's cache and, on JAX, the compilation cache."""
 import argparse, json, os, statistics, subprocess, sys, tempfile, time
 from dataclasses import replace
+from catscans.transfer import PHASES
+
+OUTSIDE = tuple(k for k in PHASES if k != "step")
 
 def child(o):
     "one run in this process: prints the phases of its record"
@@ -17,7 +20,7 @@ def child(o):
     recipes |= {k: replace(r, epochs=2) for k, r in recipes.items()}   # one checkpoint for each fold
     record = transfer.execute(Run("random", o.target, o.profile), show=None)
     timing, folds = (json.loads(record.read_text())[k] for k in ("timing", "folds"))
-    print(json.dumps({k[:-2]: v for k, v in timing.items() if k[:-2] in transfer.PHASES} | dict(held_out=sum(f["n_test"] for f in folds))))
+    print(json.dumps({k[:-2]: v for k, v in timing.items() if k[:-2] in PHASES} | dict(held_out=sum(f["n_test"] for f in folds))))
 
 def once(o, work):
     "phases of one fresh process; `outside` is its whole time but the steps"
@@ -29,8 +32,8 @@ def once(o, work):
         wall = time.perf_counter()-start
     if p.returncode: sys.exit(f"benchmarks.fixed_cost: the run ended with {p.returncode}: {(p.stderr.strip().splitlines() or ['nothing was printed'])[-1]}")
     t = json.loads(p.stdout.strip().splitlines()[-1])
-    outside, inside = wall - t["step"], ("import", "build", "trace", "recalibrate", "predict", "save")
-    return {k: t[k] for k in inside} | dict(other=outside - sum(t[k] for k in inside), outside=outside, step=t["step"], held_out=t["held_out"])
+    outside = wall - t["step"]
+    return {k: t[k] for k in OUTSIDE} | dict(other=outside - sum(t[k] for k in OUTSIDE), outside=outside, step=t["step"], held_out=t["held_out"])
 
 def measure(o)->dict:
     "medians over the repeats, and every `outside`"
@@ -56,7 +59,7 @@ def main(argv=None)->int:
     r = measure(o)
     if o.json: print(json.dumps(r)); return 0
     print(f"{r['arch']}, {r['size']} px, five folds of {r['target']} ({r['held_out']:.0f} held-out images), {r['backend']}, {r['threads']} threads; medians of {r['repeats']} processes, seconds")
-    for k in ("import", "build", "trace", "recalibrate", "predict", "save", "other"): print(f"  {k:12s}{r[k]:8.1f}")
+    for k in (*OUTSIDE, "other"): print(f"  {k:12s}{r[k]:8.1f}")
     print(f"  {'outside':12s}{r['outside']:8.1f}   each: {', '.join(map(str, r['each']))}\n  training steps {r['step']:.1f}, not counted")
     return 0
 

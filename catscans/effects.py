@@ -6,12 +6,12 @@
 __all__ = ['STUDY', 'EFFECT', 'RECORD', 'ABOUT', 'NOT_COMPARABLE', 'OBTAINED', 'EFFECTS', 'POWER', 'Told', 'effect', 'shown',
            'partial_interval']
 
-# %% ../nbs/66_effects.ipynb #c81ef1ff
+# %% ../nbs/66_effects.ipynb #e3e6aab2
 import math
 from dataclasses import dataclass
 import numpy as np
 from . import stats
-from .comparisons import _holm
+from .comparisons import holm
 from .core import PAPER_TARGETS, counted
 from .evidence import Evidence, known, listed, p_text, r_text, WITHIN
 from .style import label
@@ -42,13 +42,13 @@ def effect(
         return f
     return register
 
-# %% ../nbs/66_effects.ipynb #ae732ff1
+# %% ../nbs/66_effects.ipynb #ce708be3
 def shown(
     ev:Evidence,
     asked:list,  # of (a, b, target)
 )->dict: # (a, b, target) -> 1: a is shown to be higher, -1: lower, 0: cannot tell
     "Which of several differences the corrected test shows, after Holm over all of them."
-    p = _holm([ev.p(*k) for k in asked])
+    p = holm([ev.p(*k) for k in asked])
     return {(a, b, t): int(np.sign(ev.mean(a, t) - ev.mean(b, t))) if q < .05 else 0 for (a, b, t), q in zip(asked, p)}
 
 def _tested(s):
@@ -87,7 +87,7 @@ def _told_second(ev, printed):
     low = True if b["isic2018"][0] > half else False if b["isic2018"][1] <= half else None
     return Told(_all_or_any([low, *(_within_bounds(b[t], printed[f"rank_{t}"]) for t in PAPER_TARGETS if f"rank_{t}" in printed)]), f"{why}: its rank may be {_ranks_text(b)}.", value)
 
-# %% ../nbs/66_effects.ipynb #13bde29b
+# %% ../nbs/66_effects.ipynb #e7a27bd1
 def _lower(ev, asked):
     "Whether the first is lower in all of (a, b, target): one that is higher contradicts, all that are lower reproduce."
     s = shown(ev, asked)
@@ -122,12 +122,12 @@ def _told_medical(ev, printed):
 def _told_chest(ev, printed):
     "The chest images below the baseline on some target; contradicted where they are above it on all."
     rows = {t: g["chest"] for t, g in ev.gains.items() if "chest" in g}
-    p = dict(zip(rows, map(float, _holm([r.p for r in rows.values()]))))
+    p = dict(zip(rows, map(float, holm([r.p for r in rows.values()]))))
     sign = [int(np.sign(r.mean_difference)) if p[t] < .05 else 0 for t, r in rows.items()]
     return Told(True if -1 in sign else False if sign and all(s == 1 for s in sign) else None, "AUC minus the baseline's: "
         + listed([f"{r.mean_difference:+.3f} on {label(t)} (corrected {p_text(p[t])} after Holm)" for t, r in rows.items()]) + ".", {f"gain_p_{t}": v for t, v in p.items()})
 
-# %% ../nbs/66_effects.ipynb #1e9320f6
+# %% ../nbs/66_effects.ipynb #1c37c13b
 POWER = .8   # Cohen's convention
 
 def partial_interval(
@@ -152,7 +152,7 @@ def _told_significant(ev, printed):
     "A relation within targets contradicts; that there is none is found only with enough power."
     value, k = _inside(ev), len(ev.related.target.unique())
     p = [v for name, v in value.items() if name.endswith("_p") and v != "undefined"]
-    low, power = float(min(_holm(p))) if p else "undefined", stats.spearman_power(max(ev.correlations["experts"]["n"] - k + 1, 4), .5)
+    low, power = float(min(holm(p))) if p else "undefined", stats.spearman_power(max(ev.correlations["experts"]["n"] - k + 1, 4), .5)
     holds = None if not p else False if low < .05 else True if power >= POWER else None
     return Told(holds, "Within targets rho is " + listed([f"{r_text(value[f'{d}_spearman_rho_within'])} ({name}, {p_text(value[f'{d}_spearman_rho_within_perm_p'])})" for d, name in _DISTANCES.items()])
         + f", the lowest of r and rho after Holm {p_text(low)}, the power at a rho of 0.5 {power:.2f}; what differs between targets is no evidence about sources.",
@@ -189,6 +189,6 @@ def _told_far(ev, printed):
         m = ev.pairs[~ev.pairs.self_pair].pivot(index="target", columns="source", values=d)
         above[d] = int((m.imagenet > m.drop(columns="imagenet").median(axis=1)).sum())/len(m)
         value[f"{d}_sign_p"] = float(binomtest(round(above[d]*len(m)), len(m)).pvalue)
-    p = dict(zip(_DISTANCES, _holm(list(value.values()))))
+    p = dict(zip(_DISTANCES, holm(list(value.values()))))
     return Told(_all_or_any([None if p[d] >= .05 else above[d] > .5 for d in _DISTANCES]),
                 "Sign tests over targets: " + listed([f"{p_text(value[f'{d}_sign_p'])} ({name})" for d, name in _DISTANCES.items()]) + ".", value)

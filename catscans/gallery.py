@@ -6,10 +6,10 @@
 __all__ = ['TITLES', 'panels', 'atlas_of', 'pairs_of', 'direction', 'fold_noise', 'table', 'estimators', 'estimator_table',
            'matrices_of', 'atlas']
 
-# %% ../nbs/73_gallery.ipynb #f569e992
+# %% ../nbs/73_gallery.ipynb #cacc485d
 import numpy as np, pandas as pd
 from . import records
-from .comparisons import _holm
+from .comparisons import holm
 from .core import UserError, get_profile
 from .plots import MEASURES, _distances, measures
 from .protocols import setting
@@ -75,7 +75,7 @@ def fold_noise(
         out[t] = float(np.sqrt((r**2).sum()/((s-1)*(k-1))*(1/k + 1/(k-1))))
     return out
 
-# %% ../nbs/73_gallery.ipynb #a1fce2d7
+# %% ../nbs/73_gallery.ipynb #0e870a7c
 def table(
     many:dict,        # estimator -> pairs, as from `pairs_of`
     noise=None,       # of `evaluation.ceiling`: standard deviation of an AUC, or target -> that
@@ -92,7 +92,7 @@ def table(
         out[name] = evaluation.agreement(p, directions[name] if directions else direction(name), tops.get(key), **kw)
     t = pd.DataFrame(out).T.rename_axis("estimator")
     p = t.permutation_p.dropna().astype(float)
-    return t.assign(permutation_p_holm=pd.Series(_holm(p), p.index, float))
+    return t.assign(permutation_p_holm=pd.Series(holm(p), p.index, float))
 
 TITLES = dict(MEASURES, task2vec_scaled_cosine="Task2Vec (scaled cosine)", task2vec_normalized_cosine="Task2Vec (normalised cosine)", task2vec_asymmetric="Task2Vec (asymmetric)", fid="FID", kid="KID", otdd="OTDD", otdd_exact="OTDD (exact label distance)",
               leep="LEEP", nce="NCE", logme="LogME", hscore="H-score", hscore_shrunk="H-score (shrunk)", transrate="TransRate", parc="PARC", nleep="N-LEEP", knn_accuracy="k-NN accuracy", linear_probe_accuracy="Linear probe (accuracy)",

@@ -357,12 +357,13 @@ def compare(
     value, sd, n = mean_distance(a, b, distance)
     return dict(distance=distance, value=value, sd=sd, pairs=n, within_source=mean_distance(a, None, distance)[0], within_target=mean_distance(b, None, distance)[0])
 
-# %% ../nbs/52_task2vec.ipynb #a376d61e
+# %% ../nbs/52_task2vec.ipynb #08fb19b6
 def probe_fingerprint(
     probe:Probe,
 )->str:
     "A hash of all weights below the head: embeddings of different networks are not comparable."
-    return digest(*(x for v in probe.body.weights for x in (v.path.split("/", 1)[-1], np.asarray(v.value if hasattr(v, "value") else v))))
+    from catscans.models import as_array
+    return digest(*(x for v in probe.body.weights for x in (v.path.split("/", 1)[-1], as_array(v))))
 
 def save_embeddings(
     embeddings:list,  # of Embedding, of one dataset and probe
