@@ -319,7 +319,7 @@ def main(
     import argparse
     a = argparse.ArgumentParser(prog="python -m catscans.prints", description=main.__doc__)
     a.add_argument("names", nargs="*", metavar="SOURCE", help="default: all")
-    a.add_argument("--probe", required=True, metavar="FILE", help="the network that looks at the images"); a.add_argument("--out", required=True, metavar="DIR")
+    a.add_argument("--probe", required=True, metavar="FILE", help="the network that looks at the images: a file, or squeezenet or imagenet, which are fetched once"); a.add_argument("--out", required=True, metavar="DIR")
     a = a.parse_args(argv)
     try:
         for n in a.names: choose("source", n, printable())

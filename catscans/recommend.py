@@ -521,7 +521,7 @@ def _by_name(name, size, most, seed):
     return (images if len(at) == len(images) else images.subset(at)), len(images)
 
 def main_rank(
-    path, probe=None,    # a file, or imagenet; default: CATSCANS_PROBE
+    path, probe=None,    # a file, squeezenet or imagenet; default: CATSCANS_PROBE
     as_json:bool=False,
     keep=(),             # sources that are not dropped for a name alone
 )->int: # exit code

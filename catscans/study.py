@@ -514,7 +514,7 @@ def _parser():
     k = command("rank", "which source to pretrain on for your own images: a ranked table, and how much it can be trusted")
     k.epilog = _TABLE
     k.add_argument("images", metavar="FOLDER|CSV|NPZ|NAME", help="NAME: a dataset of catscans data list"); k.add_argument("--json", action="store_true", help="an object instead of a table")
-    k.add_argument("--probe", metavar="FILE", help="a network for features (default: CATSCANS_PROBE); without one the ranking is the prior's")
+    k.add_argument("--probe", metavar="FILE", help="a network for features, as a file, or squeezenet (3 MB, fetched once) or imagenet (ResNet50, 95 MB); default: CATSCANS_PROBE; without one the ranking is the prior's")
     k.add_argument("--keep", metavar="SOURCE", action="append", default=[], help="do not drop this source because of the name of your images (may be repeated); near duplicates drop it all the same")
     pub = command("published", "the authors' record").add_subparsers(dest="what", metavar="COMMAND", required=True, parser_class=_Parser)
     command("export", "write the record as CSV files", parent=pub).add_argument("dir", metavar="DIR")

@@ -1,5 +1,6 @@
 """Task2Vec against closed forms, plain loops and the original's formulas; probes by name, and files that are none."""
 import importlib.util, os, subprocess, sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -207,6 +208,32 @@ def test_squeezenet_from_an_old_file_of_weights(tmp_path):
         for v, w in zip(a.get_weights(), b.get_weights()): np.testing.assert_array_equal(v, w)
     legacy(model, tmp_path/"cut.h5", cut="fire3/expand3x3")
     with pytest.raises(UserError, match=r"does not fit squeezenet: layer fire3_expand3x3 needs .*\(3, 3, 16, 64\).*, the file has .*63"): load_probe(tmp_path/"cut.h5")
+
+
+def test_squeezenet_by_name_is_fetched_once_into_keras_own_cache(tmp_path, monkeypatch):
+    from catscans.probes import SQUEEZENET_FILE
+    (tmp_path/"models").mkdir()
+    legacy(squeezenet(2, 32), there := tmp_path/"models"/SQUEEZENET_FILE["fname"])
+    get = keras.utils.get_file
+    import hashlib
+    mine = SQUEEZENET_FILE | dict(file_hash=hashlib.sha256(there.read_bytes()).hexdigest(), origin="http://127.0.0.1:9/nobody.h5")
+    monkeypatch.setattr("catscans.probes.SQUEEZENET_FILE", mine)
+    monkeypatch.setattr(keras.utils, "get_file", lambda **kw: get(cache_dir=str(tmp_path), **kw))
+    assert load_probe("squeezenet", 32).name == SQUEEZENET_FILE["fname"]      # it is there: nothing is fetched
+    there.write_bytes(b"half of it")                                          # another hash: fetched again, and nobody answers
+    with pytest.raises(UserError, match="SqueezeNet's ImageNet weights could not be fetched.*--probe FILE"): load_probe("squeezenet", 32)
+
+
+def test_the_named_squeezenet_is_the_file_that_the_prints_were_made_with():
+    "the package's prints tell the network by what it makes of fixed pictures"
+    import hashlib
+    from catscans.probes import SQUEEZENET_FILE
+    file = Path(__file__).parents[2]/"shared"/"weights"/SQUEEZENET_FILE["fname"]
+    if not file.exists(): pytest.skip(f"{file.name} is not here: SqueezeNet's ImageNet weights are not held against the prints")
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == SQUEEZENET_FILE["file_hash"]
+    from catscans.prints import SIZE, prints, same_probe, touchstone
+    mine = touchstone(load_probe(file, SIZE), SIZE)
+    assert all(same_probe(p.touch, mine) for p in prints().values() if p.look is not None)
 
 
 def test_wrong_probe_files_are_one_clear_error(tmp_path, monkeypatch):
