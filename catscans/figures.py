@@ -13,9 +13,10 @@ from . import records
 from .core import PROFILES, atomic, choose, data_dir, figures_dir, get_profile, results_dir, UserError, work_dir
 from .gallery import atlas, estimator_table, estimators, pairs_of
 from .plots import (auc_summary, correlated, correlations, critical_difference, curves, fall_frame, FALLING, fig1, fig2, fig3, fig4, gain, gain_frame, measures, observed, printed_rho,
-                            rank_frame, rank_heatmap, transfer_frame, within_text)
+                            rank_heatmap, transfer_frame, within_text)
 from .plots import _comparable
-from .style import label, markdown, provenance, save, save_table, small, Study, study, style
+from .seeds import seeds, seeds_sentence, why_not_seeds
+from .style import label, markdown, provenance, save, save_table, small, Study, study
 from .tables import table1, table2, table3, table3_finetuning, table4, table5, table7
 from .transfer import fixed_cost_line
 
@@ -24,12 +25,12 @@ TITLES = dict(table1_datasets="The datasets", fig1_samples="Examples of the data
     table3_settings="Settings", table3_finetuning="Fine-tuning settings in the authors' git history", fig3_auc="AUC per source and target", table4_auc="AUC per source and target, as numbers",
     fig4_distance="Transferability against distance", table6_correlations="Correlations of distance and transferability", fig5_ranks="Rank heat map",
     fig6_gain="What a source adds to the baseline", fig7_critical_difference="Mean ranks", fig8_curves="Training curves", table5_metrics="More than the AUC", table7_cost="What it cost",
-    fig9_gallery="One panel per estimator", table8_estimators="How far each estimator agrees with transfer", fig10_atlas="The datasets in two dimensions")
+    fig9_gallery="One panel per estimator", table8_estimators="How far each estimator agrees with transfer", fig10_atlas="The datasets in two dimensions", fig11_seeds="What another seed says")
 
 _MAKE = dict(table1_datasets=table1, fig1_samples=fig1, fig2_design=fig2, table2_pretraining=table2, table3_settings=table3, table3_finetuning=table3_finetuning,
     fig3_auc=fig3, table4_auc=table4, fig4_distance=fig4, table6_correlations=correlations, fig5_ranks=rank_heatmap, fig6_gain=gain,
     fig7_critical_difference=critical_difference, fig8_curves=curves, table5_metrics=table5, table7_cost=table7,
-    fig9_gallery=estimators, table8_estimators=estimator_table, fig10_atlas=atlas)
+    fig9_gallery=estimators, table8_estimators=estimator_table, fig10_atlas=atlas, fig11_seeds=seeds)
 _ONLY_OURS = ("fig1_samples", "fig8_curves", "table5_metrics", "table7_cost")
 
 def why_not(
@@ -42,6 +43,7 @@ def why_not(
     if published and name in _ONLY_OURS: return "the authors' record has no images, losses, predictions or times"
     if not published and name == "table3_finetuning": return "the git history belongs to published"
     if name == "fig1_samples" and not st.watermark and data_dir() is None: return "CATSCANS_DATA is not set, so there are no images to show"
+    if name == "fig11_seeds": return why_not_seeds(st)
     part = set(st.pairs) != set(study(st.profile, st.protocol).pairs)                 # a whole grid never goes without, it stops
     if not part: return ""
     if name == "fig7_critical_difference" and not _comparable(st): return "ranks need three sources of a target"
@@ -100,7 +102,7 @@ def _still_falling(st, most=3):
 def sentences(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
 )->dict: # name of a figure -> its sentence
-    "What Figs. 3, 4, 6 and, of our own profiles, 8 show, in words made from their numbers."
+    "What Figs. 3, 4, 6 and, of our own profiles, 8 and, where cells are repeated, 11 show, in words made from their numbers."
     st = study(profile)
     auc, g, t = auc_summary(st.fold_auc()), gain_frame(st), transfer_frame(st)
     best = auc[auc["rank"] == 1].sort_values("target", key=lambda v: v.map(st.targets.index))
@@ -117,6 +119,7 @@ def sentences(
     between = " Which source will transfer is a question within targets; over all pairs a correlation also holds what differs between the targets." if t.target.nunique() > 1 else ""
     falling = "" if st.profile == "published" else _still_falling(st)
     ended = dict(fig8_curves=falling) if falling else {}
+    if not why_not_seeds(st): ended["fig11_seeds"] = seeds_sentence(st)
     return ended | dict(fig3_auc="Highest mean AUC: " + "; ".join(f"{label(s)} on {label(u)} ({m:.3f})" for s, u, m in best[["source", "target", "mean"]].to_numpy()) + ".",
         fig6_gain=f"Of {len(each)} differences from {per}, {len(up)} lie above zero with their whole interval, {len(down)} below, and {len(each)-len(up)-len(down)} cannot be told from zero.",
         fig4_distance="; ".join(cor) + f".{between}" + f" {observed(st)}".rstrip())

@@ -7,7 +7,7 @@ __all__ = ['SHORT', 'ORIGIN', 'RED', 'TARGETS', 'GREY', 'Study', 'study', 'label
            'provenance', 'canvas', 'legend', 'write_csv', 'save', 'markdown', 'save_table', 'small']
 
 # %% ../nbs/67_style.ipynb #19233546
-import functools, re
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -111,11 +111,12 @@ def provenance(
     st:Study,      # what is shown
     what="",       # what was counted: "120 folds of 24 pairs"
     where=None,    # default: the records
+    one_seed=True, # False: it shows all seeds of the profile
 )->str:
     "The line under every figure and table."
     where = where or ("the authors' record (vcheplygina/cats-scans, results/)" if st.profile == "published" else f"results/{st.profile}/records")
     p = PROFILES.get(st.profile)
-    seed = f", seed {p.seed} of {len(p.seeds)}" if p and len(p.seeds) > 1 else ""       # figures and tables show one; evaluation.reliability compares them
+    seed = f", seed {p.seed} of {len(p.seeds)}" if one_seed and p and len(p.seeds) > 1 else ""       # most show one
     return f"Profile {st.profile}, protocol {st.protocol}{seed}: {what + ' from ' if what else ''}{where}."
 
 @functools.cache
@@ -136,12 +137,13 @@ def canvas(
     more="",             # a second sentence under the figure
     where=None,          # for `provenance`
     head=0,              # inches kept free under the title
+    one_seed=True,       # for `provenance`
     **kw):               # for `Figure.subplots`
     "A figure and its panels (rows, cols)."
     import textwrap
     fig = _shown()(size, layout="constrained")
     fig.suptitle(title, x=.008, **(dict(y=1-.06/size[1], va="top") if head else {}), ha="left")
-    line = textwrap.fill(f"{provenance(st, what, where)} {more}".strip(), int(size[0]*19), break_on_hyphens=False)   # hinted letters are wider in small pictures
+    line = textwrap.fill(f"{provenance(st, what, where, one_seed)} {more}".strip(), int(size[0]*19), break_on_hyphens=False)   # hinted letters are wider in small pictures
     fig.foot, fig.head = (.06 + .125*(line.count("\n") + 1))/size[1], head/size[1]   # heights of the line and of what is kept free, in figure heights
     fig.get_layout_engine().set(w_pad=.06, h_pad=.05, rect=(0, fig.foot, 1, 1 - fig.foot - fig.head))
     fig.text(.008, .05/size[1], line, va="bottom", fontsize=6.5, color=GREY, linespacing=1.3)
