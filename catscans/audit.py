@@ -11,7 +11,6 @@ import json, math, textwrap
 import numpy as np, pandas as pd
 from .core import UserError
 from .claims import CLAIMS, OBTAINED, VERDICTS, NotThere, answer, from_profile, from_record, obtained
-from .claims import copied, learning_rates, random_draws, triangle_violations  # findings that belong to it
 
 # %% ../nbs/66_audit.ipynb #101e1649
 PROFILES_AUDITED = ("lite", "paper")

@@ -10,7 +10,7 @@ __all__ = ['PAPER_SOURCES', 'PAPER_TARGETS', 'NOT_RECORDED', 'PROTOCOLS', 'PROFI
 # %% ../nbs/00_core.ipynb #98a15333
 import base64, glob, hashlib, json, os, shutil, sys, tempfile, zlib
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 
@@ -182,6 +182,7 @@ class Profile:
     ready:tuple = ()         # sources whose weights come with Keras: not pretrained here
     note:str = ""            # what the profile can and cannot show
     budget:str = ""          # expected wall time, printed in the report
+    quick:bool = False       # to be done in minutes: estimators that are slow, or that need the networks of all sources, are left out
 
 # %% ../nbs/00_core.ipynb #3f613369
 def _toy(n): return f"toy-{n}"
@@ -195,7 +196,7 @@ PROFILES = {p.name: p for p in (
     Profile("toy", tuple(map(_toy, PAPER_SOURCES)), tuple(map(_toy, PAPER_TARGETS)),
         tuple((_toy(s), _toy(t)) for s, t in _recorded) + tuple(("random", _toy(t)) for t in PAPER_TARGETS),
         size=32, recipe="toy", arch="resnet50-conv2", threads=1, probe="source:toy-imagenet",
-        watermark="generated images", budget="about 10 minutes on two cores",
+        watermark="generated images", quick=True, budget="about 10 minutes on two cores",
         note="Generated images: they show that every stage runs and is wired correctly. Their numbers mean nothing. The network is ResNet50 cut after its second stage."),
     Profile("lite", _lite_sources, _lite_targets,
         tuple((s, t) for t in _lite_targets for s in (*_lite_sources, "random") if (s, t) not in _lite_self),

@@ -108,15 +108,18 @@ def _of(name, source, target):
 
 def _else(name): return f"; or images and {_MADE[name]}" if name in _MADE else ""
 
-def _bind(card, source, target, context):
+def _bind(card, source, target, context, made):
     "keyword arguments for `card.call`; `NotAvailable` where one is missing"
+    def of(k):
+        if k in _MADE and k not in made: made[k] = _made(k, source, target, context)
+        return made[k] if k in _MADE else _of(k, source, target)
     ps = inspect.signature(card.call).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in ps.values())
     if stray := [k for k in context if k not in INPUTS and k not in ps and not open_ended]:
         raise UserError(f"{card.name} has no setting {stray[0]!r}; allowed are {', '.join(k for k in ps if k not in INPUTS) or 'none'}, and the inputs {', '.join(INPUTS)}")
     kw = {k: v for k, v in context.items() if v is not None and (k in ps or open_ended and k not in INPUTS)}
     for k in ps:
-        if k in INPUTS and k not in kw and (v := _made(k, source, target, context) if k in _MADE else _of(k, source, target)) is not None: kw[k] = v
+        if k in INPUTS and k not in kw and (v := of(k)) is not None: kw[k] = v
     if missing := [k for k in card.inputs if k not in kw]:
         raise NotAvailable(f"{card.name} is not available: it needs {'; '.join(f'{k} ({INPUTS[k]}{_else(k)})' if k in INPUTS else k for k in missing)}")
     return kw
@@ -128,8 +131,12 @@ def score(
     **context,       # keys of `INPUTS`, and settings of the estimator
 )->float:
     "One estimate for one pair."
+    return _score(name, source, target, context, {})
+
+def _score(name, source, target, context, made):
+    "`made`: what networks have made of this pair's images, kept between estimators"
     card = registry()[choose("measure", name, registry())]
-    value = float(card.call(**_bind(card, source, target, context)))
+    value = float(card.call(**_bind(card, source, target, context, made)))
     if not np.isfinite(value): raise UserError(f"{name} gave {value} for these inputs: it is not defined for them")
     return value
 
@@ -141,9 +148,9 @@ def scores(
 )->list: # of dict(name, value or None, reason: "" or why there is no value)
     "All estimates for one pair. An input that is missing or degenerate costs only the estimators that need it."
     if stray := [k for k in context if k not in INPUTS]: raise UserError(f"scores takes inputs only: received {stray[0]!r}, allowed are {', '.join(INPUTS)}; call `score` for settings")
-    out = []
+    out, made = [], {}
     for name in (registry() if names is None else [choose("measure", n, registry()) for n in names]):
-        try: out.append(dict(name=name, value=score(name, source, target, **context), reason=""))
+        try: out.append(dict(name=name, value=_score(name, source, target, context, made), reason=""))
         except UserError as e: out.append(dict(name=name, value=None, reason=str(e)))
         except Exception as e: out.append(dict(name=name, value=None, reason=f"{name} failed: {type(e).__name__}: {e}"))   # a newcomer's fault must not cost the others
     return out

@@ -153,6 +153,8 @@ def repeats(
     rows = [(r["target"], r["source"], r["seed"], r["metrics"]["auc_ovr_weighted_mean"]) for s in seeds_of(get_profile(profile)) for r in load_all(profile, protocol, s) if r["kind"] == "finetune"]
     return pd.DataFrame(rows, columns=["target", "source", "seed", "auc"])
 
+def _by_chance(auc): return 100*(np.max(auc, 0) - np.mean(auc, 0))   # AUC points that a random choice loses; (sources, ...)
+
 def between_seeds(
     auc,  # (sources, seeds), at least 2 x 2
 )->dict: # sd: of one seed's AUC, residual; sd_seed: of what a seed adds to all sources; icc, icc_mean: consistency of one seed and of the mean of all (ICC(3,1), ICC(3,k)); and of pairs of seeds, k of `STATISTICS`, top1 and regret_random
@@ -163,7 +165,7 @@ def between_seeds(
     both = [(x[:, i], x[:, j]) for i in range(k) for j in range(k) if i != j]
     with np.errstate(invalid="ignore", divide="ignore"): icc = np.array([(rows - noise)/(rows + (k-1)*noise), (rows - noise)/rows])
     return dict(sd=noise**.5, sd_seed=max(0., (cols - noise)/n)**.5, icc=icc[0], icc_mean=icc[1], **{s: np.mean([f(a, b) for a, b in both]) for s, f in STATISTICS.items()},
-                top1=np.mean([a.argmax() == b.argmax() for a, b in both]), regret_random=100*(x.max(0) - x.mean(0)).mean())
+                top1=np.mean([a.argmax() == b.argmax() for a, b in both]), regret_random=_by_chance(x).mean())
 
 # %% ../nbs/63_evaluation.ipynb #2c2b4ca6
 def reliability(
@@ -207,7 +209,7 @@ def agreement(
     "How well one estimator agrees with transferability; `k_values` (the plain values) only where targets are too few for an interval."
     t = per_target(pairs, direction)
     out = dict(pairs=int(t.n.sum()), targets=len(t), groups=t.group.nunique(), undefined=int(t.weighted_tau.isna().sum()), tied_scores=int(t.tied_scores.sum()),
-               permutation_p=permutation_p(pairs, direction, n_perm, seed), regret_random=100*float(pairs.groupby("target").auc.agg(lambda a: a.max() - a.mean()).mean()))
+               permutation_p=permutation_p(pairs, direction, n_perm, seed), regret_random=float(pairs.groupby("target").auc.agg(_by_chance).mean()))
     top = {} if noise is None else noise if hasattr(noise, "keys") and set(STATISTICS) <= set(noise) else ceiling(pairs, noise, seed=seed)
     for k in STATISTICS:
         out[k], out[f"{k}_lo"], out[f"{k}_hi"] = over_groups(t[k], t.group, level, n_boot, seed)

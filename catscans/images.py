@@ -10,7 +10,7 @@ __all__ = ['RESAMPLE', 'decode', 'Listing', 'Images', 'fingerprint', 'Swapped', 
 import hashlib, io, json, os, re, shutil, struct, tempfile, zipfile, zlib
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 from .core import UserError, choose, counted, digest, work_dir

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 import numpy as np, pandas as pd
-from .core import NOT_RECORDED, PAPER_SOURCES, PAPER_TARGETS, UserError, atomic, choose
+from .core import PAPER_SOURCES, UserError, atomic, choose
 from .protocols import setting
 
 # %% ../nbs/65_published.ipynb #ff0c31b2

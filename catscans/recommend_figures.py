@@ -6,7 +6,6 @@
 __all__ = ['WHERE', 'NAMES', 'LOOKS', 'sources', 'regrets', 'ablations', 'intervals', 'ranking']
 
 # %% ../nbs/92_recommend_figures.ipynb #c41a1f8b
-import math
 import numpy as np, pandas as pd
 from . import style
 from .evaluation import PALETTE

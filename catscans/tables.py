@@ -6,10 +6,10 @@
 __all__ = ['table1', 'table2', 'table3', 'table3_finetuning', 'table4', 'table5', 'table7']
 
 # %% ../nbs/68_tables.ipynb #2dcaadd4
-import numpy as np, pandas as pd
+import pandas as pd
 from . import records
-from .core import get_profile, UserError
-from .style import label, provenance, Study, study
+from .core import UserError
+from .style import label, Study, study
 
 # %% ../nbs/68_tables.ipynb #4c1b88bb
 def _need_records(st, what):

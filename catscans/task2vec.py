@@ -14,7 +14,7 @@ from pathlib import Path
 import math
 import numpy as np
 from .core import UserError, atomic, choose, digest, seed_for
-from .probes import Probe, compiled, load_probe
+from .probes import Probe, compiled
 
 # %% ../nbs/52_task2vec.ipynb #78f654a0
 def fit_head(

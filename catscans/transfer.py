@@ -63,7 +63,8 @@ class Progress:
     def __call__(self, fold, epoch, log, n):
         self.spent += log["seconds"]; self.done += 1
         left = (self.folds*self.epochs - fold*self.epochs - epoch - 1)*self.spent/self.done
-        auc = f"  AUC {np.mean(self.auc):.3f} after {len(self.auc)} of {self.folds}" if self.auc else ""
+        known = [a for a in self.auc if np.isfinite(a)]   # a slice leaves its metrics to the machine that unpacks it
+        auc = f"  AUC {np.mean(known):.3f} after {len(known)} of {self.folds}" if known else ""
         self.show(f"{self.label} {fold+1}/{self.folds}  epoch {epoch+1}/{self.epochs}  loss {log['loss']:.4f}  accuracy {log['accuracy']:.3f}  "
                   f"{n/max(log['seconds'], 1e-9):.0f} images/s  {left/60:.1f} min left{auc}")
 
@@ -283,7 +284,7 @@ def fixed_cost_line(recs:list)->str:
     c = fixed_cost(recs)
     if not c["runs"]: return "None of these records says what it cost outside training steps."
     parts = ", ".join(f"{k} {c[k]:.0f}" for k in (*PHASES, "other") if k != "step")
-    late = f"; {counted(c['unmeasured'], 'older record does', 'older records do')} not say" if c["unmeasured"] else ""
+    late = f"; {counted(c['unmeasured'], 'other record')}, older or of a resumed run, cannot say" if c["unmeasured"] else ""
     return f"Outside training steps {counted(c['runs'], 'run')} spent {c['fixed']:.0f} s of {c['wall']:.0f} s, {c['fixed']/c['runs']:.0f} s a run ({parts}){late}."
 
 # %% ../nbs/40_transfer.ipynb #554cf8a9
