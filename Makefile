@@ -41,7 +41,8 @@ test: env
 docs: env
 	rm -rf _proc _site jupyter_execute
 	$(BIN)/python -c "from nbdev.serve import proc_nbs; proc_nbs()"
-	cp docs/conf.py docs/contents.md _proc/
+	$(BIN)/python docs/pages.py
+	cp -r docs/conf.py docs/contents.md figures _proc/
 	$(BIN)/sphinx-build -q -b html _proc _site
 	@echo "the site is in _site/index.html"
 

@@ -1134,6 +1134,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'catscans.study._do': ('study.html#_do', 'catscans/study.py'),
                                 'catscans.study._engine_command': ('study.html#_engine_command', 'catscans/study.py'),
                                 'catscans.study._figures': ('study.html#_figures', 'catscans/study.py'),
+                                'catscans.study._figures_of_part': ('study.html#_figures_of_part', 'catscans/study.py'),
                                 'catscans.study._follow': ('study.html#_follow', 'catscans/study.py'),
                                 'catscans.study._get': ('study.html#_get', 'catscans/study.py'),
                                 'catscans.study._in_clone': ('study.html#_in_clone', 'catscans/study.py'),

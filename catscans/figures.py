@@ -102,27 +102,28 @@ def _still_falling(st, most=3):
 def sentences(
     profile:str|Study,  # "published", "toy", ... or `study(...)`
 )->dict: # name of a figure -> its sentence
-    "What Figs. 3, 4, 6 and, of our own profiles, 8 and, where cells are repeated, 11 show, in words made from their numbers."
+    "What Figs. 3, 4, 6 and, of our own profiles, 8 and, where cells are repeated, 11 show, in words made from their numbers; of a part, what it can have."
     st = study(profile)
-    auc, g, t = auc_summary(st.fold_auc()), gain_frame(st), transfer_frame(st)
+    out, auc = {}, auc_summary(st.fold_auc())
     best = auc[auc["rank"] == 1].sort_values("target", key=lambda v: v.map(st.targets.index))
     printed = lambda m: f" (the text prints Spearman's ρ = {printed_rho(m)})" if st.profile == "published" else ""
-    titles = measures(st)
-    each = g[g.source != "mean of sources"]
-    up, down = each[each.lo > 0], each[each.hi < 0]
-    per = "the self pair" if st.baseline == "self" else "random initialisation"
+    out["fig3_auc"] = "Highest mean AUC: " + "; ".join(f"{label(s)} on {label(u)} ({m:.3f})" for s, u, m in best[["source", "target", "mean"]].to_numpy()) + "."
+    if not why_not(st, "fig6_gain"):
+        each = gain_frame(st).query("source != 'mean of sources'")
+        up, down = each[each.lo > 0], each[each.hi < 0]
+        per = "the self pair" if st.baseline == "self" else "random initialisation"
+        out["fig6_gain"] = f"Of {len(each)} differences from {per}, {len(up)} lie above zero with their whole interval, {len(down)} below, and {len(each)-len(up)-len(down)} cannot be told from zero."
+    if st.profile != "published" and (falling := _still_falling(st)): out["fig8_curves"] = falling
+    if not why_not(st, "fig11_seeds"): out["fig11_seeds"] = seeds_sentence(st)
+    if why_not(st, "fig4_distance"): return out
+    titles, t = measures(st), transfer_frame(st)
     def related(m, c):
         if c["undefined"]: return f"no correlation over {c['n']} pairs ({c['undefined']})"
         inside = f"{within_text(c)}; over all pairs " if within_text(c) else ""
         return f"{inside}Pearson r {c['pearson_r']:.3f}{printed(m)}, Spearman ρ {c['spearman_rho']:.3f} over {c['n']} pairs"
     cor = [f"{titles[m].split(' (')[0]}: {related(m, correlated(d))}" for m, d in t.groupby("measure", sort=False)]
     between = " Which source will transfer is a question within targets; over all pairs a correlation also holds what differs between the targets." if t.target.nunique() > 1 else ""
-    falling = "" if st.profile == "published" else _still_falling(st)
-    ended = dict(fig8_curves=falling) if falling else {}
-    if not why_not_seeds(st): ended["fig11_seeds"] = seeds_sentence(st)
-    return ended | dict(fig3_auc="Highest mean AUC: " + "; ".join(f"{label(s)} on {label(u)} ({m:.3f})" for s, u, m in best[["source", "target", "mean"]].to_numpy()) + ".",
-        fig6_gain=f"Of {len(each)} differences from {per}, {len(up)} lie above zero with their whole interval, {len(down)} below, and {len(each)-len(up)-len(down)} cannot be told from zero.",
-        fig4_distance="; ".join(cor) + f".{between}" + f" {observed(st)}".rstrip())
+    return out | dict(fig4_distance="; ".join(cor) + f".{between}" + f" {observed(st)}".rstrip())
 
 # %% ../nbs/70_figures.ipynb #c1dd304c
 def about(

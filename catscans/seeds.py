@@ -23,7 +23,7 @@ def why_not_seeds(
 
 def _cells(st):
     d = repeats(st.profile, st.protocol)
-    return d[[p in set(st.pairs) for p in zip(d.source, d.target)]]
+    return d[np.array([p in set(st.pairs) for p in zip(d.source, d.target)], bool)]
 
 # %% ../nbs/74_seeds.ipynb #41f36adb
 def _line(r):

@@ -506,7 +506,8 @@ def _parser():
     s.add_argument("--protocol", metavar="P", help="default: the profile's")
     s.add_argument("--part", metavar="NAME", help="only this part of the grid")
     s.add_argument("--all", action="store_true", help="name every step that is left, not only the first 12")
-    command("figures", "draw every table and figure of a complete profile again", "toy")
+    f = command("figures", "draw every table and figure of a complete profile again", "toy")
+    f.add_argument("--part", metavar="NAME", help="what a part of the grid can show, when that part is complete")
     command("report", "write results/PROFILE/report.md from the executed results notebook", "lite")
     a = command("audit", "the paper's claims: printed, recomputed from the authors' record, obtained by us")
     a.add_argument("--json", action="store_true", help="a list of objects instead of a table")
@@ -534,9 +535,19 @@ def _parser():
     return top
 
 # %% ../nbs/80_study.ipynb #027c14fe
-def _figures(profile):
+def _figures_of_part(profile, part):
+    "a part is drawn without the notebooks, which show the whole grid"
+    sources, targets = _part(profile, part)
+    from catscans import figures
+    from catscans.style import study
+    paths = figures.make(study(profile, None, sources, targets))
+    print(f"part {part}: {counted(len({p.stem for p in paths}), 'table or figure', 'tables and figures')} in {figures_dir(profile)}")
+    return 0
+
+def _figures(profile, part=None):
     draw = ("results", "audit")
     choose("profile", profile, (*PROFILES, PUBLISHED)); _in_clone()
+    if part: return _figures_of_part(profile, part)
     with _looking(profile):
         steps = plan(profile)
         other = other_images(steps)
@@ -640,7 +651,7 @@ def _remove(a):
 def _do(a):
     if a.command == "run": return run(a.profile, a.source, a.target, a.protocol, a.jobs, a.engine, a.verbose, seeds=a.seeds, part=a.part)
     if a.command == "status": print(status(a.profile, a.protocol, a.part, None if a.all else 12)); return 0
-    if a.command == "figures": return _figures(a.profile)
+    if a.command == "figures": return _figures(a.profile, a.part)
     if a.command == "report": print(report(a.profile)); return 0
     if a.command == "audit": return _audit(a.json, a.record)
     if a.command == "rank": check_backend(); from catscans.recommend import main_rank; return main_rank(a.images, a.probe, a.json, a.keep)

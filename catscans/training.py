@@ -85,7 +85,7 @@ class Trainer:
         import keras
         from catscans.models import resnet50
         self.n_classes, self.size, self.recipe, self.arch, self.precision = n_classes, size, recipe, arch, settled(recipe).precision
-        self.traces, self.resident, self._seen = Counter(), True, None
+        self.traces, self.resident, self._seen, self.saving = Counter(), True, None, 0.   # saving: seconds that the last checkpoint took
         with clock("build"):
             backend = keras.backend.backend()
             if backend == "jax": keep_compiled()
@@ -419,7 +419,7 @@ def fit(
     if checkpoint: remove_halves(checkpoint)
     if every is None: every = _seconds("CATSCANS_CHECKPOINT_EVERY")
     key = digest(key, seed, recipe_key(trainer.recipe), index, trainer.arch, trainer.size)
-    history, last, took = load_checkpoint(checkpoint, key, trainer) if checkpoint else [], time.time(), 0.
+    history, last = load_checkpoint(checkpoint, key, trainer) if checkpoint else [], time.time()
     SECONDS["found"] += sum(h["seconds"] for h in history)
     for e in range(len(history), trainer.recipe.epochs):
         start = time.time()
@@ -429,9 +429,9 @@ def fit(
         try:
             if on_epoch: on_epoch(e, trainer.recipe.epochs, history[-1])
         except BaseException as why: stop = why     # the end of a slice, Ctrl-C: this epoch is not lost
-        if checkpoint and (stop or time.time()-last > (20*took if every is None else every) and e+1 < trainer.recipe.epochs):
+        if checkpoint and (stop or time.time()-last > (20*trainer.saving if every is None else every) and e+1 < trainer.recipe.epochs):
             before = time.time()
             with clock("save"): save_checkpoint(checkpoint, key, trainer, history)
-            last = time.time(); took = last - before
+            last = time.time(); trainer.saving = last - before
         if stop: raise stop
     return history

@@ -41,7 +41,7 @@ def test_one_seed_is_whole_before_the_next_begins():
 
 @pytest.mark.parametrize("line, said", [("run --profile power --part half", "allowed are balanced"), ("run --profile lite --part balanced", "profile lite has no parts"),
     ("run --profile power --part balanced --source random", "give one of the two"), ("run --seeds 0", "whole number from 1"), ("run --profile published --seeds 1", "one whole"),
-    ("status --profile published --part x", "one whole")])
+    ("status --profile published --part x", "one whole"), ("figures --profile lite --part small", "profile lite has no parts"), ("figures --profile power --part half", "allowed are balanced")])
 def test_wrong_requests_end_in_one_line(line, said, capsys):
     assert main(line.split()) == 2
     err = capsys.readouterr().err.strip(); assert said in err and len(err.splitlines()) == 1, err
@@ -97,6 +97,24 @@ def test_tables_show_one_seed_and_say_which(made):
     assert set(f.seed) == {1} and len(f) == 14*2 and "seed 1 of 3" in style.provenance(st)
     assert "seed" not in style.provenance(style.study("lite"))
     assert len(records.complete("power", sources=["random"])) == 3*5 and {r["seed"] for r in records.load_all("power", seed=3)} == {3}
+
+
+def test_the_repeats_are_drawn_for_a_part_and_told_in_words(made, tmp_path, monkeypatch, capsys):
+    import pandas as pd
+    from catscans import figures, seeds
+    st = style.study("power", None, *part_of(POWER, "balanced"))
+    assert {"fig3_auc", "fig11_seeds"} <= set(figures.items(st)) and "fig9_gallery" not in figures.items(st)
+    monkeypatch.setattr(figures, "items", lambda st: ["fig11_seeds"])                                 # the others are drawn in every profile's tests
+    assert main(["figures", "--profile", "power", "--part", "balanced"]) == 0 and "1 table or figure in" in capsys.readouterr().out
+    drawn = pd.read_csv(tmp_path/"figures/power/fig11_seeds.csv")
+    assert len(drawn) == 42 and set(drawn.seed) == {1, 2, 3}
+    fig, r = seeds.seeds(st), evaluation.reliability("power")
+    text = " ".join(t.get_text() for t in fig.findobj(lambda a: hasattr(a, "get_text")))
+    assert "seed 1 of 3" not in text and f"consistency {r.icc['kermany@1000']:.2f}" in text and f"loses {r.regret['ham10000@1600']:.1f} points" in text
+    said = figures.sentences(st)["fig11_seeds"]
+    assert f"in {100*r.top1['all']:.0f} % of pairs of seeds" in said and "12 cells with the seeds 1, 2, 3" in said
+    only = style.study("power", None, ["imagenette@1000", "dtd10@1000"], ["kermany@1000"])
+    assert len(seeds.seeds(only).frame) == 6 and "random" not in seeds.seeds_sentence(only).split("there")[1].split(".")[1]
 
 
 @with_images
