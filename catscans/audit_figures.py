@@ -15,7 +15,7 @@ import dataclasses, re
 import numpy as np, pandas as pd
 from .core import PAPER_SOURCES, PAPER_TARGETS
 from . import published, stats
-from . import audit as _audit
+from . import audit as _audit, claims as _claims
 from .claims import p_text
 from .style import GREY, ORIGIN, RED, Study, TARGETS, canvas, colour, label, legend, save, small, study, styled
 
@@ -197,7 +197,7 @@ def coefficients(rec=None):
 def draw_numbers(rec=None)->dict: # published, all_100, at_or_below, and mean, lo, hi, n, resampled of the random draws
     "Pearson's r of the published draw of subset pairs, of all of them, and of approximate random draws."
     rec = published.record(rec)
-    p, r = published.pairs(rec), _audit.random_draws(rec).pearson_r
+    p, r = published.pairs(rec), _claims.random_draws(rec).pearson_r
     of = lambda c: float(stats._pearson(p[c].to_numpy(), p.transferability.to_numpy()))
     w = rec.task2vec_distances.pivot(index=["source", "target"], columns="fold", values="distance")
     a = of("task2vec_published_draw")
@@ -208,7 +208,7 @@ def draw_numbers(rec=None)->dict: # published, all_100, at_or_below, and mean, l
 def draws(rec=None):
     "Pearson's r for the published draw of subset pairs among random ones."
     rec = published.record(rec)
-    r, n = _audit.random_draws(rec).pearson_r, draw_numbers(rec)
+    r, n = _claims.random_draws(rec).pearson_r, draw_numbers(rec)
     fig, [[ax]] = _canvas(rec, f"The published draw lies {lies(n['at_or_below'])}", (7.2, 2.6), what=f"{n['n']:,} draws of five subset pairs",
         more=f"Approximate: random draws are resamples of {n['resampled']} other subset pairs in the repository's history, shifted to the known mean over all pairs; "
              f"of the published {n['columns']} columns {n['different']} are different.")
@@ -273,7 +273,7 @@ def _times(k): return {-1: "a tenth", 0: "the same", 1: "ten times"}.get(k, f"{1
 def learning_rate(rec=None):
     "Transferability against the pair's learning rate, over all pairs and within targets."
     rec = published.record(rec)
-    p, c = rate_frame(rec), _audit.learning_rates(rec)
+    p, c = rate_frame(rec), _claims.learning_rates(rec)
     a, b = c["all"], c["no imagenet"]
     rho = lambda v, k: "ρ undefined" if v.get(k) is None else f"ρ = {v[k]:.2f} ({p_text(v[f'{k}_perm_p'])})"
     fig, [axes] = _canvas(rec, f"Learning rate and transferability: {_relation(a)}", (7.2, 3.1), 1, 2,
@@ -355,7 +355,7 @@ def distance_maps(rec=None):
     from matplotlib.patches import Rectangle
     rec = published.record(rec)
     (ex, tv), d = distance_frames(rec), published.distances("experts", rec)
-    bad, copy, more = _audit.triangle_violations(d), _audit.copied(tv), ""
+    bad, copy, more = _claims.triangle_violations(d), _claims.copied(tv), ""
     if copy: more += f"Dashed: ImageNet's Task2Vec distances are those of {label(copy)}. "
     if bad: more += f"Boxed: expert distances that contradict each other, {label(bad[0][0])} to {label(bad[0][2])} being further than by way of {label(bad[0][1])}."
     fig, [axes] = _canvas(rec, "The distances behind Fig. 4", (7.2, 3.3), 1, 2, f"{ex.notna().sum().sum()} expert distances and {tv.notna().sum().sum()} Task2Vec distances", more, sharey=True)
@@ -564,7 +564,7 @@ def save_verdicts(
 def sentences(rec=None)->dict: # name of a figure -> its sentence
     "What the figures of the audit show, in words made from their numbers, to be read after the claim's own reason."
     rec = published.record(rec)
-    t, d, c, b, g = tests_frame(rec), draw_numbers(rec), _audit.learning_rates(rec), baseline_frame(rec), geometry_numbers(rec)
+    t, d, c, b, g = tests_frame(rec), draw_numbers(rec), _claims.learning_rates(rec), baseline_frame(rec), geometry_numbers(rec)
     b, p = b[~b.self_pair], published.pairs(rec)
     k, others = rec.fold_auc.fold.nunique(), int((~p.self_pair).sum())
     total = t.groupby("test", sort=False)[["significant", "of"]].sum()

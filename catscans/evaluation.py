@@ -157,14 +157,16 @@ def _by_chance(auc): return 100*(np.max(auc, 0) - np.mean(auc, 0))   # AUC point
 
 def between_seeds(
     auc,  # (sources, seeds), at least 2 x 2
-)->dict: # sd: of one seed's AUC, residual; sd_seed: of what a seed adds to all sources; icc, icc_mean: consistency of one seed and of the mean of all (ICC(3,1), ICC(3,k)); and of pairs of seeds, k of `STATISTICS`, top1 and regret_random
+)->dict: # sd: of one seed's AUC, residual; sd_seed: of what a seed adds to all sources; icc, icc_mean: consistency of one seed and of the mean of all (ICC(3,1), ICC(3,k)); p_sources: of the F test that all sources are equal; and of pairs of seeds, k of `STATISTICS`, top1 and regret_random
     "How well one seed knows what another says, within one target."
+    from scipy.stats import f as f_test
     x = np.asarray(auc, float); n, k = x.shape
     rest = x - x.mean(1, keepdims=True) - x.mean(0) + x.mean()
     noise, rows, cols = (rest**2).sum()/((n-1)*(k-1)), k*x.mean(1).var(ddof=1), n*x.mean(0).var(ddof=1)
     both = [(x[:, i], x[:, j]) for i in range(k) for j in range(k) if i != j]
     with np.errstate(invalid="ignore", divide="ignore"): icc = np.array([(rows - noise)/(rows + (k-1)*noise), (rows - noise)/rows])
-    return dict(sd=noise**.5, sd_seed=max(0., (cols - noise)/n)**.5, icc=icc[0], icc_mean=icc[1], **{s: np.mean([f(a, b) for a, b in both]) for s, f in STATISTICS.items()},
+    with np.errstate(invalid="ignore", divide="ignore"): p = f_test.sf(rows/noise, n - 1, (n-1)*(k-1)) if noise > 1e-20 else float(rows <= 1e-20)
+    return dict(sd=noise**.5, sd_seed=max(0., (cols - noise)/n)**.5, icc=icc[0], icc_mean=icc[1], p_sources=p, **{s: np.mean([f(a, b) for a, b in both]) for s, f in STATISTICS.items()},
                 top1=np.mean([a.argmax() == b.argmax() for a, b in both]), regret_random=_by_chance(x).mean())
 
 # %% ../nbs/63_evaluation.ipynb #2c2b4ca6

@@ -9,6 +9,7 @@ __all__ = ['why_not_seeds', 'seeds', 'seeds_sentence']
 import numpy as np, pandas as pd
 from .core import get_profile, seeds_of
 from .evaluation import PALETTE, reliability, repeats
+from .evidence import p_text
 from .style import canvas, GREY, label, legend, Study, study, styled
 
 # %% ../nbs/74_seeds.ipynb #493c5a27
@@ -28,7 +29,7 @@ def _cells(st):
 # %% ../nbs/74_seeds.ipynb #41f36adb
 def _line(r):
     "what the repeats of a target say, in three short lines"
-    return (f"one seed's noise {100*r.sd:.1f} points, consistency {r.icc:.2f}\nits best source is another's best in {100*r.top1:.0f} %\n"
+    return (f"one seed's noise {100*r.sd:.1f} points; all sources equal: {p_text(r.p_sources)}\nits best source is another's best in {100*r.top1:.0f} %\n"
             f"and loses {r.regret:.1f} points there, any source {r.regret_random:.1f}")
 
 @styled
@@ -48,7 +49,7 @@ def seeds(
     cols = min(len(targets), 3)
     rows = -(-len(targets)//cols)
     fig, axes = canvas(st, "What another seed says", (7.2, (.2*len(order) + 1.)*rows + .85), rows, cols, f"{len(d)} AUCs",
-        more="A line for each seed: other initial weights, pretrainings, data order and folds. Black bars: means. Noise: of one AUC, without what a seed adds to all sources; consistency: ICC(3,1). "
+        more="A line for each seed: other initial weights, pretrainings, data order and folds. Black bars: means. Noise: of one AUC, without what a seed adds to all sources. All sources equal: F test. "
              "Random initialisation is no candidate.", one_seed=False, sharey=True)
     for ax, t in zip(axes.flat, targets):
         g = d[d.target == t].pivot(index="source", columns="seed", values="auc").reindex(order)
@@ -80,7 +81,8 @@ def seeds_sentence(
     r = reliability(d)
     if not len(r): return r.attrs["note"]
     a, rest = r.loc["all"], d[d.source != "random"]
-    gain = rest.groupby(["target", "seed"]).auc.mean() - d[d.source == "random"].groupby(["target", "seed"]).auc.mean()
-    return (f"{r.attrs['note'].split(';')[0]}: one AUC has a noise of {100*a.sd:.1f} points, and one seed's ranking a consistency of {a.icc:.2f} (ICC; all seeds' mean {a.icc_mean:.2f}). "
+    gain = (rest.groupby(["target", "seed"]).auc.mean() - d[d.source == "random"].groupby(["target", "seed"]).auc.mean()).dropna()
+    return (f"{r.attrs['note'].split(';')[0]}: one AUC has a noise of {100*a.sd:.1f} points, and one seed's order of the sources a consistency of {a.icc:.2f} (ICC(3,1); 1: always the same, 0 or less: none). "
+            f"That the sources of a target differ at all: {', '.join(f'{p_text(p)} on {label(t)}' for t, p in r.p_sources[:-1].items())} (F test over seeds). "
             f"The best source of one seed is that of another in {100*a.top1:.0f} % of pairs of seeds and loses {a.regret:.1f} points there, a source taken at random {a.regret_random:.1f}."
-            + (f" Pretraining on the sources, as a mean, is worth {100*gain.mean():+.1f} points against random initialisation ({', '.join(f'{100*v:+.1f}' for v in gain)} by target and seed)." if gain.notna().any() else ""))
+            + (f" Pretraining on the sources, as a mean, is worth {100*gain.mean():+.1f} points against random initialisation ({', '.join(f'{100*v:+.1f}' for v in gain)} by target and seed)." if len(gain) else ""))

@@ -428,7 +428,7 @@ def passes(
     return dict(runs=len(todo), images=total)
 
 # %% ../nbs/35_slices.ipynb #7de98b28
-HELP = """the profile power (72 pairs and 5 baselines with 3 seeds, 64 px), meant for 25 minutes of one GPU (not run yet; --measure says first how many processes pay):
+HELP = """the profile power (72 pairs and 5 baselines with 3 seeds, 64 px), meant for 25 minutes of one GPU (not run there yet; --measure says first how many processes pay):
   at home      python -m catscans.slices pack-inputs power-inputs --profile power
   on the GPU   python -m catscans.slices --profile power --data power-inputs --out power-out --minutes 25 --at-once 4
                stopped by the clock, or killed, it goes on with the same command
@@ -436,7 +436,7 @@ HELP = """the profile power (72 pairs and 5 baselines with 3 seeds, 64 px), mean
 on a CPU, its part of 6 equally large sources and random initialisation, 2 targets, 3 seeds:
                KERAS_BACKEND=tensorflow python -m catscans.slices --profile power --part balanced --out power-out --minutes 60
                or: catscans run --profile power --part balanced
-               (--part small: 4 sources of 300 images and random initialisation, one target, a quarter of that)"""
+               (--part small: 4 sources of 300 images and random initialisation, one target; 80 minutes of four cores at 18 images/s each)"""
 
 def _seed(s):
     if s.isdigit() and int(s) > 0: return int(s)

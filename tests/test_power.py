@@ -102,6 +102,7 @@ def test_tables_show_one_seed_and_say_which(made):
 def test_the_repeats_are_drawn_for_a_part_and_told_in_words(made, tmp_path, monkeypatch, capsys):
     import pandas as pd
     from catscans import figures, seeds
+    from catscans.evidence import p_text
     st = style.study("power", None, *part_of(POWER, "balanced"))
     assert {"fig3_auc", "fig11_seeds"} <= set(figures.items(st)) and "fig9_gallery" not in figures.items(st)
     monkeypatch.setattr(figures, "items", lambda st: ["fig11_seeds"])                                 # the others are drawn in every profile's tests
@@ -110,7 +111,7 @@ def test_the_repeats_are_drawn_for_a_part_and_told_in_words(made, tmp_path, monk
     assert len(drawn) == 42 and set(drawn.seed) == {1, 2, 3}
     fig, r = seeds.seeds(st), evaluation.reliability("power")
     text = " ".join(t.get_text() for t in fig.findobj(lambda a: hasattr(a, "get_text")))
-    assert "seed 1 of 3" not in text and f"consistency {r.icc['kermany@1000']:.2f}" in text and f"loses {r.regret['ham10000@1600']:.1f} points" in text
+    assert "seed 1 of 3" not in text and f"all sources equal: {p_text(r.p_sources['kermany@1000'])}" in text and f"loses {r.regret['ham10000@1600']:.1f} points" in text
     said = figures.sentences(st)["fig11_seeds"]
     assert f"in {100*r.top1['all']:.0f} % of pairs of seeds" in said and "12 cells with the seeds 1, 2, 3" in said
     only = style.study("power", None, ["imagenette@1000", "dtd10@1000"], ["kermany@1000"])
