@@ -282,6 +282,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'catscans.datasets.from_folder': ('datasets.html#from_folder', 'catscans/datasets.py'),
                                    'catscans.datasets.from_npz': ('datasets.html#from_npz', 'catscans/datasets.py'),
                                    'catscans.datasets.from_path': ('datasets.html#from_path', 'catscans/datasets.py'),
+                                   'catscans.datasets.listed': ('datasets.html#listed', 'catscans/datasets.py'),
                                    'catscans.datasets.load': ('datasets.html#load', 'catscans/datasets.py'),
                                    'catscans.datasets.pick': ('datasets.html#pick', 'catscans/datasets.py'),
                                    'catscans.datasets.where': ('datasets.html#where', 'catscans/datasets.py')},

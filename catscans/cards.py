@@ -361,8 +361,8 @@ def table1(
 
 def _counted(cards)->dict:
     "name -> images that its reader finds, of those that are there"
-    from catscans.datasets import _real, load, where
-    return {c.name: len(load(c.name, size=32) if c.layout == "toy" else _real(c)) for c in cards if c.layout == "toy" or c.name in DATASETS and where(c.name) is not None}
+    from catscans.datasets import listed, load, where
+    return {c.name: len(load(c.name, size=32) if c.layout == "toy" else listed(c)) for c in cards if c.layout == "toy" or c.name in DATASETS and where(c.name) is not None}
 
 # %% ../nbs/08_cards.ipynb #1fe5eb97
 def survey_table1():  # pandas DataFrame, a row per dataset

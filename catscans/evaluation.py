@@ -142,7 +142,7 @@ def ceiling(
             out[f"{k}_known"].append(np.mean([f(truth, v) for v in y]) if np.ptp(truth) > 1e-12 or k == "regret" else 0.)
     return {k: float(np.mean(v)) for k, v in out.items()}
 
-# %% ../nbs/63_evaluation.ipynb #1fde74b5
+# %% ../nbs/63_evaluation.ipynb #fc99d4b5
 def repeats(
     profile:str="power",
     protocol:str|None=None,  # default: the profile's
@@ -200,7 +200,7 @@ def _seeds(wide):
     many = [sorted(order[:k]) for k in range(2, len(order)+1)]
     return max(many, key=lambda s: wide[s].notna().all(axis=1).sum()*(len(s)-1), default=[])
 
-# %% ../nbs/63_evaluation.ipynb #502c41fe
+# %% ../nbs/63_evaluation.ipynb #01df591c
 def agreement(
     pairs:pd.DataFrame,   # target, source, score, auc; group
     direction:int=1,

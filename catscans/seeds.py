@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['why_not_seeds', 'seeds', 'seeds_sentence']
 
-# %% ../nbs/74_seeds.ipynb #c91fb083
+# %% ../nbs/74_seeds.ipynb #9eabc2b6
 import numpy as np, pandas as pd
 from .core import get_profile, seeds_of
 from .evaluation import PALETTE, reliability, repeats
 from .evidence import p_text
 from .style import canvas, GREY, label, legend, Study, study, styled
 
-# %% ../nbs/74_seeds.ipynb #493c5a27
+# %% ../nbs/74_seeds.ipynb #b6967093
 def why_not_seeds(
     profile:str|Study,  # "power", or another with several seeds
 )->str: # empty: the figure can be drawn
@@ -26,7 +26,7 @@ def _cells(st):
     d = repeats(st.profile, st.protocol)
     return d[np.array([p in set(st.pairs) for p in zip(d.source, d.target)], bool)]
 
-# %% ../nbs/74_seeds.ipynb #41f36adb
+# %% ../nbs/74_seeds.ipynb #6e4d1235
 def _line(r):
     "what the repeats of a target say, in three short lines"
     return (f"one seed's noise {100*r.sd:.1f} points; all sources equal: {p_text(r.p_sources)}\nits best source is another's best in {100*r.top1:.0f} %\n"
@@ -70,7 +70,7 @@ def seeds(
     fig.frame, fig.table = d.sort_values(["target", "source", "seed"]).reset_index(drop=True), r
     return fig
 
-# %% ../nbs/74_seeds.ipynb #9123c825
+# %% ../nbs/74_seeds.ipynb #58969791
 def seeds_sentence(
     profile:str|Study="power",
     cells:pd.DataFrame|None=None, # as of `seeds`
