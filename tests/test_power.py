@@ -118,6 +118,16 @@ def test_the_repeats_are_drawn_for_a_part_and_told_in_words(made, tmp_path, monk
     assert len(seeds.seeds(only).frame) == 6 and "random" not in seeds.seeds_sentence(only).split("there")[1].split(".")[1]
 
 
+def test_table_1_counts_a_part_and_not_its_whole(monkeypatch):
+    from pathlib import Path
+    from catscans import cards
+    lite = Path(os.environ.get("CATSCANS_DATA") or Path(__file__).parents[2]/"shared"/"lite")
+    if not (lite/"natural_tinyimagenet_64.zip").exists(): pytest.skip(f"{lite} does not hold the images of lite: parts are not counted")
+    monkeypatch.setenv("CATSCANS_DATA", str(lite))
+    got = cards.table1({n: DATASETS[n] for n in (*part_of(POWER, "small")[0], "kermany@1000") if n != "random"}, count=True)
+    assert got.counted.to_dict() == {"tinyimagenet@300x22": 300, "imagenette@300": 300, "dtd10@300": 300, "lc25000@300": 298, "kermany@1000": 1000}
+
+
 @with_images
 def test_all_parts_keep_their_cards(tmp_path, monkeypatch):
     monkeypatch.setenv("CATSCANS_WORK", str(tmp_path))
