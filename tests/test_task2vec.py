@@ -254,7 +254,7 @@ def test_imagenet_is_downloaded_only_by_who_names_it(tmp_path, monkeypatch):
     asked = []
     def fetch(*a, **kw): asked.append(kw); raise Exception("URL fetch failure on https://storage.googleapis.com: offline\nmore")
     monkeypatch.setattr(keras.applications, "ResNet50", fetch)
-    with pytest.raises(UserError, match="say imagenet to download"): load_probe()
+    with pytest.raises(UserError, match=r"say squeezenet .* or imagenet .* to download"): load_probe()
     assert not asked
     with pytest.raises(UserError, match="could not be fetched .*offline.*; name a file"): load_probe("imagenet", 32)
     assert len(asked) == 1
