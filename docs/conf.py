@@ -7,5 +7,5 @@ html_title = "catscans"
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath"]
 exclude_patterns = ["_build", "README.md", "**/.ipynb_checkpoints"]
-suppress_warnings = ["myst.header", "myst.xref_missing", "mystnb.unknown_mime_type"]
+suppress_warnings = ["myst.header", "myst.xref_missing", "mystnb.unknown_mime_type", "toc.not_included"]   # the tables of figures/ are reached by links
 root_doc = "contents"
