@@ -165,7 +165,7 @@ def between_seeds(
     noise, rows, cols = (rest**2).sum()/((n-1)*(k-1)), k*x.mean(1).var(ddof=1), n*x.mean(0).var(ddof=1)
     both = [(x[:, i], x[:, j]) for i in range(k) for j in range(k) if i != j]
     with np.errstate(invalid="ignore", divide="ignore"): icc = np.array([(rows - noise)/(rows + (k-1)*noise), (rows - noise)/rows])
-    with np.errstate(invalid="ignore", divide="ignore"): p = f_test.sf(rows/noise, n - 1, (n-1)*(k-1)) if noise > 1e-20 else float(rows <= 1e-20)
+    p = f_test.sf(rows/noise, n - 1, (n-1)*(k-1)) if noise > 1e-20 else float(rows <= 1e-20)
     return dict(sd=noise**.5, sd_seed=max(0., (cols - noise)/n)**.5, icc=icc[0], icc_mean=icc[1], p_sources=p, **{s: np.mean([f(a, b) for a, b in both]) for s, f in STATISTICS.items()},
                 top1=np.mean([a.argmax() == b.argmax() for a, b in both]), regret_random=_by_chance(x).mean())
 

@@ -6,8 +6,9 @@
 __all__ = ['SQUEEZENET', 'IMAGENET', 'SQUEEZENET_FILE', 'NAMED', 'compiled', 'Probe', 'squeezenet', 'probe_file', 'load_probe']
 
 # %% ../nbs/51_probes.ipynb #611bf32a
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-import os
+import io, os
 import numpy as np
 from .core import UserError, choose
 
@@ -303,21 +304,25 @@ SQUEEZENET_FILE = dict(fname="squeezenet_weights_tf_dim_ordering_tf_kernels_noto
                        origin="https://github.com/rcmalli/keras-squeezenet/releases/download/v1.0/squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5")
 NAMED = ("imagenet", "squeezenet")   # probes that are fetched when they are asked for, once
 
+@contextmanager
+def _fetching(network):
+    "What a download raises, as one line."
+    try: yield
+    except UserError: raise
+    except Exception as e: raise UserError(f"probe: {network}'s ImageNet weights could not be fetched ({str(e).splitlines()[0]}); name a file instead: --probe FILE, or CATSCANS_PROBE") from None
+
 def _from_imagenet(size, fetch):
     from catscans.models import resnet50
     here = Path(os.environ.get("KERAS_HOME") or Path.home()/".keras")/"models"/IMAGENET
     if not here.exists() and not fetch:
         raise UserError("no probe: name a file (--probe FILE, or CATSCANS_PROBE), or say squeezenet (3 MB) or imagenet (ResNet50, 95 MB) to download ImageNet weights first")
-    try: return resnet50(2, size, weights="imagenet", dropout=0)
-    except UserError: raise
-    except Exception as e: raise UserError(f"probe: ResNet50's ImageNet weights could not be fetched ({str(e).splitlines()[0]}); name a file instead: --probe FILE, or CATSCANS_PROBE") from None
+    with _fetching("ResNet50"): return resnet50(2, size, weights="imagenet", dropout=0)
 
 def _fetch_squeezenet():
     "SqueezeNet 1.1's ImageNet weights in Keras' own cache, checked"
-    import contextlib, io, keras
-    try:
-        with contextlib.redirect_stdout(io.StringIO()): return Path(keras.utils.get_file(**SQUEEZENET_FILE, hash_algorithm="sha256", cache_subdir="models"))   # its progress bar would be read as JSON
-    except Exception as e: raise UserError(f"probe: SqueezeNet's ImageNet weights could not be fetched ({str(e).splitlines()[0]}); name a file instead: --probe FILE, or CATSCANS_PROBE") from None
+    import keras
+    with _fetching("SqueezeNet"), redirect_stdout(io.StringIO()):     # its progress bar would be read as JSON
+        return Path(keras.utils.get_file(**SQUEEZENET_FILE, hash_algorithm="sha256", cache_subdir="models"))
 
 def probe_file(
     probe=None, # a .keras or .h5 file, or one of `NAMED`; default: CATSCANS_PROBE

@@ -37,8 +37,12 @@ class Study:
             records.require(self.profile, self.protocol, "finetune", tuple(dict.fromkeys(s for s, _ in self.pairs)), self.targets)
             df = records.tidy(self.profile, self.protocol)
         if len(p := set(df.protocol)) > 1: raise UserError(f"no table mixes protocols: received {', '.join(sorted(p))}")
+        return self.rows_of(df)
+
+    def rows_of(self, frame)->pd.DataFrame:
+        "The rows whose source and target are among the pairs."
         pairs = set(self.pairs)
-        return df[[pair in pairs for pair in zip(df.source, df.target)]].reset_index(drop=True)
+        return frame[np.array([pair in pairs for pair in zip(frame.source, frame.target)], bool)].reset_index(drop=True)
 
     def baseline_of(self, target)->str: return target if self.baseline == "self" else self.baseline
 
