@@ -418,7 +418,7 @@ def fig2(
     for text, x in heads: ax.text(x, n*step-.08, text, ha="center", va="bottom", fontsize=7.8, weight="bold", linespacing=1.2)
     grey = dict(color="#777777", lw=1)
     for s, y in ys.items():
-        _box(ax, .02, y, 1.36, .27, label(s), colour(s), ls=(0, (3, 2)) if s == "random" else "-", color=colour(s), weight="bold")
+        _box(ax, .02, y, 1.36, .27, label(s), colour(s), ls=(0, (3, 2)) if s == "random" else "-", color=colour(s), weight="bold", **({"fontsize": 6.} if len(label(s)) > 17 else {}))
         if s == "random": ax.plot([1.38, 2.38], [y, y], color=colour(s), lw=1); continue
         ax.plot([1.38, 1.72], [y, y], color=colour(s), lw=1)
         _box(ax, 1.72, y, .66, .27, "given" if s in given else "weights", colour(s), fc="#F5F5F5", fontsize=7)
@@ -426,7 +426,7 @@ def fig2(
         for s in rows:
             if (s, t) in st.pairs: _flow(ax, 2.38, ys[s], 3.3, yt[t] + .02*(ys[s]-mid), c, alpha=.75, ls=(0, (1.2, 1.2)) if s == t else "-")
         _box(ax, 3.3, yt[t], 1.74, .66, "", c)
-        ax.text(3.39, yt[t]+.12, label(t), va="center", fontsize=7.8, weight="bold", color=c, zorder=3)
+        ax.text(3.39, yt[t]+.12, label(t), va="center", fontsize=7.8 if len(label(t)) < 17 else 6.6, weight="bold", color=c, zorder=3)
         ax.text(3.39, yt[t]-.13, f"{sum(u == t for _, u in st.pairs)} runs\n$\\times$ {k} folds", va="center", fontsize=6.6, color=GREY, zorder=3, linespacing=1.15)
         _fold_icon(ax, 4.54, yt[t]-.02, k, c)
         _flow(ax, 5.04, yt[t], 5.5, mid + .06*(yt[t]-mid), c)
