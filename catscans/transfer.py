@@ -9,6 +9,7 @@ __all__ = ['WATTS_PER_THREAD', 'PHASES', 'environment', 'energy', 'Progress', 'P
 # %% ../nbs/40_transfer.ipynb #b59a3ea8
 import json, os, platform, shutil, time, warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, asdict, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -161,9 +162,11 @@ def _one_fold(trainer, images, fold, start, seed, recipe, say, checkpoint, key):
     if recipe.batchnorm == "recalibrate":
         out["auc_ovr_weighted_as_trained"] = summarise(y, trainer.predict(images.x, fold.test), images.classes)["auc_ovr_weighted"]
         trainer.recalibrate(images.x, fold.train, seed)
-    p = trainer.predict(images.x, fold.test)
-    out = dict(n_train=len(fold.train), n_valid=len(fold.valid), n_test=len(fold.test)) | summarise(y, p, images.classes) | out
-    out["weights_sha256"] = weights_sha256(trainer.weights())
+    with ThreadPoolExecutor(1) as beside:   # hashing 94 MB takes as long as predicting a small fold
+        sha = beside.submit(weights_sha256, trainer.weights())
+        p = trainer.predict(images.x, fold.test)
+        out = dict(n_train=len(fold.train), n_valid=len(fold.valid), n_test=len(fold.test)) | summarise(y, p, images.classes) | out
+    out["weights_sha256"] = sha.result()
     spent = {k: SECONDS[k]-before[k] for k in SECONDS} | dict(wall=time.time()-begun)
     return dict(metrics=out, history={k: [h[k] for h in history] for k in history[0]}, spent=spent), p
 
