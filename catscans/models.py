@@ -162,20 +162,16 @@ def random_weights(
     only=lambda name: True,  # which variables; the others are passed over without changing these
 )->dict:
     "Fresh weights for every variable: Glorot-uniform kernels, zero biases, BatchNorm at identity."
-    from concurrent.futures import ThreadPoolExecutor
-    out, kernels, at = {}, [], 0
+    rng, out = np.random.default_rng(seed), {}
     for v in model.weights:
         k, s = v.path.removeprefix(f"{model.name}/"), tuple(v.shape)
-        if k.endswith("kernel"):
-            if only(k): kernels.append((k, s, at))
-            at += int(np.prod(s))
-        elif only(k): out[k] = (np.ones if k.endswith(("gamma", "moving_variance")) else np.zeros)(s, "float32")
-    def drawn(k, s, at):   # each kernel from its own place in one stream: 23 million numbers in a row take a third of a second
-        rng = np.random.default_rng(seed)
-        rng.bit_generator.advance(at)
-        limit = np.sqrt(6/(int(np.prod(s[:-2]))*(s[-2]+s[-1])))
-        return rng.uniform(-limit, limit, s).astype("float32")
-    with ThreadPoolExecutor() as ex: return out | dict(zip([k for k, *_ in kernels], ex.map(lambda k: drawn(*k), kernels)))
+        if not only(k): rng.bit_generator.advance(int(np.prod(s))*k.endswith("kernel"))   # as if drawn: 23 million numbers take a third of a second
+        elif k.endswith("kernel"):   # not in threads: each would keep its own heap, 150 MB in all
+            field = int(np.prod(s[:-2]))
+            limit = np.sqrt(6/(field*(s[-2]+s[-1])))
+            out[k] = rng.uniform(-limit, limit, s).astype("float32")
+        else: out[k] = (np.ones if k.endswith(("gamma", "moving_variance")) else np.zeros)(s, "float32")
+    return out
 
 # %% ../nbs/20_models.ipynb #b8b996d7
 def weights_sha256(weights:dict)->str:
