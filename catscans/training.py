@@ -36,7 +36,7 @@ def set_threads(
     "Fix the threads of the backend; must come before the first computation. Returns the number in force."
     with uncollected(): import keras
     if keras.backend.backend() == "tensorflow":
-        with uncollected(): import tensorflow as tf
+        import tensorflow as tf
         try:
             tf.config.threading.set_intra_op_parallelism_threads(n)
             tf.config.threading.set_inter_op_parallelism_threads(min(n, 2))  # with one, the step of a ResNet50 takes twice as long

@@ -165,8 +165,7 @@ def _one_fold(trainer, images, fold, start, seed, recipe, say, checkpoint, key):
     with ThreadPoolExecutor(1) as beside:   # hashing 94 MB takes as long as predicting a small fold
         sha = beside.submit(weights_sha256, trainer.weights())
         p = trainer.predict(images.x, fold.test)
-        out = dict(n_train=len(fold.train), n_valid=len(fold.valid), n_test=len(fold.test)) | summarise(y, p, images.classes) | out
-    out["weights_sha256"] = sha.result()
+    out = dict(n_train=len(fold.train), n_valid=len(fold.valid), n_test=len(fold.test)) | summarise(y, p, images.classes) | out | dict(weights_sha256=sha.result())
     spent = {k: SECONDS[k]-before[k] for k in SECONDS} | dict(wall=time.time()-begun)
     return dict(metrics=out, history={k: [h[k] for h in history] for k in history[0]}, spent=spent), p
 
