@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 
+# %% ../nbs/00_core.ipynb #9acb7ffd
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 # %% ../nbs/00_core.ipynb #b7c59a8b
 class UserError(ValueError):
     "A request that cannot be met: the message is shown without a traceback, exit code 2."
