@@ -9,7 +9,7 @@ __all__ = ['SECONDS', 'STEPS', 'uncollected', 'set_threads', 'adam', 'clock', 'T
            'settled', 'warp']
 
 # %% ../nbs/30_training.ipynb #c3a221e0
-import functools, gc, os, time
+import atexit, functools, gc, os, time
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +35,7 @@ def set_threads(
 )->int:
     "Fix the threads of the backend; must come before the first computation. Returns the number in force."
     with uncollected(): import keras
+    atexit.unregister(gc.freeze); atexit.register(gc.freeze)   # a process that ends need not look through a million objects for garbage: that takes it more than a second
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
         try:
@@ -65,10 +66,28 @@ def _fused_adam():
             self.iterations.assign_add(1)
     return FusedAdam
 
+@functools.cache
+def _jitted_adam():
+    import jax, keras
+    @functools.partial(jax.jit, static_argnums=range(6, 9))
+    def moved(gradient, value, m, v, lr, iterations, beta_1, beta_2, epsilon):
+        step = (iterations+1).astype(value.dtype)
+        alpha = lr*jax.numpy.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+        m, v = m + (gradient-m)*(1-beta_1), v + (gradient*gradient-v)*(1-beta_2)
+        return value - m*alpha/(jax.numpy.sqrt(v)+epsilon), m, v
+    class JittedAdam(keras.optimizers.Adam):   # Keras' own arithmetic, traced once for each shape and not for each variable
+        def update_step(self, gradient, variable, learning_rate):
+            i = self._get_variable_index(variable)
+            state = variable, self._momentums[i], self._velocities[i]
+            new = moved(gradient, *(v.value for v in state), keras.ops.convert_to_tensor(learning_rate), self.iterations.value, self.beta_1, self.beta_2, self.epsilon)
+            for old, value in zip(state, new): old.assign(value)
+    return JittedAdam
+
 def adam(lr:float):
-    "Adam with Keras' defaults (section IV.A); on TensorFlow through its fused kernel."
+    "Adam with Keras' defaults (section IV.A); on TensorFlow through its fused kernel, on JAX as one function for each shape."
     import keras
-    return (_fused_adam() if keras.backend.backend() == "tensorflow" else keras.optimizers.Adam)(lr)
+    own = {"tensorflow": _fused_adam, "jax": _jitted_adam}.get(keras.backend.backend())
+    return (own() if own else keras.optimizers.Adam)(lr)
 
 # %% ../nbs/30_training.ipynb #71e44458
 SECONDS = Counter()   # of this process: build, trace, step, recalibrate, predict, save; found: of epochs that an earlier one had trained
@@ -78,9 +97,10 @@ def clock(
     what:str,          # key of SECONDS
     traces:dict=None,  # a call that traced counts as "trace", whatever it was for
 ):
-    "Add the time that a block takes."
+    "Add the time that a block takes; garbage is collected between such blocks, since tracing makes as many objects as building."
     start, before = time.perf_counter(), dict(traces or {})
-    try: yield
+    try:
+        with uncollected(): yield
     finally: SECONDS["trace" if (traces or {}) != before else what] += time.perf_counter()-start
 
 # %% ../nbs/30_training.ipynb #5ebd3baa
@@ -93,13 +113,13 @@ class Trainer:
         arch:str="resnet50",
     ):
         import keras
-        from catscans.models import resnet50
+        from catscans.models import resnet50, undrawn
         self.n_classes, self.size, self.recipe, self.arch, self.precision = n_classes, size, recipe, arch, settled(recipe).precision
         self.traces, self.resident, self._seen, self.saving = Counter(), True, None, 0.   # saving: seconds that the last checkpoint took
-        with clock("build"), uncollected():
+        with clock("build"):
             backend = keras.backend.backend()
             if backend == "jax": keep_compiled()
-            self.model = resnet50(n_classes, size, dropout=recipe.dropout, arch=arch, precision=self.precision)
+            with undrawn(): self.model = resnet50(n_classes, size, dropout=recipe.dropout, arch=arch, precision=self.precision)
             self.optimizer = adam(recipe.lr)
             self.optimizer.build(self.model.trainable_variables)
             self._on = {"tensorflow": _TensorFlow, "jax": _Jax}.get(backend, _Keras)(self)   # what computes
@@ -179,8 +199,9 @@ class _TensorFlow:
     def _train(self, x, theta, y, w):
         import tensorflow as tf
         self.t.traces.update(["train"])
+        from catscans.models import norms_together
         to = self.t.model.trainable_variables
-        with tf.GradientTape() as tape:
+        with norms_together(), tf.GradientTape() as tape:
             p = self.t.model(warp(x, theta, self.t.size), training=True)
             loss = self.loss(y, p, sample_weight=w)
         self.t.optimizer.apply(tape.gradient(loss, [v.value for v in to]), to)
@@ -188,8 +209,9 @@ class _TensorFlow:
 
     def _averages(self, x):
         import tensorflow as tf
+        from catscans.models import norms_together
         self.t.traces.update(["recalibrate"])
-        self.t.model(tf.cast(x, "float32"), training=True)
+        with norms_together(): self.t.model(tf.cast(x, "float32"), training=True)
 
     def _probabilities(self, x):
         import tensorflow as tf
