@@ -954,6 +954,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'catscans.records._flat': ('records.html#_flat', 'catscans/records.py'),
                                   'catscans.records._missing': ('records.html#_missing', 'catscans/records.py'),
                                   'catscans.records._number': ('records.html#_number', 'catscans/records.py'),
+                                  'catscans.records._parts_of': ('records.html#_parts_of', 'catscans/records.py'),
                                   'catscans.records._plain': ('records.html#_plain', 'catscans/records.py'),
                                   'catscans.records._same_data': ('records.html#_same_data', 'catscans/records.py'),
                                   'catscans.records.complete': ('records.html#complete', 'catscans/records.py'),

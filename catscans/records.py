@@ -229,8 +229,12 @@ def require(
     df = complete(profile, protocol, kind, sources, targets)
     if len(missing := df.slug[~df.done]):
         raise UserError(f"profile {profile} is not complete, {len(missing)} of {len(df)} records are missing: {', '.join(missing)}; "
-                        f"do catscans run --profile {profile}")
+                        f"do catscans run --profile {profile}{_parts_of(profile)}")
     return list(df.slug)
+
+def _parts_of(profile):
+    names = " or ".join(n for n, *_ in get_profile(profile).parts)
+    return names and f", or draw one part of it: catscans figures --profile {profile} --part {names}"
 
 # %% ../nbs/60_records.ipynb #cce53763
 def _number(v): return np.nan if v is None else v
