@@ -81,3 +81,19 @@ def test_fixed_cost_says_why_a_run_ended(monkeypatch, tmp_path):
     (dies := tmp_path/"python").write_text("#!/bin/sh\necho 'Illegal instruction' >&2; exit 132\n"); dies.chmod(0o755)
     monkeypatch.setattr(fixed_cost.sys, "executable", str(dies))
     with pytest.raises(SystemExit, match="ended with 132: Illegal instruction"): fixed_cost.once(fixed_cost.options([]), str(tmp_path))
+
+
+def test_convolutions_is_of_jax_on_a_cpu(capsys, monkeypatch):
+    "elsewhere one line says so; there every changed convolution of the network has its row"
+    import importlib.util, os, subprocess, sys
+    from benchmarks import convolutions
+    if os.environ.get("KERAS_BACKEND", "tensorflow") != "jax":
+        with pytest.raises(SystemExit) as e: convolutions.main([])
+        assert e.value.code == 2 and "set KERAS_BACKEND=jax" in capsys.readouterr().err
+    with pytest.raises(SystemExit): convolutions.main(["--size", "16"])
+    assert "at least 32 pixels, received 16" in capsys.readouterr().err
+    if importlib.util.find_spec("jax") is None: pytest.skip("jax is not installed: the benchmark of convolutions did NOT run")
+    p = subprocess.run([sys.executable, "-m", "benchmarks.convolutions", "--json", "--size", "32", "--batch", "2", "--repeats", "1"], env=dict(os.environ, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu"), capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr[-2000:]
+    rows = json.loads(p.stdout)
+    assert sum(r["count"] for r in rows) == 52 and {r["kernel"] for r in rows} == {1, 3} and all(r["ratio"] > 0 for r in rows), "all of ResNet50's but the first"
