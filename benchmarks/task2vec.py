@@ -71,7 +71,7 @@ def one_by_one(probe, x, head):
 
 def measure(a):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import keras
+    import catscans.core, keras   # in this order: the first says how TensorFlow is to compute
     if keras.backend.backend() != "tensorflow": raise SystemExit("the plain loop is written in TensorFlow: unset KERAS_BACKEND")
     from catscans.core import UserError
     from catscans.task2vec import exact_fisher, fit_heads, montecarlo_fisher, predict, sampled_fisher

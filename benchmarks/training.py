@@ -40,8 +40,8 @@ def flops(
 # ---- one row in its own process -------------------------------------------------------------------------------------------------------------
 def _keras(o):
     "Keras with the threads that were asked for."
+    from catscans.training import set_threads   # before keras: it says how TensorFlow is to compute
     import keras
-    from catscans.training import set_threads
     set_threads(o.threads)
     keras.utils.set_random_seed(0)
 

@@ -9,14 +9,14 @@ __all__ = ['SECONDS', 'STEPS', 'uncollected', 'set_threads', 'adam', 'clock', 'T
            'settled', 'warp']
 
 # %% ../nbs/30_training.ipynb #c3a221e0
-import atexit, functools, gc, os, time
+import atexit, functools, gc, os, time, warnings
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 from .augmentation import affine, draw_affine, warp
 from .checkpoints import load_checkpoint, save_checkpoint
-from .core import UserError, digest, remove_halves, seed_for
+from .core import ONEDNN_TOO_LATE, UserError, digest, remove_halves, seed_for
 from .recipes import RECIPES, Recipe, balanced_weights, lr_at, on_gpu, recipe_for, recipe_key, settled
 _all_ = ["RECIPES", "Recipe", "affine", "balanced_weights", "draw_affine", "lr_at", "on_gpu", "recipe_for", "recipe_key", "settled", "warp"]
 
@@ -202,6 +202,7 @@ class _TensorFlow:
     "What a trainer does on TensorFlow."
     def __init__(self, trainer):
         import keras, tensorflow as tf
+        if ONEDNN_TOO_LATE: warnings.warn("TensorFlow was imported before catscans, so oneDNN is not asked for: without AVX-512 a training step takes several times as long; import catscans first, or set TF_ENABLE_ONEDNN_OPTS=1")
         graph = functools.partial(tf.function, autograph=False, jit_compile=on_gpu() or None)
         self.t, self.loss = trainer, keras.losses.SparseCategoricalCrossentropy()
         self.train, self.averages = graph(self._train), graph(self._averages)   # for each shape its own graph: one for any shape rounds differently, and a resumed training would end elsewhere

@@ -36,7 +36,7 @@ def environment()->dict:
         import jax
         device = jax.devices()[0].device_kind
     return dict(python=platform.python_version(), catscans=catscans.__version__, keras=keras.__version__, tensorflow=v("tensorflow", "tensorflow-cpu"),
-                jax=v("jax"), onednn=os.environ["TF_ENABLE_ONEDNN_OPTS"] if backend == "tensorflow" else None, numpy=np.__version__, scikit_learn=v("scikit-learn"), backend=backend, device=device, platform=platform.platform())
+                jax=v("jax"), onednn=os.environ.get("TF_ENABLE_ONEDNN_OPTS") if backend == "tensorflow" else None, numpy=np.__version__, scikit_learn=v("scikit-learn"), backend=backend, device=device, platform=platform.platform())
 
 # %% ../nbs/40_transfer.ipynb #bc9e7bb1
 WATTS_PER_THREAD = 10.  # assumed where the processor's energy counters cannot be read
