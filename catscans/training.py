@@ -189,12 +189,12 @@ def epoch(self,
 def traced(
     name:str, # "train", "recalibrate", "predict"
 ):
-    "A method that a backend turns into a graph: its traces are counted, and the garbage collector rests, since tracing makes as many objects as building."
+    "A method that a backend turns into a graph: its traces are counted. The garbage collector goes on: at rest while tracing, it let twenty folds grow by 5 % instead of 3."
     def deco(f):
         @functools.wraps(f)
         def counted(self, *args):
             self.t.traces.update([name])
-            with uncollected(): return f(self, *args)
+            return f(self, *args)
         return counted
     return deco
 
