@@ -58,6 +58,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'catscans.audit_figures._scaled': ('audit_figures.html#_scaled', 'catscans/audit_figures.py'),
                                         'catscans.audit_figures._spread': ('audit_figures.html#_spread', 'catscans/audit_figures.py'),
                                         'catscans.audit_figures._study': ('audit_figures.html#_study', 'catscans/audit_figures.py'),
+                                        'catscans.audit_figures._ten_digits': ( 'audit_figures.html#_ten_digits',
+                                                                                'catscans/audit_figures.py'),
                                         'catscans.audit_figures._times': ('audit_figures.html#_times', 'catscans/audit_figures.py'),
                                         'catscans.audit_figures.baseline': ('audit_figures.html#baseline', 'catscans/audit_figures.py'),
                                         'catscans.audit_figures.baseline_frame': ( 'audit_figures.html#baseline_frame',

@@ -551,14 +551,19 @@ def save_verdicts(
     table,     # from `catscans.audit.audit`
     rec=None,  # whose audit it is
 )->list: # paths
-    "Write the audit as figures/published/audit_table.csv (every digit) and .md."
+    "Write the audit as figures/published/audit_table.csv (ten digits: the sixteenth differs between processors) and .md."
     import json
     from catscans.style import markdown, write_csv
     from catscans.core import atomic, figures_dir
     base = figures_dir(_folder(rec))
-    flat = table.assign(**{c: table[c].map(lambda v: "" if v is None else json.dumps(v, ensure_ascii=False)) for c in ("printed", "recomputed", "obtained")})
+    flat = table.assign(**{c: table[c].map(lambda v: "" if v is None else json.dumps(_ten_digits(v), ensure_ascii=False)) for c in ("printed", "recomputed", "obtained")})
     with atomic(md := base/"audit_table.md") as tmp: tmp.write_text(markdown(_audit.verdict_frame(table)))
     return [write_csv(flat, base/"audit_table.csv"), md]
+
+def _ten_digits(v):
+    if isinstance(v, dict): return {k: _ten_digits(w) for k, w in v.items()}
+    if isinstance(v, (list, tuple)): return [_ten_digits(w) for w in v]
+    return float(f"{v:.10g}") if isinstance(v, float) else v
 
 # %% ../nbs/67_audit_figures.ipynb #049b06f1
 def sentences(rec=None)->dict: # name of a figure -> its sentence
