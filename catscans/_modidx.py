@@ -1354,7 +1354,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'catscans.training.recalibrate': ('training.html#recalibrate', 'catscans/training.py'),
                                    'catscans.training.reset': ('training.html#reset', 'catscans/training.py'),
                                    'catscans.training.set_threads': ('training.html#set_threads', 'catscans/training.py'),
-                                   'catscans.training.traced': ('training.html#traced', 'catscans/training.py'),
                                    'catscans.training.uncollected': ('training.html#uncollected', 'catscans/training.py'),
                                    'catscans.training.weights': ('training.html#weights', 'catscans/training.py')},
             'catscans.transfer': { 'catscans.transfer.Folds': ('transfer.html#folds', 'catscans/transfer.py'),
