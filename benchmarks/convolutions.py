@@ -9,7 +9,8 @@ import numpy as np
 def layers(size):
     "(kernel, stride, side, channels in, channels out) -> how often"
     import keras
-    from catscans.models import _as_product, resnet50
+    from catscans.models.backend import _as_product
+    from catscans.models.resnet import resnet50
     net = resnet50(2, size)
     return Counter((l.kernel_size[0], l.strides[0], l.input.shape[1], l.input.shape[3], l.filters) for l in net.layers if isinstance(l, keras.layers.Conv2D) and _as_product(l))
 
@@ -24,7 +25,7 @@ def seconds(fs, repeats):
 
 def measure(o):
     import jax, keras
-    from catscans.models import _product_conv
+    from catscans.models.backend import _product_conv
     rows, rng = [], np.random.default_rng(0)
     for (k, s, side, into, out), n in layers(o.size).items():
         x = jax.numpy.asarray(rng.normal(size=(o.batch, side, side, into)).astype("float32"))
@@ -46,7 +47,7 @@ def main(argv=None)->int:
     if o.size < 32: p.error(f"--size: ResNet50 needs at least 32 pixels, received {o.size}")
     if min(o.batch, o.repeats) < 1: p.error("--batch and --repeats must be at least 1")
     import keras
-    from catscans.recipes import on_gpu
+    from catscans.models.backend import on_gpu
     if keras.backend.backend() != "jax" or on_gpu(): p.error("products are computed on JAX and a CPU only: set KERAS_BACKEND=jax (and JAX_PLATFORMS=cpu where there is a GPU)")
     rows = measure(o)
     if o.json: print(json.dumps(rows)); return 0

@@ -32,7 +32,7 @@ def make(folder, n, rng):
     return pd.DataFrame(dict(path=[f"{i:05d}.jpg" for i in range(n)], label=[("a", "b")[i % 2] for i in range(n)]))
 
 def listing(folder, frame):
-    from catscans.images import Listing
+    from catscans.datasets.images import Listing
     files = [Path(folder)/p for p in frame.path]
     return Listing("benchmark", files, (frame.label == "b").to_numpy(np.int64), ["a", "b"], list(frame.path), [(f.stat().st_size, f.stat().st_mtime_ns) for f in files])
 
@@ -40,7 +40,7 @@ def methods(folder, frame, workers):
     "name -> function that brings every image to 112 x 112 once."
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
-    from catscans.images import build, open_store
+    from catscans.datasets.store import build, open_store
     li = listing(folder, frame)
     def flow(**kw):
         return ImageDataGenerator(**kw).flow_from_dataframe(frame, folder, x_col="path", y_col="label", target_size=(SIZE, SIZE), class_mode="categorical", batch_size=BATCH, shuffle=True, seed=1)

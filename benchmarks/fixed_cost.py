@@ -7,18 +7,19 @@ hashing the weights, and writing. Executed as a notebook it also waits for a Jup
 A target of another profile needs its images (CATSCANS_DATA). The first process is not counted: it builds the store, fills the file system's cache and, on JAX, the compilation cache."""
 import argparse, json, os, statistics, subprocess, sys, tempfile, time
 from dataclasses import replace
-from catscans.transfer import PHASES
+from catscans.records.frames import PHASES
 
 OUTSIDE = tuple(k for k in PHASES if k != "step")
 
 def child(o):
     "one run in this process: prints the phases of its record"
-    from catscans import training, transfer
-    from catscans.core import PROFILES, Run
+    from catscans.training import recipes as recipes_file
+    from catscans.transfer import run
+    from catscans.core.grid import PROFILES, Run
     PROFILES[o.profile] = replace(PROFILES[o.profile], arch=o.arch, threads=o.threads)
-    recipes = training.RECIPES[PROFILES[o.profile].recipe]["finetune"]
+    recipes = recipes_file.RECIPES[PROFILES[o.profile].recipe]["finetune"]
     recipes |= {k: replace(r, epochs=2) for k, r in recipes.items()}   # one checkpoint for each fold
-    record = transfer.execute(Run("random", o.target, o.profile), show=None)
+    record = run.execute(Run("random", o.target, o.profile), show=None)
     timing, folds = (json.loads(record.read_text())[k] for k in ("timing", "folds"))
     print(json.dumps({k[:-2]: v for k, v in timing.items() if k[:-2] in PHASES} | dict(held_out=sum(f["n_test"] for f in folds))))
 
@@ -37,7 +38,7 @@ def once(o, work):
 
 def measure(o)->dict:
     "medians over the repeats, and every `outside`"
-    from catscans.core import get_profile
+    from catscans.core.grid import get_profile
     with tempfile.TemporaryDirectory() as work: _, *runs = [once(o, work) for _ in range(o.repeats+1)]
     return dict(target=o.target, backend=os.environ.get("KERAS_BACKEND", "tensorflow"), arch=o.arch, size=get_profile(o.profile).size, threads=o.threads, repeats=o.repeats,
                 each=[round(r["outside"], 1) for r in runs]) | {k: round(statistics.median(r[k] for r in runs), 2) for k in runs[0]}
@@ -49,7 +50,7 @@ def options(argv=None):
     p.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     o = p.parse_args(argv)
     if o.repeats < 1 or o.threads < 1: p.error("--repeats and --threads must be at least 1")
-    from catscans.core import PROFILES
+    from catscans.core.grid import PROFILES
     if o.profile not in PROFILES or PROFILES[o.profile].size is None: p.error(f"--profile: received {o.profile!r}, allowed are {', '.join(k for k, v in PROFILES.items() if v.size)}")
     return o
 

@@ -13,8 +13,9 @@ DATASETS = ("toy-pcam-middle", "toy-isic2018", "toy-stl10")   # 2, 5 and more cl
 SCALED = 45
 
 def network(size, arch, probe):
-    from catscans.models import random_weights, resnet50, set_backbone
-    from catscans.probes import Probe, load_probe
+    from catscans.models.resnet import random_weights, resnet50
+    from catscans.models.weights import set_backbone
+    from catscans.models.probes import Probe, load_probe
     if probe: return load_probe(probe, size)
     model = resnet50(2, size, dropout=0, arch=arch)
     set_backbone(model, random_weights(model, 0))
@@ -22,8 +23,8 @@ def network(size, arch, probe):
 
 def subset_of(name, size, images, seed):
     "x, y with the same number of images per class"
-    from catscans import toy
-    from catscans.task2vec import subset
+    from catscans.datasets import toy
+    from catscans.task2vec.embedding import subset
     x, y, *_ = toy.generate(name, size)
     i = subset(y, images, np.random.default_rng(seed), "per_class")
     return x[i].astype(np.float32), y[i]
@@ -65,7 +66,7 @@ class Loop:
 
 def one_by_one(probe, x, head):
     "the exact sum, one label of one image at a time"
-    from catscans.task2vec import predict
+    from catscans.task2vec.heads import predict
     p = predict(probe.features(x), head)
     return sum(p[i, c]*probe.squared(x[i:i+1], (p[i:i+1] - np.eye(p.shape[1])[c]) @ head[0].T) for i in range(len(x)) for c in range(p.shape[1]))/len(x)
 
@@ -73,8 +74,9 @@ def measure(a):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import catscans.core, keras   # in this order: the first says how TensorFlow is to compute
     if keras.backend.backend() != "tensorflow": raise SystemExit("the plain loop is written in TensorFlow: unset KERAS_BACKEND")
-    from catscans.core import UserError
-    from catscans.task2vec import exact_fisher, fit_heads, montecarlo_fisher, predict, sampled_fisher
+    from catscans.core.basics import UserError
+    from catscans.task2vec.heads import fit_heads, predict
+    from catscans.task2vec.fisher import exact_fisher, montecarlo_fisher, sampled_fisher
     try: probe = network(a.size, a.arch, a.probe)
     except UserError as e: raise SystemExit(str(e)) from None
     ours = dict(batch=lambda x, h, r, p: montecarlo_fisher(probe, x, h, r, p=p), sampled=lambda x, h, r, p: sampled_fisher(probe, x, h, r, labels="model", p=p), exact=lambda x, h, r, p: exact_fisher(probe, x, h, p=p))

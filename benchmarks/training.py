@@ -1,6 +1,6 @@
 """Images per second of training a ResNet50: `python -m benchmarks.training [--json [--full]] [--sizes 64 96] [--batch N] [--repeats N] [--precision P] [--rows ...]`.
 
-engine           `catscans.training.Trainer.epoch` on a uint8 store, with the paper's augmentation and class weights
+engine           `catscans.training.trainer.Trainer.epoch` on a uint8 store, with the paper's augmentation and class weights
 bound            the same network and optimizer as one compiled step on one constant batch: no store, no augmentation, no reading of metrics
 step             the engine's own compiled step, augmentation and all, on one batch over and over (only where asked for)
 keras-array      Keras' `fit` on a float32 array, without augmentation
@@ -40,13 +40,14 @@ def flops(
 # ---- one row in its own process -------------------------------------------------------------------------------------------------------------
 def _keras(o):
     "Keras with the threads that were asked for."
-    from catscans.training import set_threads   # before keras: it says how TensorFlow is to compute
+    from catscans.models.backend import set_threads   # before keras: it says how TensorFlow is to compute
     import keras
     set_threads(o.threads)
     keras.utils.set_random_seed(0)
 
 def _trainer(o):
-    from catscans.training import Recipe, Trainer
+    from catscans.training.recipes import Recipe
+    from catscans.training.trainer import Trainer
     return Trainer(CLASSES, o.size, Recipe(batch=o.batch, precision=o.precision), arch=o.arch).reset(None, 0)
 
 def _data(o): return np.load(Path(o.folder)/"x.npy", mmap_mode="r"), np.load(Path(o.folder)/"y.npy")
@@ -87,7 +88,7 @@ def _constant(o, net, batch):
 
 def bound(o):
     _keras(o)
-    from catscans.training import adam
+    from catscans.training.engines import adam
     x, y = _data(o)
     net = _trainer(o).model
     net.compile(adam(1e-3), loss="sparse_categorical_crossentropy", jit_compile="auto")
@@ -95,7 +96,7 @@ def bound(o):
 
 def step(o):
     _keras(o)
-    from catscans.training import draw_affine
+    from catscans.training.augmentation import draw_affine
     x, y = _data(o)
     trainer = _trainer(o)
     theta = draw_affine(o.batch, trainer.recipe, o.size, np.random.default_rng(0))
@@ -104,7 +105,7 @@ def step(o):
     return repeat, trainer.model.count_params()
 
 def _network(o, loss):
-    from catscans.models import resnet50
+    from catscans.models.resnet import resnet50
     net = resnet50(CLASSES, o.size, arch=o.arch, precision=o.precision)
     net.compile("adam", loss=loss, metrics=["accuracy"])
     return net

@@ -20,7 +20,7 @@ elif run.source != "random": assert Run(run.source, None, profile, protocol, see
 rec = records._example(run)
 from dataclasses import asdict
 from catscans.datasets import load
-from catscans.steps import expected_settings
+from catscans.study.plan import expected_settings
 rec["settings"] |= expected_settings(run)
 for d in filter(None, rec["data"].values()): d["fingerprint"] = load(d["name"], size=rec["settings"]["size"]).fingerprint
 records.write(rec)

@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from catscans.cards import DATASETS
-from catscans.layouts import SYNSETS
+from catscans.datasets.catalogue import DATASETS
+from catscans.datasets.layouts import SYNSETS
 
 PCAM = "camelyonpatch_level_2_split_{}_{}"
 ISIC = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")

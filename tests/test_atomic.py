@@ -2,8 +2,9 @@
 import os, signal, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest
-from catscans import core
-from catscans.core import UserError, atomic
+from catscans.core import files
+from catscans.core.basics import UserError
+from catscans.core.files import atomic
 
 ROOT = Path(__file__).parent.parent
 linux = pytest.mark.skipif(sys.platform != "linux", reason="NOT CHECKED: without Linux' locks halves stay")
@@ -55,10 +56,10 @@ def test_the_next_writer_removes_what_dead_ones_left_and_nothing_else(writers, t
 @linux
 def test_a_half_that_is_taken_before_it_is_locked_is_begun_again(tmp_path, monkeypatch):
     "between its creation and its lock another writer may hold it for a dead one's"
-    lock, taken = core._lock, []
+    lock, taken = files._lock, []
     def late(fd, wait=False):
         if wait and not taken:
-            core.remove_halves(tmp_path/"a.txt"); taken.append(fd)
+            files.remove_halves(tmp_path/"a.txt"); taken.append(fd)
             assert not list(tmp_path.iterdir())
         return lock(fd, wait)
     monkeypatch.setattr(core, "_lock", late)
@@ -87,13 +88,13 @@ def test_no_descriptor_stays_open(tmp_path):
 def test_a_finished_fold_that_finds_no_room_is_named(tmp_path):
     "a limit on the size of files stands for the disk"
     resource = pytest.importorskip("resource")
-    from catscans.transfer import _keep_fold, _kept_fold
+    from catscans.transfer.folds import keep_fold, kept_fold
     file, p = tmp_path/"fold1.npz", np.zeros((2**18, 2), "float32")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
-        with pytest.raises(UserError, match=r"cannot write the finished fold .*fold1.npz \(File too large\): it needs 2.0 MiB, \d+ MiB are free; make room and start again, it goes on"): _keep_fold(file, "key", {}, p)
+        with pytest.raises(UserError, match=r"cannot write the finished fold .*fold1.npz \(File too large\): it needs 2.0 MiB, \d+ MiB are free; make room and start again, it goes on"): keep_fold(file, "key", {}, p)
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir()), "half a file was left"
-    _keep_fold(file, "key", dict(a=1), p)
-    assert _kept_fold(file, "key")[0] == dict(a=1)
+    keep_fold(file, "key", dict(a=1), p)
+    assert kept_fold(file, "key")[0] == dict(a=1)

@@ -7,13 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from catscans import published
-from catscans.audit import CLAIMS, COLUMNS, VERDICTS, audit, audit_json, audit_text, obtained_counts
-from catscans.claims import ABOUT, EFFECT, OBTAINED
-from catscans.core import PAPER_SOURCES, UserError
+from catscans.records import authors
+from catscans.published.evidence import VERDICTS
+from catscans.published.claims import CLAIMS
+from catscans.published.verdicts import COLUMNS, audit, audit_json, audit_text, obtained_counts
+from catscans.published.effects import ABOUT, EFFECT, OBTAINED
+from catscans.core.basics import UserError
+from catscans.core.grid import PAPER_SOURCES
 
 ROOT = Path(__file__).resolve().parents[1]
-PAPER_RECORD = [{v: k for k, v in published.ALIASES.items()}.get(s, s) for s in PAPER_SOURCES]  # the names in the files
+PAPER_RECORD = [{v: k for k, v in authors.ALIASES.items()}.get(s, s) for s in PAPER_SOURCES]  # the names in the files
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def test_headline_numbers(table):
 
 def test_every_number_in_a_reason_is_a_value(table):
     "a reason quotes what was recomputed or printed, or one of these cells of the record and constants of a method"
-    from catscans.style import SHORT
+    from catscans.datasets.catalogue import SHORT
     quoted = {6: "0.05 5856 13000", 10: "0.5", 11: "1996 95", 18: "8", 21: "56 47 10 20", 25: "0.5 30 0.1 20 50", 28: "163818 163862 90000", 29: "1583 4273 7", 30: "8060 10"}
     numbers = lambda v: [x for u in v.values() for x in numbers(u)] if isinstance(v, dict) else [abs(v)] if isinstance(v, (int, float)) else []
     for r in table.itertuples():
@@ -138,7 +141,7 @@ def values(t): return {i: r if isinstance(r, dict) else {"": r} for i, r in zip(
 @pytest.mark.parametrize("what", MUTATIONS)
 def test_mutation(what, table, tmp_path):
     cell, depends, turns = MUTATIONS[what]
-    published.export(tmp_path)
+    authors.export(tmp_path)
     if what in MENDED:
         for c in MENDED[what]: assert put(tmp_path, *c)
         table = audit(tmp_path, profiles=())
@@ -156,7 +159,7 @@ def test_mutation(what, table, tmp_path):
 
 def test_a_rule_for_claim_14_holds_under_both_baselines(table, tmp_path):
     "the same -11.1 % against the self pair, but a gain against Table II: no longer reproduced"
-    published.export(tmp_path)
+    authors.export(tmp_path)
     put(tmp_path, *MUTATIONS["Table II, AUC of PCam-middle"][0])
     t = audit(tmp_path, profiles=()).set_index("id")
     assert t.recomputed[14]["pcam-middle"] == table.set_index("id").recomputed[14]["pcam-middle"] < 0 < t.recomputed[14]["table2_pcam-middle"]
@@ -172,26 +175,31 @@ def test_deviating_epochs_and_leniency_are_said(table):
 # one number for one statistic
 
 def test_a_statistic_reads_the_same_everywhere(table):
-    from catscans import audit_figures, figures, plots, stats
-    from catscans.claims import from_record, learning_rates
+    from catscans.published import findings
+    from catscans.figures import audit
+    from catscans.figures import report
+    from catscans.figures import distance
+    from catscans.metrics import correlation
+    from catscans.published.evidence import from_record
+    from catscans.published.claims import learning_rates
     v, names = dict(zip(table.id, table.recomputed)), {"experts": "experts", "task2vec": "task2vec_cosine"}
-    drawn = plots.correlations("published").query("pairs == 'all'").set_index("measure")
-    audited = audit_figures.coefficient_frame().query("pairs == 'all'").set_index("measure")
+    drawn = distance.correlations("published").query("pairs == 'all'").set_index("measure")
+    audited = findings.coefficient_frame().query("pairs == 'all'").set_index("measure")
     for d, m in names.items():
         for bound in ("lo", "hi"):
             same = {v[11][f"{d}_pearson_r_{bound}"], drawn.loc[m, f"pearson_r_{bound}"], audited.loc[d if d == "experts" else "task2vec_published_draw", f"pearson_r_{bound}"]}
             assert len(same) == 1, same
         assert v[10][f"{d}_pearson_r_perm_p"] == drawn.loc[m, "pearson_r_perm_p"]
     line = f"[{v[11]['experts_pearson_r_lo']:.2f}, {v[11]['experts_pearson_r_hi']:.2f}]"
-    known = stats._correlation.cache_info().misses
-    assert any(line in t.get_text() for t in plots.fig4("published").axes[0].texts)
-    assert "Pearson r 0.238" in figures.sentences("published")["fig4_distance"] and stats._correlation.cache_info().misses == known   # no permutation a second time
+    known = correlation._correlation.cache_info().misses
+    assert any(line in t.get_text() for t in distance.fig4("published").axes[0].texts)
+    assert "Pearson r 0.238" in report.sentences("published")["fig4_distance"] and correlation._correlation.cache_info().misses == known   # no permutation a second time
     assert v[26]["spearman_rho_within_perm_p"] == learning_rates(from_record())["all"]["spearman_rho_within_perm_p"]
 
 
 def test_no_caller_has_resamples_of_its_own():
     import catscans
-    from catscans.protocols import OBEYED
+    from catscans.core.protocols import OBEYED
     code = {f.stem: f.read_text() for f in Path(catscans.__file__).parent.glob("*.py")}
     for name in ("claims", "effects", "evidence", "published", "audit", "audit_figures", "plots", "figures"): assert not re.search(r"n_(boot|perm|sim)\s*=", code[name]), name
     for name in ("claims", "effects", "evidence", "published", "plots"): assert '"stl10"' not in code[name].replace('for s in ("stl10", "sti10")', ""), name  # claim 5 is about STL-10 itself
@@ -217,9 +225,9 @@ def damage(folder, name, column, value, row=0):
 
 def test_any_cell_may_be_damaged(tmp_path):
     "80 of the cells of all files and columns: a copy is refused at the file at fault, or it has an audit without holes"
-    published.export(tmp_path)
+    authors.export(tmp_path)
     rng, seen = np.random.default_rng(3), set()
-    cells = [(n, c, v) for n, (_, columns) in published.SCHEMA.items() for c in columns for v in DAMAGE]
+    cells = [(n, c, v) for n, (_, columns) in authors.SCHEMA.items() for c in columns for v in DAMAGE]
     for k in rng.choice(len(cells), 80, replace=False):
         name, column, value = cells[k]
         text = damage(tmp_path, name, column, value, int(rng.integers(1000)))
@@ -245,9 +253,9 @@ SPOILT = {  # file, column, rows, value -> what the message names
 
 @pytest.mark.parametrize("what", SPOILT)
 def test_statistics_that_are_undefined_name_the_file(what, tmp_path):
-    from catscans.study import main
+    from catscans.study.cli import main
     file, column, rows, value, says = SPOILT[what]
-    published.export(tmp_path)
+    authors.export(tmp_path)
     for key in [rows] if rows else [{"dataset" if file == "table1" else "source": s} for s in PAPER_RECORD]: put(tmp_path, file, key, column, value)
     with pytest.raises(UserError) as e: audit(tmp_path, profiles=())
     assert says in str(e.value) and str(tmp_path) in str(e.value)
@@ -255,7 +263,7 @@ def test_statistics_that_are_undefined_name_the_file(what, tmp_path):
 
 
 def test_a_claim_without_variation_of_rates_is_still_answered(tmp_path):
-    published.export(tmp_path)
+    authors.export(tmp_path)
     for c in (*ONE_RATE, EPOCHS): put(tmp_path, *c)
     table = audit(tmp_path, profiles=())
     t = table.set_index("id")
@@ -266,7 +274,7 @@ def test_a_claim_without_variation_of_rates_is_still_answered(tmp_path):
 
 def test_claim_26_looks_at_the_rates(tmp_path):
     "one rate per target and the printed epochs, but far outside the printed range"
-    published.export(tmp_path)
+    authors.export(tmp_path)
     for t in ("isic", "chest", "pcam-middle"): assert put(tmp_path, "finetune_settings", dict(target=t), "lr", .5)
     put(tmp_path, *EPOCHS)
     t = audit(tmp_path, profiles=()).set_index("id")
@@ -275,7 +283,8 @@ def test_claim_26_looks_at_the_rates(tmp_path):
 
 
 def test_claim_12_needs_growth_that_is_shown(table):
-    from catscans.claims import answer, from_record
+    from catscans.published.evidence import from_record
+    from catscans.published.claims import answer
     from dataclasses import replace
     ev = from_record()
     row = ev.rec.claims.set_index("id").loc[12]
@@ -289,7 +298,7 @@ def test_claim_12_needs_growth_that_is_shown(table):
 
 def test_an_undefined_side_statistic_is_no_reason_to_refuse(tmp_path):
     "expert distances vary only with ImageNet's; rates of the self pairs' but for ImageNet: claims that need all pairs are answered"
-    published.export(tmp_path)
+    authors.export(tmp_path)
     for s in PAPER_RECORD:
         if s != "imagenet": put(tmp_path, "expert_distances", dict(source=s), "distance", 3)
     for t, lr in (("isic", "1e-05"), ("chest", "1e-06"), ("pcam-middle", "1e-06")):
@@ -301,7 +310,7 @@ def test_an_undefined_side_statistic_is_no_reason_to_refuse(tmp_path):
 
 
 def test_an_undefined_main_statistic_names_its_pairs(tmp_path):
-    published.export(tmp_path)
+    authors.export(tmp_path)
     f = pd.read_csv(tmp_path/"expert_distances.csv")
     f["distance"] = np.where(f.source == f.target, 0, 3)           # varies over all pairs, not over those of claim 12
     f.to_csv(tmp_path/"expert_distances.csv", index=False)
@@ -309,7 +318,7 @@ def test_an_undefined_main_statistic_names_its_pairs(tmp_path):
 
 
 def test_no_violation_is_not_called_impossible(tmp_path):
-    published.export(tmp_path)
+    authors.export(tmp_path)
     for s in PAPER_RECORD: put(tmp_path, "expert_distances", dict(source=s), "distance", 3)
     put(tmp_path, "expert_distances", dict(source="imagenet", target="chest"), "distance", 4)
     t = audit(tmp_path, profiles=()).set_index("id")
@@ -318,19 +327,20 @@ def test_no_violation_is_not_called_impossible(tmp_path):
 
 def test_a_copy_of_distances_is_one_on_every_target(table, tmp_path):
     "the claim and the figure ask the same function: one other value makes it no copy"
-    from catscans import audit_figures
-    from catscans.claims import copied
+    from catscans.published import findings
+    from catscans.figures import audit
+    from catscans.published.claims import copied
     assert table.set_index("id").recomputed[13]["task2vec_is_a_copy"] == 1
-    published.export(tmp_path)
+    authors.export(tmp_path)
     put(tmp_path, "task2vec_distances", dict(source="stl10", target="chest"), "distance", .9)
     t = audit(tmp_path, profiles=()).set_index("id")
-    assert t.recomputed[13]["task2vec_is_a_copy"] == 0 and copied(audit_figures.distance_frames(tmp_path)[1]) is None
+    assert t.recomputed[13]["task2vec_is_a_copy"] == 0 and copied(findings.distance_frames(tmp_path)[1]) is None
     m = pd.DataFrame([[1., 2], [np.nan, 2]], index=["imagenet", "kimia960"])
     assert copied(m) is None                                         # nothing is recorded for one target: not known to be a copy
 
 
 def test_same_record_same_audit(table, tmp_path):
-    published.export(tmp_path)
+    authors.export(tmp_path)
     assert audit_json(audit(tmp_path, profiles=())) == audit_json(table)
 
 
@@ -344,16 +354,18 @@ def test_obtained_is_not_yet_run_or_a_number(monkeypatch, tmp_path):
 
 
 def test_obtained_from_our_records():
-    from catscans import records
-    from catscans.core import get_profile
+    from catscans.records import store
+    from catscans.records import examples
+    from catscans.records import frames
+    from catscans.core.grid import get_profile
     p = get_profile("toy")
-    with records._example_project():
+    with examples.example_project():
         distances = [dict(measure=m, source=s, target=t, value=float((i*7 + j*3) % 11), sd=None, n=25)
                      for m in ("experts", "task2vec_cosine") for i, s in enumerate(p.sources) for j, t in enumerate(p.targets)]
         data = {n: dict(n=400, subset=4, seeds=[1000, 1001, 1002]) for n in p.sources}
-        records.write(dict(schema=1, kind="similarity", profile="toy", protocol=p.protocol, seed=p.seed, distances=distances, settings={}, data=data,
-                           env={k: "" for k in records._ENV}, timing=dict(started="", wall_s=0.)))
-        df, s = records.tidy("toy"), records.settings_frame("toy")
+        store.write(dict(schema=1, kind="similarity", profile="toy", protocol=p.protocol, seed=p.seed, distances=distances, settings={}, data=data,
+                           env={k: "" for k in store.ENV_KEYS}, timing=dict(started="", wall_s=0.)))
+        df, s = frames.tidy("toy"), frames.settings_frame("toy")
         t = audit(profiles=["toy"])
     got = {i: o["toy"] for i, o in zip(t.id, t.obtained)}
     mean = df[(df.source == "toy-imagenet") & (df.target == "toy-chest")].auc_ovr_weighted.mean()
@@ -380,20 +392,20 @@ def test_obtained_from_our_records():
 def ours(auc, **columns):
     "Evidence of a profile of ours, made of the record's: other fold AUCs, other columns of the pairs."
     from dataclasses import replace
-    from catscans.claims import from_record
+    from catscans.published.evidence import from_record
     ev = from_record()
     return replace(ev, profile="lite", auc=ev.auc.assign(auc_ovr_weighted=auc(ev.auc) if callable(auc) else auc), pairs=ev.pairs.assign(**columns))
 
 
 def told(ev, *ids):
-    from catscans.claims import obtained
+    from catscans.published.claims import obtained
     rows = ev.rec.claims.set_index("id")
     return {i: obtained(ev, rows.loc[i], i) for i in ids}
 
 
 def test_no_significant_difference_tells_nothing():
     "folds of pure noise, and distances on whose two ends the effect is the same: nothing is reproduced or contradicted, neither by a difference nor by its absence"
-    from catscans.claims import from_record
+    from catscans.published.evidence import from_record
     rng, at = np.random.default_rng(1), from_record().pairs.groupby("target").cumcount().astype(float)
     ev = ours(lambda f: .9 + .02*rng.standard_normal(len(f)), experts=at, task2vec=at, transferability=(at - 3.5)**2)
     got = told(ev, *(i for i, kind in ABOUT.items() if kind == EFFECT and i != 27))
@@ -416,7 +428,7 @@ def test_an_effect_that_the_data_show_is_told():
 
 def test_what_differs_between_targets_tells_nothing_of_sources():
     "distance and transferability that differ by target only: a pooled r of almost 1 contradicts neither claim; the same within targets does"
-    from catscans.claims import from_record
+    from catscans.published.evidence import from_record
     rng, pairs = np.random.default_rng(2), from_record().pairs
     target = pairs.target.map({t: i for i, t in enumerate(pairs.target.unique())}).astype(float)
     noise = lambda: .01*rng.standard_normal(len(pairs))
@@ -430,11 +442,13 @@ def test_what_differs_between_targets_tells_nothing_of_sources():
 
 
 def test_distances_that_say_nothing_of_subsets_leave_claims_unanswered():
-    from catscans import records
-    from catscans.core import get_profile
+    from catscans.records import store
+    from catscans.records import examples
+    from catscans.records import frames
+    from catscans.core.grid import get_profile
     p = get_profile("toy")
-    with records._example_project():
-        records.write(dict(schema=1, kind="similarity", profile="toy", protocol=p.protocol, seed=p.seed, settings={}, env={k: "" for k in records._ENV}, timing=dict(started="", wall_s=0.),
+    with examples.example_project():
+        store.write(dict(schema=1, kind="similarity", profile="toy", protocol=p.protocol, seed=p.seed, settings={}, env={k: "" for k in store.ENV_KEYS}, timing=dict(started="", wall_s=0.),
                            distances=[dict(measure="task2vec_cosine", source=s, target=t, value=1., sd=None, n=5) for s in p.sources for t in p.targets]))
         t = audit(profiles=["toy"])
     got = {i: o["toy"] for i, o in zip(t.id, t.obtained)}
@@ -474,11 +488,12 @@ def test_command_audits_a_copy_whatever_the_verdicts(tmp_path):
 
 def test_every_figure_is_drawn_from_the_record(tmp_path, monkeypatch):
     from PIL import Image
-    from catscans import audit_figures
+    from catscans.published import findings
+    from catscans.figures import audit
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path))
     for name in ("coefficients", "draws", "learning_rate", "baseline", "distances", "geometry", "sizes", "tests"):
-        fig = audit_figures.draw(name)
+        fig = audit.draw(name)
         image = Image.open(tmp_path/"figures"/"published"/f"audit_{name}.png").convert("L")
         assert image.getextrema()[0] < 60 and len(image.getcolors(100_000)) > 20 and len(fig.frame)
     bars = [b.get_height() for b in fig.axes[0].patches]
-    assert sorted(bars) == sorted(audit_figures.tests_frame().significant)
+    assert sorted(bars) == sorted(findings.tests_frame().significant)

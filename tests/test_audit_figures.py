@@ -3,10 +3,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from catscans import audit_figures as af
-from catscans import published
-from catscans.audit import VERDICTS
-from catscans.style import small
+from catscans.published import findings
+from catscans.figures import audit
+from catscans.records import authors
+from catscans.published.evidence import VERDICTS
+from catscans.figures.style import small
 
 
 @pytest.fixture(scope="module")
@@ -23,20 +24,20 @@ def project(tmp_path, monkeypatch):
 def changed(tmp_path):
     "A copy of the record with cells changed: changed((file, row, column, value), ...)"
     def change(*cells):
-        published.export(d := tmp_path/f"copy{len(list(tmp_path.glob('copy*')))}")
+        authors.export(d := tmp_path/f"copy{len(list(tmp_path.glob('copy*')))}")
         for file, row, column, value in cells:
             f = pd.read_csv(d/f"{file}.csv", dtype=str, keep_default_na=False)
             hit = pd.concat([f[k] == str(v) for k, v in row.items()], axis=1).all(axis=1)
             assert hit.any()
             f.loc[hit, column] = str(value)
             f.to_csv(d/f"{file}.csv", index=False)
-        return published.record(d)
+        return authors.record(d)
     return change
 
 
-@pytest.mark.parametrize("name", af.FIGURES)
+@pytest.mark.parametrize("name", audit.FIGURES)
 def test_drawn_with_its_numbers(name, table, project):
-    fig = af.draw(name, **(dict(table=table) if name == "verdicts" else {}))
+    fig = audit.draw(name, **(dict(table=table) if name == "verdicts" else {}))
     base = project/"figures"/"published"
     if name == "ranks":                                                    # Fig. 7, which the results write: written again here, that step would be out of date
         assert not list(base.glob("*"))
@@ -54,8 +55,8 @@ def test_drawn_with_its_numbers(name, table, project):
 
 
 def test_verdicts_by_symbol_as_well(table):
-    words = [t.get_text() for t in af.verdicts(None, table=table).axes[0].texts]
-    assert {s: words.count(s) for s in af.VERDICT_SYMBOL.values()} == {s: 8 for s in af.VERDICT_SYMBOL.values()}
+    words = [t.get_text() for t in audit.verdicts(None, table=table).axes[0].texts]
+    assert {s: words.count(s) for s in audit.VERDICT_SYMBOL.values()} == {s: 8 for s in audit.VERDICT_SYMBOL.values()}
 
 
 def titles(fig): return [fig.get_suptitle(), *(ax.get_title(loc="left") for ax in fig.axes)]
@@ -77,7 +78,7 @@ CELLS = {
 @pytest.mark.parametrize("name", CELLS)
 def test_figure_follows_the_record(name, changed):
     cells, before, after = CELLS[name]
-    old, new = af.FIGURES[name](), af.FIGURES[name](changed(*cells))
+    old, new = audit.FIGURES[name](), audit.FIGURES[name](changed(*cells))
     text = [" ".join(titles(f)) + foot(f) for f in (old, new)]
     assert before in text[0] and before not in text[1] and (after is None or after in text[1])
     if name != "coefficients": assert not old.frame.equals(new.frame)      # a printed value is drawn, not tabled
@@ -86,17 +87,17 @@ def test_figure_follows_the_record(name, changed):
 
 def test_a_copy_is_marked_and_kept_apart(changed, project):
     rec = changed()
-    fig = af.draw("sizes", rec)
-    assert "ANOTHER RECORD" in foot(fig) and "ANOTHER RECORD" not in foot(af.sizes())
+    fig = audit.draw("sizes", rec)
+    assert "ANOTHER RECORD" in foot(fig) and "ANOTHER RECORD" not in foot(audit.sizes())
     assert (project/"figures"/"another-record"/"audit_sizes.png").exists() and not (project/"figures"/"published").exists()
 
 
 def test_phrases_have_two_sides():
-    assert af.is_named(.24, .238, .291) != af.is_named(.24, .291, .238) != af.is_named(.24, 0, 0)
-    assert af.lies(.02).startswith("outside") and af.lies(.03).startswith("within") and af.lies(.98).startswith("outside")
-    assert len({af.related(a, b) for a in (.01, .2) for b in (.01, .2)}) == 4
-    assert af.turned([-1, -1], [1, -1]).startswith("1 of 2") and af.turned([1], [1]).startswith("No gain")
-    assert [af.strength(r) for r in (.1, .3, .9)] == ["very weak", "weak", "very strong"]
+    assert findings.is_named(.24, .238, .291) != findings.is_named(.24, .291, .238) != findings.is_named(.24, 0, 0)
+    assert findings.lies(.02).startswith("outside") and findings.lies(.03).startswith("within") and findings.lies(.98).startswith("outside")
+    assert len({findings.related(a, b) for a in (.01, .2) for b in (.01, .2)}) == 4
+    assert findings.turned([-1, -1], [1, -1]).startswith("1 of 2") and findings.turned([1], [1]).startswith("No gain")
+    assert [findings.strength(r) for r in (.1, .3, .9)] == ["very weak", "weak", "very strong"]
 
 
 RATES = (("isic", "1e-05"), ("chest", "1e-06"), ("pcam-middle", "1e-06"))
@@ -112,27 +113,27 @@ DEGENERATE = {
 
 @pytest.mark.parametrize("what", DEGENERATE)
 def test_what_the_audit_accepts_can_be_drawn_and_said(what, changed, table):
-    from catscans.audit import audit
+    from catscans.published.verdicts import audit
     cells, figure, says = DEGENERATE[what]
     rec = changed(*cells)
     audit(rec, profiles=())
-    assert "undefined" in af.sentences(rec)[figure] and "nan" not in " ".join(af.sentences(rec).values())
-    for name in af.FIGURES:
-        fig = af.FIGURES[name](rec, **(dict(table=table) if name == "verdicts" else {}))
+    assert "undefined" in findings.sentences(rec)[figure] and "nan" not in " ".join(findings.sentences(rec).values())
+    for name in audit.FIGURES:
+        fig = audit.FIGURES[name](rec, **(dict(table=table) if name == "verdicts" else {}))
         if name == figure: assert says in " ".join(titles(fig)) + foot(fig)
 
 
 def test_obeyed_settings_are_counted(changed):
-    from catscans.protocols import OBEYED, PROTOCOL_SETTINGS
-    o = af.obeyed(published.record().differences.setting)
+    from catscans.core.protocols import OBEYED, PROTOCOL_SETTINGS
+    o = findings.obeyed(authors.record().differences.setting)
     assert (o == "obeyed").sum() == len(OBEYED) and (o == "declared only").sum() == len(PROTOCOL_SETTINGS) - len(OBEYED) and set(o) == {"", "obeyed", "declared only"}
-    assert f"{len(OBEYED)} are obeyed by code" in foot(af.differences())
-    assert f"{len(OBEYED) - 1} are obeyed by code" in foot(af.differences(changed(("differences", dict(setting="baseline"), "setting", ""))))
+    assert f"{len(OBEYED)} are obeyed by code" in foot(audit.differences())
+    assert f"{len(OBEYED) - 1} are obeyed by code" in foot(audit.differences(changed(("differences", dict(setting="baseline"), "setting", ""))))
 
 
 def test_sentences_follow_the_record(changed):
-    old = af.sentences()
-    new = af.sentences(changed(("table2", dict(source="chest"), "test_auc", .999), ("finetune_settings", dict(target="chest", source="isic"), "lr", 3e-3),
+    old = findings.sentences()
+    new = findings.sentences(changed(("table2", dict(source="chest"), "test_auc", .999), ("finetune_settings", dict(target="chest", source="isic"), "lr", 3e-3),
                                ("task2vec_geometry", dict(dataset="chest"), "effective_dimensions_mean_embedding", 9000)))
     assert {k for k in old if old[k] != new[k]} == {"baseline", "learning_rate", "geometry"}
     assert "Chest X-ray has the fewest" in old["geometry"] and "KimiaPath960 has the fewest" in new["geometry"]

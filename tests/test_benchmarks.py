@@ -52,7 +52,7 @@ def test_ratios_are_medians_of_rounds_and_the_first_round_is_not_counted():
 
 def test_operations_are_those_of_the_keras_network():
     import numpy as np
-    from catscans.models import resnet50
+    from catscans.models.resnet import resnet50
     net = resnet50(training.CLASSES, 75)
     forward = {l.name: 2*int(np.prod(l.kernel.shape))*int(np.prod(l.output.shape[1:-1])) for l in net.layers if hasattr(l, "kernel")}
     assert training.flops(75) == 3*sum(forward.values()) - forward["conv1_conv"]

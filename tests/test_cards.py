@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catscans.cards import CATALOGUE, DATASETS, GROUP_KEYS, LAYOUTS, Card, File, _files, listing, short, survey_table1, table1
-from catscans.core import PAPER_SOURCES, PAPER_TARGETS
+from catscans.datasets.cards import GROUP_KEYS, LAYOUTS, Card, File, _files
+from catscans.datasets.catalogue import CATALOGUE, DATASETS, listing, short, survey_table1, table1
+from catscans.core.grid import PAPER_SOURCES, PAPER_TARGETS
 from fakes import ROOT
 
 CHECKSUMS = Path(os.environ.get("CATSCANS_CHECKSUMS") or ROOT.parent/"shared"/"checksums.json")
@@ -116,8 +117,8 @@ def test_the_list_shows_every_set_once():
 
 
 def test_cards_are_light():
-    code = ("import sys, catscans.cards as c; c.DATASETS['dtd'].files; c.listing(); "
-            "assert not {'keras', 'tensorflow', 'pandas', 'matplotlib', 'scipy', 'PIL', 'catscans.images'} & set(sys.modules)")
+    code = ("import sys, catscans.datasets.catalogue as c; c.DATASETS['dtd'].files; c.listing(); "
+            "assert not {'keras', 'tensorflow', 'pandas', 'matplotlib', 'scipy', 'PIL', 'catscans.datasets.store'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
@@ -130,7 +131,7 @@ def test_images_per_class_sum_to_the_whole():
 
 def test_counts_are_compared():
     from types import SimpleNamespace
-    from catscans.datasets import _odd_counts
+    from catscans.datasets.loading import _odd_counts
     im = SimpleNamespace(classes=["NORMAL", "PNEUMONIA"])
     assert _odd_counts(DATASETS["chest"], im, np.array([1_583, 4_273])) == [] and _odd_counts(DATASETS["chest"], im, np.array([1_584, 4_272])) == ["NORMAL 1584, not 1583", "PNEUMONIA 4272, not 4273"]
 

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catscans import records
-from catscans.core import PAPER_SOURCES, PAPER_TARGETS, PROFILES, PROTOCOLS, UserError
-from catscans.datasets import DATASETS, check_card, load
-from catscans.splits import make_splits, shared_group_rate, single_split
+from catscans.records import store
+from catscans.core.basics import UserError
+from catscans.core.grid import PAPER_SOURCES, PAPER_TARGETS, PROFILES, PROTOCOLS
+from catscans.datasets.catalogue import DATASETS
+from catscans.datasets.loading import check_card, load
+from catscans.datasets.splits import make_splits, shared_group_rate, single_split
 from fakes import ROOT
 
 TOY = PROFILES["toy"].sources
@@ -62,14 +64,16 @@ def test_lite_datasets_keep_their_cards():
 def test_figures_are_drawn_from_the_record(tmp_path, monkeypatch):
     "figures exist, are not blank, and Fig. 3's bars are the means of the folds"
     from PIL import Image
-    from catscans import figures, published
+    from catscans.figures import auc
+    from catscans.figures import report
+    from catscans.records import authors
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path))
-    paths = figures.make("published")
+    paths = report.make("published")
     for f in (p for p in map(Path, paths) if p.suffix == ".png"):
         assert np.asarray(Image.open(f).convert("L")).std() > 5, f"{f.name} is blank"
         assert f.with_suffix(".svg").exists() and f.with_suffix(".csv").exists()
-    mean = published.fold_auc().groupby(["target", "source"]).auc_ovr_weighted.mean()
-    fig = figures.fig3("published")
+    mean = authors.fold_auc().groupby(["target", "source"]).auc_ovr_weighted.mean()
+    fig = auc.fig3("published")
     axes = [ax for ax in fig.axes if ax.patches]
     assert len(axes) == 3
     for ax, target in zip(axes, PAPER_TARGETS):
@@ -79,9 +83,10 @@ def test_figures_are_drawn_from_the_record(tmp_path, monkeypatch):
 
 
 def test_missing_results_stop_the_build_by_name(tmp_path, monkeypatch):
-    from catscans import figures
+    from catscans.figures import auc
+    from catscans.figures import report
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path))
-    with pytest.raises(UserError, match="toy-dtd"): figures.fig3("toy")
+    with pytest.raises(UserError, match="toy-dtd"): auc.fig3("toy")
 
 
 def test_an_installed_copy_works_outside_the_repository(tmp_path):

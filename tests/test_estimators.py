@@ -7,10 +7,14 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import rankdata
 
-from catscans import controls, estimators, toy, transport
-from catscans.agreement import krippendorff_alpha
-from catscans.core import UserError
-from catscans.estimators import ESTIMATORS, INPUTS, NotAvailable, cards, estimator, registry, score, scores
+from catscans.datasets import images
+from catscans.similarity import features as features_file
+from catscans.datasets import toy
+from catscans.similarity import transport
+from catscans.metrics.agreement import krippendorff_alpha
+from catscans.core.basics import UserError
+from catscans.similarity.registry import ESTIMATORS, INPUTS, NotAvailable, estimator
+from catscans.similarity.scoring import cards, registry, score, scores
 
 TASK2VEC = ("task2vec_cosine", "task2vec_scaled_cosine", "task2vec_normalized_cosine", "task2vec_asymmetric")
 CONTROLS = ("log_size", "n_classes", "mean_difference", "spectrum_difference", "jpeg_difference")
@@ -55,7 +59,7 @@ def test_a_newcomer_is_one_function():
 def test_two_datasets_and_a_network_are_enough():
     "embeddings are made of the images by `probe`, features and outputs by `source_network`"
     import keras
-    from catscans.images import Images, fingerprint
+    from catscans.datasets.images import Images, fingerprint
     keras.utils.set_random_seed(0)
     image = keras.Input((8, 8, 3)); z = keras.layers.GlobalAveragePooling2D(name="avg_pool")(keras.layers.Conv2D(6, 3, activation="relu")(keras.layers.Rescaling(1/255)(image)))
     net, body = keras.Model(image, keras.layers.Dense(3, activation="softmax")(z)), keras.Model(image, z)
@@ -102,12 +106,12 @@ def test_what_cannot_be_had_is_named_and_the_rest_is_computed():
 
 
 def test_importing_is_light():
-    code = "import sys, catscans.estimators, catscans.transport, catscans.controls; print(sorted({'ot', 'sklearn', 'scipy', 'tensorflow', 'keras', 'PIL', 'pandas'} & set(sys.modules)))"
+    code = "import sys, catscans.similarity.estimators, catscans.similarity.transport, catscans.similarity.controls; print(sorted({'ot', 'sklearn', 'scipy', 'tensorflow', 'keras', 'PIL', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_optimal_transport_does_not_load_tensorflow():
-    code = "import sys, numpy as np; from catscans.transport import otdd; r = np.random.default_rng(0); x, y = r.normal(size=(9, 2)), np.arange(9) % 2; otdd(x, y, x, y); print('ot' in sys.modules, {'tensorflow', 'jax', 'torch'} & set(sys.modules))"
+    code = "import sys, numpy as np; from catscans.similarity.transport import otdd; r = np.random.default_rng(0); x, y = r.normal(size=(9, 2)), np.arange(9) % 2; otdd(x, y, x, y); print('ot' in sys.modules, {'tensorflow', 'jax', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "True set()"
 
 
@@ -270,7 +274,7 @@ def test_otdd_knows_gaussian_classes():
 def test_a_sample_may_lose_a_class():
     "more classes than images are used: what is left is compared"
     x, y = data(120, 5, 60)
-    i = estimators.stratified_sample(y, 40, "otdd", 0)
+    i = features_file.stratified_sample(y, 40, "otdd", 0)
     assert len(set(i)) == 40 and len(set(y[i])) < 60
     got = score("otdd", source_embedding=x, source_labels=y, target_embedding=x + 1, labels=y, most=40)
     assert got == pytest.approx(np.sqrt(5 + 5), rel=1e-6)          # a shift costs its square twice: once for images, once for classes
@@ -327,15 +331,15 @@ def test_groups_and_copies_are_never_on_both_sides():
     r = np.random.default_rng(0)
     x, y, g = r.normal(size=(60, 3)), np.tile([0, 1], 30), np.repeat(np.arange(20), 3)
     x[30] = x[0]; x[45] = x[30]                                     # ties groups 0, 10 and 15 together
-    whole = estimators._whole(x, g)
+    whole = features_file._whole(x, g)
     assert len({whole[i] for i in (0, 1, 2, 30, 31, 32, 45, 46, 47)}) == 1 and len(set(whole)) == 18
-    assert estimators._whole(r.normal(size=(5, 2)), None) is None
+    assert features_file._whole(r.normal(size=(5, 2)), None) is None
     assert (np.unique(whole, return_inverse=True)[1][3:30] == np.unique(g[3:30], return_inverse=True)[1] + 1).all()
 
 
 def test_image_statistics():
     x = np.zeros((4, 16, 16, 3), np.uint8); x[:, :, ::2] = (10, 20, 200)
-    s = controls.image_statistics(x)
+    s = images.image_statistics(x)
     assert s["mean"] == [5, 10, 100] and s["n"] == 4 and s["size"] == 16
     got = score("mean_difference", SimpleNamespace(x=x), SimpleNamespace(x=x + np.uint8(3)))
     assert got == pytest.approx(3*np.sqrt(3))
@@ -409,9 +413,9 @@ class Network:
 def sources(tmp_path_factory):
     "target; context for a source that is a copy of it, and for one that is noise with as many classes"
     import warnings, keras, pandas as pd
-    from catscans import task2vec
-    from catscans.experts import answers_for
-    from catscans.images import Images, fingerprint
+    from catscans.models import probes
+    from catscans.similarity.experts import answers_for
+    from catscans.datasets.images import Images, fingerprint
     x, y, groups, classes = toy.generate("toy-kimia960", 16)
     keep = y < 5
     x, y = x[keep], y[keep]
@@ -428,7 +432,7 @@ def sources(tmp_path_factory):
         net = keras.Input((16, 16, 3))
         keras.utils.set_random_seed(1)
         deep = keras.layers.Conv2D(12, 3, activation="relu")(keras.layers.Conv2D(8, 3, 2, activation="relu")(keras.layers.Rescaling(1/255)(net)))
-        probe = task2vec.Probe(keras.Model(net, keras.layers.GlobalAveragePooling2D(name="avg_pool")(deep)))
+        probe = probes.Probe(keras.Model(net, keras.layers.GlobalAveragePooling2D(name="avg_pool")(deep)))
         data = lambda name, x, y: Images(x, y, None, [str(c) for c in range(5)], None, fingerprint(x, y, None, []), name, np.arange(len(y)).astype(str))
         target = data("toy-kimia960", x, y)
         def context(sx, sy, seed, name="toy-kimia960"):

@@ -4,8 +4,12 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr, weightedtau
 
-from catscans import evaluation as ev, gallery, medmnist
-from catscans.core import UserError
+from catscans.metrics import ranking
+from catscans.records import view
+from catscans.figures import maps as maps_file
+from catscans.figures import gallery
+from catscans.recommend import medmnist
+from catscans.core.basics import UserError
 
 FAST = dict(n_boot=500, n_perm=300)
 
@@ -28,74 +32,74 @@ def test_weighted_tau_is_scipys_ranked_by_auc(n):
     for _ in range(20):
         s, a = r.integers(0, 5, n).astype(float), r.permutation(n)/n
         want = weightedtau(s, a, rank=(-a).argsort().argsort())[0]
-        got = ev.weighted_tau(s, a)
+        got = ranking.weighted_tau(s, a)
         assert np.isnan(got) and len(set(s)) == 1 or got == pytest.approx(want)
 
 
 def test_by_hand():
     # AUC ranks 0, 1, 2; weights 1, 1/2, 1/3; the pair (best, second) is exchanged: (-(1+1/2) + (1+1/3) + (1/2+1/3)) / sum
-    assert ev.weighted_tau([2, 3, 1], [.9, .8, .7]) == pytest.approx((-9 + 8 + 5)/22)
+    assert ranking.weighted_tau([2, 3, 1], [.9, .8, .7]) == pytest.approx((-9 + 8 + 5)/22)
     # an exchange among the worst costs less
-    assert ev.weighted_tau([3, 1, 2], [.9, .8, .7]) == pytest.approx((9 + 8 - 5)/22)
-    assert ev.regret([1, 9, 2], [.9, .8, .7]) == pytest.approx(10) and ev.regret([5, 5, 5], [.9, .8, .7]) == pytest.approx(10)
-    assert ev.spearman([1, 1, 2], [.7, .8, .9]) == pytest.approx(spearmanr([1, 1, 2], [.7, .8, .9])[0])
+    assert ranking.weighted_tau([3, 1, 2], [.9, .8, .7]) == pytest.approx((9 + 8 - 5)/22)
+    assert ranking.regret([1, 9, 2], [.9, .8, .7]) == pytest.approx(10) and ranking.regret([5, 5, 5], [.9, .8, .7]) == pytest.approx(10)
+    assert ranking.spearman([1, 1, 2], [.7, .8, .9]) == pytest.approx(spearmanr([1, 1, 2], [.7, .8, .9])[0])
 
 
 def test_many_score_vectors_at_once_are_the_same_as_one_by_one():
     r = np.random.default_rng(0)
     s, a = r.integers(0, 4, (9, 6)), r.random(6)
-    for f in ev.STATISTICS.values(): assert np.allclose(f(s, a), [f(v, a) for v in s], equal_nan=True)
+    for f in ranking.STATISTICS.values(): assert np.allclose(f(s, a), [f(v, a) for v in s], equal_nan=True)
 
 
 def test_constant_scores_are_undefined_and_counted():
     p = made(6); p.loc[p.target == "t0", "score"] = 1
-    r = ev.agreement(p, **FAST)
+    r = ranking.agreement(p, **FAST)
     assert r["undefined"] == 1 and r["tied_scores"] == 21
-    assert r["weighted_tau"] == pytest.approx(ev.per_target(p).weighted_tau.dropna().mean())
-    r = ev.agreement(p.assign(score=0.), **FAST)
+    assert r["weighted_tau"] == pytest.approx(ranking.per_target(p).weighted_tau.dropna().mean())
+    r = ranking.agreement(p.assign(score=0.), **FAST)
     assert r["weighted_tau"] is None and r["permutation_p"] is None and r["regret"] == pytest.approx(100*p.groupby("target").auc.agg(lambda v: v.max() - v.mean()).mean())
 
 
 # ---- chance, intervals, ceiling
 
 def test_permutation_p_is_uniform_without_signal_and_small_with_it():
-    p = [ev.permutation_p(made(5, signal=0, seed=s), n_perm=199) for s in range(120)]
+    p = [ranking.permutation_p(made(5, signal=0, seed=s), n_perm=199) for s in range(120)]
     assert .01 <= np.mean(np.array(p) <= .05) <= .12 and .4 < np.mean(p) < .6      # binomial(120, .05): 1 to 14 with probability .998
-    assert max(ev.permutation_p(made(8, signal=2, seed=s), n_perm=199) for s in range(5)) == pytest.approx(1/200)
-    assert ev.permutation_p(made(8, signal=-2), n_perm=199) == pytest.approx(1/200), "two-sided"
+    assert max(ranking.permutation_p(made(8, signal=2, seed=s), n_perm=199) for s in range(5)) == pytest.approx(1/200)
+    assert ranking.permutation_p(made(8, signal=-2), n_perm=199) == pytest.approx(1/200), "two-sided"
 
 
 def test_a_distance_is_turned_round():
     p = made()
-    a, b = ev.agreement(p, 1, **FAST), ev.agreement(p.assign(score=-p.score), -1, **FAST)
+    a, b = ranking.agreement(p, 1, **FAST), ranking.agreement(p.assign(score=-p.score), -1, **FAST)
     assert a == b
-    with pytest.raises(UserError, match="direction"): ev.agreement(p, 0)
+    with pytest.raises(UserError, match="direction"): ranking.agreement(p, 0)
 
 
 def test_intervals_cover_and_draw_families():
     r, hit = np.random.default_rng(0), 0
     for i in range(200):
         effect = np.repeat(r.standard_normal(12), 3)
-        m, lo, hi = ev.over_groups(effect + .1*r.standard_normal(36), np.repeat(range(12), 3), n_boot=400, seed=i)
+        m, lo, hi = ranking.over_groups(effect + .1*r.standard_normal(36), np.repeat(range(12), 3), n_boot=400, seed=i)
         hit += lo <= 0 <= hi
     assert 165 <= hit <= 196, f"{hit} of 200 intervals of 95 % hold the truth"
-    naive = sum(lo <= 0 <= hi for lo, hi in (ev.over_groups(np.repeat(r.standard_normal(12), 3), range(36), n_boot=200)[1:] for _ in range(100)))
+    naive = sum(lo <= 0 <= hi for lo, hi in (ranking.over_groups(np.repeat(r.standard_normal(12), 3), range(36), n_boot=200)[1:] for _ in range(100)))
     assert naive < 85, "drawing members of families as if they were independent is too bold"
 
 
 def test_few_targets_give_plain_values_instead_of_an_interval():
-    r = ev.agreement(made(5), **FAST)
+    r = ranking.agreement(made(5), **FAST)
     assert r["weighted_tau_lo"] is None and set(r["weighted_tau_values"]) == {f"t{i}" for i in range(5)}
-    r = ev.agreement(made(6), **FAST)
+    r = ranking.agreement(made(6), **FAST)
     assert r["weighted_tau_lo"] < r["weighted_tau"] < r["weighted_tau_hi"] and r["weighted_tau_values"] is None
-    assert ev.agreement(made(9, group=lambda t: f"g{t % 5}"), **FAST)["weighted_tau_lo"] is None, "nine targets of five families"
+    assert ranking.agreement(made(9, group=lambda t: f"g{t % 5}"), **FAST)["weighted_tau_lo"] is None, "nine targets of five families"
 
 
 @pytest.mark.parametrize("reliability", [.2, .5, .9])
 def test_the_ceiling_of_a_known_reliability(reliability):
     y = .7 + .02*np.random.default_rng(3).standard_normal(600)
     p = pd.DataFrame(dict(target="t", source=[f"s{i}" for i in range(600)], score=0., auc=y))
-    c = ev.ceiling(p, y.std(ddof=1)*np.sqrt(1 - reliability), 30)
+    c = ranking.ceiling(p, y.std(ddof=1)*np.sqrt(1 - reliability), 30)
     of = lambda r: 6/np.pi*np.arcsin(r/2)                         # Spearman of a normal pair with Pearson r
     assert c["spearman_rho"] == pytest.approx(of(reliability), abs=.03)
     assert c["spearman_rho_known"] == pytest.approx(of(np.sqrt(reliability)), abs=.03)
@@ -104,12 +108,12 @@ def test_the_ceiling_of_a_known_reliability(reliability):
 
 def test_ceiling_edges():
     p = made(3)
-    c = ev.ceiling(p, 0)
+    c = ranking.ceiling(p, 0)
     assert c["weighted_tau"] == c["spearman_rho"] == 1 and c["regret"] == 0
-    c = ev.ceiling(p, 5., 300)                                     # all noise
+    c = ranking.ceiling(p, 5., 300)                                     # all noise
     assert abs(c["spearman_rho"]) < .08 and c["spearman_rho_known"] == 0
-    with pytest.raises(UserError, match="t2"): ev.ceiling(p, dict(t0=.1, t1=.1))
-    chance = ev.agreement(p, **FAST)["regret_random"]              # noise that exceeds what is seen makes no replicate wider than the data
+    with pytest.raises(UserError, match="t2"): ranking.ceiling(p, dict(t0=.1, t1=.1))
+    chance = ranking.agreement(p, **FAST)["regret_random"]              # noise that exceeds what is seen makes no replicate wider than the data
     assert c["regret"] == pytest.approx(chance, rel=.15) and chance == pytest.approx(100*p.groupby("target").auc.agg(lambda a: a.max() - a.mean()).mean())
 
 
@@ -119,27 +123,27 @@ def test_what_is_refused():
     p = made(3)
     for change, says in ((p.drop(columns="auc"), "columns auc are missing"), (pd.concat([p, p[:1]]), "s0 -> t0 is there twice"), (p.assign(score=np.where(p.index == 3, np.nan, p.score)), "score of s3 -> t0 is nan"),
                          (p.assign(auc=90.), "auc is 90"), (p[:1], "t0 has one source"), (p[:0], "no row")):
-        with pytest.raises(UserError, match=says): ev.agreement(change, **FAST)
-    with pytest.raises(UserError, match="identical candidates"): ev.table(dict(a=p, b=p[1:]), **FAST)
+        with pytest.raises(UserError, match=says): ranking.agreement(change, **FAST)
+    with pytest.raises(UserError, match="identical candidates"): ranking.table(dict(a=p, b=p[1:]), **FAST)
 
 
 def test_table_is_agreement_row_by_row():
     many = dict(good=made(signal=3), bad=made(signal=3).assign(score=lambda d: -d.score))
-    t = ev.table(many, noise=.01, **FAST)
+    t = ranking.table(many, noise=.01, **FAST)
     assert list(t.index) == ["good", "bad"] and t.weighted_tau["bad"] == -t.weighted_tau["good"]
-    assert t.regret_ceiling["good"] == t.regret_ceiling["bad"] == ev.ceiling(many["good"], .01)["regret"]
+    assert t.regret_ceiling["good"] == t.regret_ceiling["bad"] == ranking.ceiling(many["good"], .01)["regret"]
 
 
 def test_regret_of_published_scores():
     "what the issue calls known: the best published score loses 0.53 points on average"
-    low = min(ev.per_target(medmnist.pairs(e)).regret.mean() for e in medmnist.SCORES)
+    low = min(ranking.per_target(medmnist.pairs(e)).regret.mean() for e in medmnist.SCORES)
     assert round(low, 2) == .53
 
 
 def test_ties_are_counted_as_asked():
     s, a = [[3, 3, 1], [2, 2, 2], [1, 2, 0]], [.7, .9, .8]
-    assert {t: ev.regret(s, a, t).round(6).tolist() for t in ev.TIES} == dict(mean=[10, 10, 0], first=[20, 20, 0], best=[0, 0, 0], worst=[20, 20, 0])
-    with pytest.raises(UserError, match="ties"): ev.regret(s, a, "last")
+    assert {t: ranking.regret(s, a, t).round(6).tolist() for t in ranking.TIES} == dict(mean=[10, 10, 0], first=[20, 20, 0], best=[0, 0, 0], worst=[20, 20, 0])
+    with pytest.raises(UserError, match="ties"): ranking.regret(s, a, "last")
 
 
 def test_where_the_upper_end_of_the_published_scores_comes_from():
@@ -147,7 +151,7 @@ def test_where_the_upper_end_of_the_published_scores_comes_from():
     lost = {}
     for e in medmnist.SCORES:
         p = medmnist.pairs(e); p = p[~p.source.isin(["imagenet", "radimagenet", "medmnist"])]
-        lost[e] = {t: np.mean([ev.regret(g.score, g.auc, t) for _, g in p.groupby("target")]) for t in ev.TIES}
+        lost[e] = {t: np.mean([ranking.regret(g.score, g.auc, t) for _, g in p.groupby("target")]) for t in ranking.TIES}
     first, mean = ({e: round(v[t], 2) for e, v in lost.items()} for t in ("first", "mean"))
     assert (min(first.values()), max(first.values()), max(first, key=first.get)) == (1.56, 3.69, "sfda") and (mean["sfda"], max(mean.values()), max(mean, key=mean.get)) == (2.5, 3.19, "logme")
 
@@ -156,23 +160,24 @@ def test_where_the_upper_end_of_the_published_scores_comes_from():
 
 def test_the_gallery_shows_every_estimate_of_a_record():
     "the paper's two first, then what else the record holds, in its order; records without any are shown as they were"
-    from catscans import records
-    from catscans.core import get_profile
+    from catscans.records import store
+    from catscans.records import examples
+    from catscans.core.grid import get_profile
     p, r = get_profile("toy"), np.random.default_rng(0)
     rows = lambda names: [dict(measure=m, source=s, target=t, value=float(r.random()), sd=None, n=1) for m in names for s in p.sources for t in p.targets]
     rec = dict(schema=1, kind="similarity", profile="toy", protocol=p.protocol, seed=p.seed, distances=rows(["experts", "task2vec_cosine"]), settings={},
-               env={k: "" for k in records._ENV}, timing=dict(started="", wall_s=0.))
+               env={k: "" for k in store.ENV_KEYS}, timing=dict(started="", wall_s=0.))
     more = ["task2vec_scaled_cosine", "fid", "leep", "somebodys"]
     d = np.abs(np.subtract.outer(np.arange(9.), np.arange(9.)))
-    with records._example_project():
-        records.write(rec | dict(matrices=dict(experts=dict(names=p.sources, value=d.tolist()))))
+    with examples.example_project():
+        store.write(rec | dict(matrices=dict(experts=dict(names=p.sources, value=d.tolist()))))
         assert list(gallery.pairs_of("toy")) == ["experts", "task2vec_cosine"]
-        assert list(gallery.matrices_of("toy")) == ["experts"]                                       # as records were before there were others
+        assert list(maps_file.matrices_of("toy")) == ["experts"]                                       # as records were before there were others
         maps = {m: dict(names=p.sources, value=(d - .1*(m == "kid")).tolist()) for m in ("kid", "otdd", "fid", "experts")}
-        records.write(rec | dict(estimates=[r | dict(sd=.1, n=3, within_source=0., within_target=0.) for r in rows(more)], matrices=maps, settings=dict(directions=dict(somebodys=1))))
+        store.write(rec | dict(estimates=[r | dict(sd=.1, n=3, within_source=0., within_target=0.) for r in rows(more)], matrices=maps, settings=dict(directions=dict(somebodys=1))))
         many = gallery.pairs_of("toy")
-        assert gallery._directions(gallery.study("toy"), many) == dict(experts=-1, task2vec_cosine=-1, task2vec_scaled_cosine=-1, fid=-1, leep=1, somebodys=1)
-        got = gallery.matrices_of("toy")
+        assert gallery._directions(view.study("toy"), many) == dict(experts=-1, task2vec_cosine=-1, task2vec_scaled_cosine=-1, fid=-1, leep=1, somebodys=1)
+        got = maps_file.matrices_of("toy")
         assert list(got) == ["experts", "fid", "kid", "otdd"] and all((m.to_numpy() >= 0).all() for m in got.values())
     assert list(many) == ["experts", "task2vec_cosine", *more] and len({tuple(zip(d.source, d.target)) for d in many.values()}) == 1
     assert [gallery.direction(m) for m in ("task2vec_asymmetric", "fid", "log_size", "jpeg_difference")] == [-1, -1, 1, -1]

@@ -4,8 +4,9 @@ import io, os, sys
 import numpy as np
 import pytest
 
-from catscans import experts
-from catscans.core import UserError
+from catscans.similarity import experts
+from catscans.similarity import annotate
+from catscans.core.basics import UserError
 
 
 class Pictures:
@@ -33,7 +34,7 @@ def fill(form, change=None):
 
 def test_five_observers_fill_the_form(widgets, tmp_path):
     odd = {1: dict(scans=dict(texture="object")), 2: dict(scans=dict(texture="object"))}
-    for o in range(1, 6): assert fill(experts.annotate(DATA, o, tmp_path), odd.get(o)).survey.left == 0
+    for o in range(1, 6): assert fill(annotate.annotate(DATA, o, tmp_path), odd.get(o)).survey.left == 0
     answers = experts.read_answers(tmp_path)
     assert len(answers) == 5*3*6 and sorted(f.name for f in tmp_path.iterdir()) == [f"observer-{o}.csv" for o in range(1, 6)]
     vote = experts.majority_vote(answers)
@@ -42,12 +43,12 @@ def test_five_observers_fill_the_form(widgets, tmp_path):
     assert r.krippendorff_alpha["medical"] == 1 and r.krippendorff_alpha["texture"] < 1 and r.alpha_lo.isna().all()      # three datasets: no interval
     m = experts.distance_matrix(vote)
     assert (m.loc["scans", "pets"], m.loc["pets", "walls"]) == (4, 5)
-    assert len({tuple(experts.order_for([d.name for d in DATA], o)) for o in range(1, 6)}) > 1
+    assert len({tuple(annotate.order_for([d.name for d in DATA], o)) for o in range(1, 6)}) > 1
 
 
 def test_the_picture_belongs_to_the_dataset(widgets, tmp_path):
     from PIL import Image
-    form = experts.annotate(DATA, 3, tmp_path)
+    form = annotate.annotate(DATA, 3, tmp_path)
     colour = {d.name: d.x[0, 0, 0, 0] for d in DATA}
     for _ in DATA:
         assert np.asarray(Image.open(io.BytesIO(form.picture.value)))[0, 0, 0] == colour[form.survey.dataset]
@@ -57,10 +58,10 @@ def test_the_picture_belongs_to_the_dataset(widgets, tmp_path):
 
 def test_it_goes_on_after_a_break_at_any_click(widgets, tmp_path):
     "a new form after every single click ends with the same file as one without breaks"
-    fill(experts.annotate(DATA, 1, tmp_path/"whole"))
+    fill(annotate.annotate(DATA, 1, tmp_path/"whole"))
     done = False
     while not done:
-        form = experts.annotate(DATA, 1, tmp_path/"broken")
+        form = annotate.annotate(DATA, 1, tmp_path/"broken")
         open_ = next((p for p, b in form.questions.items() if b.value is None), None)
         if open_ is None: done = True
         else: form.questions[open_].value = says(form.survey.dataset)[open_]
@@ -68,7 +69,7 @@ def test_it_goes_on_after_a_break_at_any_click(widgets, tmp_path):
 
 
 def test_next_waits_for_six_answers_and_answers_can_be_changed(widgets, tmp_path):
-    form = experts.annotate(DATA, 1, tmp_path)
+    form = annotate.annotate(DATA, 1, tmp_path)
     first = form.survey.dataset
     for p, a in list(says(first).items())[:5]: form.questions[p].value = a
     assert form.forward.disabled and form.back.disabled
@@ -82,7 +83,7 @@ def test_next_waits_for_six_answers_and_answers_can_be_changed(widgets, tmp_path
 
 
 def test_what_cannot_be_saved_is_said_and_taken_back(widgets, tmp_path):
-    form, twin = (experts.annotate(DATA, 1, tmp_path) for _ in range(2))
+    form, twin = (annotate.annotate(DATA, 1, tmp_path) for _ in range(2))
     form.questions["medical"].value = "yes"
     twin.questions["medical"].value = "no"
     assert "NOT SAVED" in twin.status.value and "at work twice" in twin.status.value and twin.questions["medical"].value is None
@@ -90,7 +91,7 @@ def test_what_cannot_be_saved_is_said_and_taken_back(widgets, tmp_path):
 
 
 def test_a_death_while_saving_leaves_the_old_answers(tmp_path, monkeypatch):
-    s = experts.Survey(["pets", "scans"], 1, tmp_path)
+    s = annotate.Survey(["pets", "scans"], 1, tmp_path)
     s.answer("medical", "no")
     before = s.path.read_text()
     def die(*_): raise KeyboardInterrupt
@@ -103,18 +104,18 @@ def test_a_death_while_saving_leaves_the_old_answers(tmp_path, monkeypatch):
 
 
 def test_mistakes_are_named_before_the_form_opens(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="allowed are whole numbers from 1 to 7: scans has 60 images"): experts.contact_sheet(DATA[0], 8)
-    with pytest.raises(UserError, match="received no dataset"): experts.Survey([], 1, tmp_path)
-    with pytest.raises(UserError, match="received 0, allowed"): experts.Survey(["pets"], 0, tmp_path)
+    with pytest.raises(UserError, match="allowed are whole numbers from 1 to 7: scans has 60 images"): annotate.contact_sheet(DATA[0], 8)
+    with pytest.raises(UserError, match="received no dataset"): annotate.Survey([], 1, tmp_path)
+    with pytest.raises(UserError, match="received 0, allowed"): annotate.Survey(["pets"], 0, tmp_path)
     (tmp_path/"observer-1.csv").write_text("dataset,observer,property,answer\npets,2,medical,yes\n")
-    with pytest.raises(UserError, match="holds answers of observer 2"): experts.Survey(["pets"], 1, tmp_path)
+    with pytest.raises(UserError, match="holds answers of observer 2"): annotate.Survey(["pets"], 1, tmp_path)
     (tmp_path/"observer-1.csv").write_text("dataset,observer,property,answer\npets,1,medical,perhaps\n")
-    with pytest.raises(UserError, match="received 'perhaps', allowed are yes, no"): experts.Survey(["pets"], 1, tmp_path)
+    with pytest.raises(UserError, match="received 'perhaps', allowed are yes, no"): annotate.Survey(["pets"], 1, tmp_path)
     (tmp_path/"observer-1.csv").write_bytes(b"\xff\xfe\x00broken")
-    with pytest.raises(UserError, match="observer-1.csv"): experts.Survey(["pets"], 1, tmp_path)
+    with pytest.raises(UserError, match="observer-1.csv"): annotate.Survey(["pets"], 1, tmp_path)
     with pytest.raises(UserError, match="holds no file observer-1.csv"): (tmp_path/"empty").mkdir(); experts.read_answers(tmp_path/"empty")
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    with pytest.raises(UserError, match="ipywidgets is not installed; the form needs the extra `paper`"): experts.annotate(DATA, 1, tmp_path/"none")
+    with pytest.raises(UserError, match="ipywidgets is not installed; the form needs the extra `paper`"): annotate.annotate(DATA, 1, tmp_path/"none")
     assert not (tmp_path/"none").exists()
 
 
@@ -122,18 +123,18 @@ def test_any_name_on_one_line_is_kept(tmp_path):
     "begun again, a survey knows its answers, whatever signs the names hold; a file of the first version, which did not quote, goes on"
     names = ["a,b", "NA", "nan", "set#2", "#1", 'say "x"', '"whole"', " spaced ", "x;y", "\u00fc\u2028"]
     for _ in names:
-        for p, q in experts.PROPERTIES.items(): experts.Survey(names, 1, tmp_path).answer(p, q.answers[0])
-    assert experts.Survey(names, np.int64(1), tmp_path).left == 0
+        for p, q in experts.PROPERTIES.items(): annotate.Survey(names, 1, tmp_path).answer(p, q.answers[0])
+    assert annotate.Survey(names, np.int64(1), tmp_path).left == 0
     answers = experts.read_answers(tmp_path)
     assert set(answers.dataset) == set(names) and answers.observer.tolist() == [1]*60
     for bad in ("two\nlines", "two\rlines", 7):
-        with pytest.raises(UserError, match="allowed are names of one line"): experts.Survey(["pets", bad], 2, tmp_path)
+        with pytest.raises(UserError, match="allowed are names of one line"): annotate.Survey(["pets", bad], 2, tmp_path)
     old = tmp_path/"old"; old.mkdir()
     (old/"observer-2.csv").write_text("# observer 2, order of datasets drawn with seed 1\ndataset,observer,property,answer\nNA,2,medical,no\na,b,2,medical,yes\na,b,2,colour,grey\n")
-    s = experts.Survey(["a,b", "NA"], 2, old)
+    s = annotate.Survey(["a,b", "NA"], 2, old)
     assert s.of("a,b") == dict(medical="yes", colour="grey") and s.of("NA") == dict(medical="no") and s.left == 9
     s.answer("texture", "both")
-    again = experts.Survey(["a,b", "NA"], 2, old)
+    again = annotate.Survey(["a,b", "NA"], 2, old)
     assert again.left == 8 and again.of("a,b")["colour"] == "grey" and '"a,b",2,medical,yes' in again.path.read_text()
 
 
@@ -151,7 +152,7 @@ def test_a_table_by_hand_is_read_or_named(tmp_path):
 
 def test_interval_of_alpha_covers():
     "the bootstrap over units covers the known alpha about as often as it says"
-    from catscans.agreement import krippendorff_interval
+    from catscans.metrics.agreement import krippendorff_interval
     rng, hit = np.random.default_rng(1), 0
     for i in range(100):
         a = rng.integers(0, 3, 60)

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catscans import cards, fetch
-from catscans.core import UserError
-from catscans.fetch import FetchError
-from catscans.study import main
+from catscans.datasets import cards
+from catscans.datasets import catalogue
+from catscans.datasets import archives
+from catscans.datasets import fetch
+from catscans.datasets import added
+from catscans.core.basics import UserError
+from catscans.datasets.fetch import FetchError
+from catscans.study.cli import main
 
 RNG = np.random.default_rng(0)
 BODY = RNG.integers(0, 256, 300_000, np.uint8).tobytes()
@@ -243,7 +247,7 @@ def test_room_is_needed_for_what_it_unpacks_to(server, tmp_path, kw, monkeypatch
 def test_the_disk_fills_while_unpacking(tmp_path, monkeypatch):
     (tmp_path/"a.zip").write_bytes(zipped({"x": BODY}))
     monkeypatch.setattr(shutil, "disk_usage", lambda p: SimpleNamespace(total=10**12, used=10**12, free=200_000))
-    with pytest.raises(UserError, match="does not fit on the disk"): fetch.extract(tmp_path/"a.zip", tmp_path/"out")
+    with pytest.raises(UserError, match="does not fit on the disk"): archives.extract(tmp_path/"a.zip", tmp_path/"out")
     assert tree(tmp_path) == ["a.zip"]
 
 
@@ -434,7 +438,7 @@ def test_a_hostile_or_damaged_archive_leaves_nothing(lands, case, capsys):
     name, content, why = HOSTILE[case]
     (lands/"mine"/name).write_bytes(content() if callable(content) else content)          # bombs are made when needed
     before = tree(lands)
-    with pytest.raises(UserError) as e: fetch.extract(lands/"mine"/name, lands/"data"/"new")
+    with pytest.raises(UserError) as e: archives.extract(lands/"mine"/name, lands/"data"/"new")
     said = str(e.value)
     assert len(said.splitlines()) == 1 and name in said and why in said, said
     said.encode()                                                    # can be printed
@@ -448,21 +452,21 @@ def test_a_hostile_or_damaged_archive_leaves_nothing(lands, case, capsys):
 @pytest.mark.parametrize("name,content", [("a.zip", ZIP), ("a.tar", TAR), ("a.tar.gz", GZ), ("a.tar.xz", XZ), ("a.tar.bz2", BZ), ("dtd.tar.gz", TAR), ("a.zip", GZ), ("a.tar", ZIP), ("archive", XZ)])
 def test_a_sound_archive_whatever_its_name(tmp_path, name, content):
     (tmp_path/name).write_bytes(content)
-    out = fetch.extract(tmp_path/name, tmp_path/"deep"/"out")
+    out = archives.extract(tmp_path/name, tmp_path/"deep"/"out")
     assert {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()} == PETS
     assert all(stat.S_IMODE(p.stat().st_mode) & 0o022 == 0 for p in out.rglob("*"))
-    with pytest.raises(UserError, match="exists already"): fetch.extract(tmp_path/name, out)
+    with pytest.raises(UserError, match="exists already"): archives.extract(tmp_path/name, out)
 
 
 @pytest.mark.parametrize("packer,name", [(gzip, "x.h5.gz"), (bz2, "x.h5.bz2"), (lzma, "x.h5.xz")])
 def test_a_single_packed_file(tmp_path, packer, name):
     (tmp_path/name).write_bytes(packer.compress(BODY))
-    assert (fetch.extract(tmp_path/name, tmp_path/"out")/"x.h5").read_bytes() == BODY
+    assert (archives.extract(tmp_path/name, tmp_path/"out")/"x.h5").read_bytes() == BODY
 
 
 def test_what_a_mac_adds_is_left_out(tmp_path):
     (tmp_path/"a.zip").write_bytes(zipped({**PETS, "__MACOSX/pets/cat/._0.png": b"", "pets/.DS_Store": b"", "pets/cat/._1.png": b""}))
-    assert [p for p in tree(fetch.extract(tmp_path/"a.zip", tmp_path/"out")) if p.endswith(".png")] == sorted(PETS)
+    assert [p for p in tree(archives.extract(tmp_path/"a.zip", tmp_path/"out")) if p.endswith(".png")] == sorted(PETS)
 
 
 # ---------------------------------------------------------------- whole datasets
@@ -501,7 +505,7 @@ def test_members_are_checked_where_their_checksum_is_known(server, tmp_path, kw)
 
 def test_two_at_once(server, tmp_path, kw):
     (tmp_path/"pets").mkdir(); c = card(server, **{"top.tar.gz": {}})
-    with fetch._alone(tmp_path/"pets"), pytest.raises(UserError, match="another process is at work"): fetch.get(c, tmp_path, **kw)
+    with fetch.alone_in(tmp_path/"pets"), pytest.raises(UserError, match="another process is at work"): fetch.get(c, tmp_path, **kw)
 
 
 def test_files_that_need_an_account(tmp_path, kw):
@@ -566,7 +570,7 @@ def test_files_are_compared_with_their_checksums(tmp_path):
 
 def test_every_card_with_files_is_understood(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda p: SimpleNamespace(free=1 << 50))
-    for c in cards.CATALOGUE.values():
+    for c in catalogue.CATALOGUE.values():
         for f in c.files: assert fetch._name_of(f) == f.name
         if not c.files: continue
         files = fetch.files_of(c)
@@ -574,7 +578,7 @@ def test_every_card_with_files_is_understood(tmp_path, monkeypatch):
         if c.open: assert fetch.wanted(c, tmp_path)[2] == files and not any(f.login for f in files)
         else:
             with pytest.raises(UserError, match="an account is needed" if c.access == "login" else "nothing fetches it"): fetch.wanted(c, tmp_path)
-    assert fetch.home_of(cards.DATASETS["pcam-small"], tmp_path) == fetch.home_of(cards.DATASETS["pcam-middle"], tmp_path) == tmp_path/"pcam"
+    assert fetch.home_of(catalogue.DATASETS["pcam-small"], tmp_path) == fetch.home_of(catalogue.DATASETS["pcam-middle"], tmp_path) == tmp_path/"pcam"
 
 
 # ---------------------------------------------------------------- one's own images
@@ -608,19 +612,19 @@ def test_add_and_find_again(lands, form, capsys):
     n = 6 if "npz" in form else 8
     assert out.startswith(f"friends: {n} images, 2 classes, ") and err == ""
     assert ("groups: patient" in out) == (form in ("labels.csv", "table.csv", "table.txt", "zip with a table"))
-    images = fetch.open_added("friends", size=16)
+    images = added.open_added("friends", size=16)
     assert images.x.shape == (n, 16, 16, 3) and images.name == "friends"
     assert main(["data", "check", "friends"]) == 0 and main(["data", "where", "friends"]) == 0 and main(["data", "list"]) == 0
     out = capsys.readouterr().out
-    assert fetch.entries()["friends"]["fingerprint"] in out and str(fetch.added()["friends"]) in out and ["friends", str(n), "2", "there"] in [l.split()[:4] for l in out.splitlines()]
+    assert added.entries()["friends"]["fingerprint"] in out and str(added.added()["friends"]) in out and ["friends", str(n), "2", "there"] in [l.split()[:4] for l in out.splitlines()]
     stays = form in ("folder", "labels.csv", "table.csv", "table.txt", "a.npz", "npz.zip")
-    assert fetch.added()["friends"] == (mine/given if stays else fetch.added()["friends"]) and str(lands/("mine" if stays else "data")) in str(fetch.added()["friends"])
+    assert added.added()["friends"] == (mine/given if stays else added.added()["friends"]) and str(lands/("mine" if stays else "data")) in str(added.added()["friends"])
     assert main(["data", "add", str(mine/given), "--name", "Friends"]) == 2
 
 
 def test_the_default_name_is_the_files(lands, capsys):
     (lands/"mine"/"cats.v2.tar.gz").write_bytes(GZ)
-    assert main(["data", "add", str(lands/"mine"/"cats.v2.tar.gz")]) == 0 and list(fetch.added()) == ["cats"]
+    assert main(["data", "add", str(lands/"mine"/"cats.v2.tar.gz")]) == 0 and list(added.added()) == ["cats"]
     assert [p for p in tree(lands/"data") if "/" not in p] == ["added.json", "cats"]
 
 
@@ -715,7 +719,7 @@ def test_list_where_and_check_know_what_get_knows(cli, lands, server, capsys):
     cli("cifar10", **{"cifar-10-python.tar.gz": (GZ, dict(md5=md5(GZ)))})
     assert main(["data", "list"]) == 0 and main(["data", "where", "cifar10"]) == 2
     out = capsys.readouterr().out
-    assert "Facts only" in out and all(n in out for n in cards.short(cards.CATALOGUE)) and f"{server.url}/cifar-10-python.tar.gz" in out and md5(GZ) in out and "licence: " in out
+    assert "Facts only" in out and all(n in out for n in catalogue.short(catalogue.CATALOGUE)) and f"{server.url}/cifar-10-python.tar.gz" in out and md5(GZ) in out and "licence: " in out
     assert main(["data", "get", "cifar10"]) == 0 and main(["data", "where", "cifar10"]) == 0 and main(["data", "check", "cifar10"]) == 0
     out = capsys.readouterr().out
     assert str(lands/"data"/"cifar10") in out and "files that are what they should be: 1 (md5)" in out
@@ -740,7 +744,7 @@ def test_a_failing_network_is_exit_code_1(cli, lands, server, capsys):
 
 def test_added_columns_a_name_for_rank_and_remove(lands, capsys):
     "what was added under a name of its own columns is loaded by that name, until it is forgotten"
-    from catscans.recommend import load_target
+    from catscans.recommend.ranking import load_target
     fill(lands/"mine")
     own = lands/"mine"/"own.csv"; files = [f for f in sorted((lands/"mine"/"pets").rglob("*.png"))]
     own.write_text("file,kind\n" + "".join(f"{f},{f.parent.name}\n" for f in files))
@@ -750,7 +754,7 @@ def test_added_columns_a_name_for_rank_and_remove(lands, capsys):
     with pytest.raises(UserError, match="neither a file or folder nor a dataset"): load_target("owns")
     before = tree(lands/"mine")
     assert main(["data", "remove", "own"]) == 0 and "they stay at" in capsys.readouterr().out
-    assert fetch.added() == {} and tree(lands/"mine") == before and main(["data", "remove", "own"]) == 2
+    assert added.added() == {} and tree(lands/"mine") == before and main(["data", "remove", "own"]) == 2
 
 
 @pytest.mark.parametrize("line,why", [("get", "required"), ("get nothing", "unknown dataset"), ("get toy-dtd", "is generated"), ("get kermany", "medical_chest_kermany_224.zip"), ("get kimia960", "an account is needed"),
@@ -778,7 +782,7 @@ def test_without_a_place_for_data(cli, lands, monkeypatch, capsys, line, set_to,
 def test_importing_opens_no_connection_and_loads_little():
     import subprocess
     code = ("import socket, sys\ndef no(*a, **k): raise SystemExit('a connection')\nsocket.socket.connect = socket.create_connection = no\n"
-            "import catscans.fetch\nprint(sorted({'requests', 'pooch', 'pandas', 'keras', 'PIL', 'catscans.datasets'} & set(sys.modules)))")
+            "import catscans.datasets.fetch\nprint(sorted({'requests', 'pooch', 'pandas', 'keras', 'PIL', 'catscans.datasets'} & set(sys.modules)))")
     p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (p.returncode, p.stdout.strip()) == (0, "[]"), p.stderr
 
@@ -819,26 +823,26 @@ MAKERS = {   # dataset -> its files, images, groups
     "stl10": (lambda: {"stl10_binary.tar.gz": stl10()}, 50, None), "isic2018": (isic2018, 14, 7), "chest": (lambda: {"ChestXRay2017.zip": chest()}, 12, None),
     "dtd": (lambda: {"dtd-r1.0.1.tar.gz": dtd()}, 94, None),                                                      # a plain tar, whatever it is called
     "malaria": (lambda: {"cell_images.zip": cells()}, 6, 3), "breastmnist": (lambda: {"breastmnist.npz": npz()}, 6, None),
-    "sti10": (lambda: {f.name: tarred({f"{f.name[:-4]}_{i}.JPEG": jpg(i) for i in range(2)}) for f in cards.DATASETS["sti10"].files}, 20, None)}
+    "sti10": (lambda: {f.name: tarred({f"{f.name[:-4]}_{i}.JPEG": jpg(i) for i in range(2)}) for f in catalogue.DATASETS["sti10"].files}, 20, None)}
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_from_a_server_to_images(cli, lands, server, name, capsys):
-    from catscans.datasets import load
+    from catscans.datasets.loading import load
     make, n, groups = MAKERS[name]; files = make()
-    assert set(files) <= {f.name for f in cards.DATASETS[name].files}
+    assert set(files) <= {f.name for f in catalogue.DATASETS[name].files}
     cli(name, **{k: (b, dict(md5=md5(b))) for k, b in files.items()})
     big = max(files, key=lambda k: len(files[k])); server.faults[big] = [dict(cut=len(files[big])//2)]
     assert main(["data", "get", name]) == 0, capsys.readouterr().err
     images = load(name, size=16)
-    assert len(images) == n and len(images.classes) == cards.DATASETS[name].classes
+    assert len(images) == n and len(images.classes) == catalogue.DATASETS[name].classes
     if groups: assert len(set(images.groups)) == groups
     assert [r for p, r in server.log if p == big] == [None, f"bytes={len(files[big])//2}-"]
 
 
 def test_pcam_is_unpacked_once_for_both_of_its_subsets(cli, lands, server, capsys):
     import h5py
-    from catscans import layouts
+    from catscans.datasets import layouts
     files = {}
     for part in ("train", "valid", "test"):
         for k, a in (("x", RNG.integers(0, 256, (8, 96, 96, 3), np.uint8)), ("y", (np.arange(8) % 2).astype(np.uint8).reshape(8, 1, 1, 1))):
@@ -850,7 +854,7 @@ def test_pcam_is_unpacked_once_for_both_of_its_subsets(cli, lands, server, capsy
     assert main(["data", "get", "pcam-small", "pcam-middle"]) == 0, capsys.readouterr().err
     assert len(server.log) == 9 and {n.removesuffix(".gz") for n in files} <= set(tree(lands/"data"/"pcam"))
     assert len(layouts.pcam(lands/"data"/"pcam")) == 24
-    from catscans.datasets import load
+    from catscans.datasets.loading import load
     sizes = {"pcam-middle": 8, "pcam-small": 4}
     small, middle = (load(n, size=16, sizes=sizes) for n in ("pcam-small", "pcam-middle"))
     assert (len(small), small.card.group_key, np.bincount(small.y).tolist()) == (4, "wsi", [2, 2]) and not set(small.groups) & set(middle.groups)

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 import originals
-from catscans import layouts
-from catscans.cards import CATALOGUE, DATASETS
-from catscans.core import PAPER_SOURCES, UserError
-from catscans.datasets import check_card, load, where
-from catscans.fetch import extract
-from catscans.images import build, decode
-from catscans.readers import general
+from catscans.datasets import layouts
+from catscans.datasets.catalogue import CATALOGUE, DATASETS
+from catscans.core.basics import UserError
+from catscans.core.grid import PAPER_SOURCES
+from catscans.datasets.loading import check_card, load, where
+from catscans.datasets.archives import extract
+from catscans.datasets.images import decode
+from catscans.datasets.store import build
+from catscans.datasets.readers import general
 from fakes import ROOT
 
 

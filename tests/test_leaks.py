@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from catscans import leaks
-from catscans.core import PROTOCOLS, UserError, Run
-from catscans.datasets import DATASETS, load
-from catscans.splits import make_splits, shared_group_rate
-from catscans.stats import corrected_t_test
+from catscans.datasets import leaks
+from catscans.figures import leaks
+from catscans.core.basics import UserError
+from catscans.core.grid import PROTOCOLS, Run
+from catscans.datasets.catalogue import DATASETS
+from catscans.datasets.loading import load
+from catscans.datasets.splits import make_splits, shared_group_rate
+from catscans.metrics.comparisons import corrected_t_test
 
 
 # ---- siblings ----
@@ -251,15 +254,17 @@ def test_a_part_of_the_grid_says_what_it_lacks():
 
 
 def test_records_are_priced_as_they_come(monkeypatch, tmp_path):
-    from catscans import records
-    from catscans.core import runs
+    from catscans.records import store
+    from catscans.records import examples
+    from catscans.records import frames
+    from catscans.core.grid import runs
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.setenv("CATSCANS_WORK", str(tmp_path/"work"))
     for p in ("grouped", "published"):
         for r in runs("lite", protocol=p):
-            if r.target: records.write(records._example(r))
-    got = leaks.price(records.tidy("lite", "published"), records.tidy("lite", "grouped"))
+            if r.target: store.write(examples.example_record(r))
+    got = leaks.price(frames.tidy("lite", "published"), frames.tidy("lite", "grouped"))
     assert len(got) == 18 and set(leaks.ranking_change(got).target) == {"ham10000", "kermany", "lc25000-lung2"}
-    drawn = leaks.figure(records.tidy("lite", "grouped"), records.tidy("lite", "published"))
+    drawn = leaks.figure(frames.tidy("lite", "grouped"), frames.tidy("lite", "published"))
     pd.testing.assert_frame_equal(drawn.frame, got); assert len(drawn.axes) == 3 and len(drawn.change) == 3 and len(drawn.table) == 8
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from catscans import medmnist
-from catscans.core import UserError
+from catscans.datasets import catalogue
+from catscans.recommend import medmnist
+from catscans.core.basics import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = Path(os.environ.get("CATSCANS_PUBLISHED_MEDMNIST") or ROOT.parent/"shared"/"published_medmnist")
@@ -80,8 +81,8 @@ def test_rank_tables_are_recomputed():
 
 
 def test_families():
-    assert medmnist.family("organamnist") == medmnist.family("organcmnist") == medmnist.family("organsmnist_224")
-    assert len({medmnist.family(t) for t in medmnist.auc().target}) == 10 and medmnist.family("nobody's") == "nobody's"
+    assert catalogue.family("organamnist") == catalogue.family("organcmnist") == catalogue.family("organsmnist_224")
+    assert len({catalogue.family(t) for t in medmnist.auc().target}) == 10 and catalogue.family("nobody's") == "nobody's"
     s = medmnist.sources()
     assert list(s.index) == list(medmnist.auc().source.unique()) and (s.images > 0).all() and (s.classes > 1).all() and s.licence.str.len().gt(3).all()
 

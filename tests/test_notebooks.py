@@ -5,8 +5,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from catscans import steps
-from catscans.core import PROFILES
+from catscans.study import plan
+from catscans.study import notebooks
+from catscans.core.grid import PROFILES
 from fakes import ROOT
 
 PAPER = sorted((ROOT/"nbs"/"paper").glob("*.ipynb"))
@@ -15,24 +16,24 @@ name = lambda f: str(f.relative_to(ROOT/"nbs"))
 
 
 def test_every_notebook_of_the_workflow_is_there():
-    assert {s.notebook for p in (*PROFILES, steps.PUBLISHED) for s in steps.plan(p)} == {f.stem for f in PAPER}
+    assert {s.notebook for p in (*PROFILES, plan.PUBLISHED) for s in plan.plan(p)} == {f.stem for f in PAPER}
 
 
 @pytest.mark.parametrize("path", PAPER, ids=name)
 def test_paper_notebook(path):
     nb = nbformat.read(path, 4)
-    known = steps.parameters_of(path)                                   # one tagged cell with literals only
+    known = notebooks.parameters_of(path)                                   # one tagged cell with literals only
     tagged = next(c for c in nb.cells if "parameters" in c.metadata.get("tags", []))
     assert len(tagged.source.splitlines()) == len(known), "one parameter per line"
-    asked = {k for p in (*PROFILES, steps.PUBLISHED) for s in steps.plan(p) if s.notebook == path.stem for k in s.parameters}
+    asked = {k for p in (*PROFILES, plan.PUBLISHED) for s in plan.plan(p) if s.notebook == path.stem for k in s.parameters}
     assert asked <= set(known), f"the workflow passes {asked - set(known)}"
     assert not any(c.get("outputs") for c in nb.cells), "committed without outputs"
 
 
 @pytest.mark.parametrize("path", PAPER, ids=name)
 def test_unknown_parameters_are_refused(path):
-    from catscans.core import UserError
-    with pytest.raises(UserError, match="unknown parameter sauce; allowed are"): steps.check_parameters(path, dict(sauce="dtd"))
+    from catscans.core.basics import UserError
+    with pytest.raises(UserError, match="unknown parameter sauce; allowed are"): notebooks.check_parameters(path, dict(sauce="dtd"))
 
 
 @pytest.mark.parametrize("path", ALL, ids=name)

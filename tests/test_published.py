@@ -9,9 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from catscans import published, stats
-from catscans.core import NOT_RECORDED, PAPER_SOURCES, PAPER_TARGETS, UserError
-from catscans.protocols import PROTOCOL_SETTINGS, finetune_lr, setting, settings
+from catscans.records import authors
+from catscans.published import pairs
+from catscans.metrics import comparisons
+from catscans.metrics import correlation
+from catscans.core.basics import UserError
+from catscans.core.grid import NOT_RECORDED, PAPER_SOURCES, PAPER_TARGETS
+from catscans.core.protocols import PROTOCOL_SETTINGS, setting, settings
+from catscans.training.recipes import finetune_lr
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = Path(os.environ.get("CATSCANS_PUBLISHED") or ROOT.parent/"shared"/"published")
@@ -20,7 +25,7 @@ needs_files = pytest.mark.skipif(not (FILES/"task2vec_fig4.npz").exists(), reaso
 
 @pytest.fixture
 def copy(tmp_path):
-    published.export(tmp_path/"record")
+    authors.export(tmp_path/"record")
     return tmp_path/"record"
 
 
@@ -31,51 +36,51 @@ def write(path, rows): path.write_text("\n".join(rows) + "\n")
 # what it holds
 
 def test_counts():
-    rec = published.record()
+    rec = authors.record()
     assert len(set(zip(rec.fold_auc.source, rec.fold_auc.target))) == 24 and len(rec.fold_auc) == 120
     assert len(rec.expert_distances) == 27 and len(rec.task2vec_distances) == 120
     assert set(rec.task2vec_matrices.measure.value_counts()) == {64}
     assert len(rec.claims) == 32 and len(rec.differences) == 30
-    assert set(rec.sources.file) == {f"{n}.csv" for n in published.SCHEMA} - {"sources.csv"}
+    assert set(rec.sources.file) == {f"{n}.csv" for n in authors.SCHEMA} - {"sources.csv"}
     assert set(rec.sources.licence) == {"no licence stated there", "facts"}
 
 
 def test_tidy_frame():
-    df = published.fold_auc()
+    df = authors.fold_auc()
     assert {"source", "target", "fold", "auc_ovr_weighted", "profile", "protocol", "seed"} == set(df)
     assert set(df.source) == set(PAPER_SOURCES) and set(df.target) == set(PAPER_TARGETS)
     assert not set(zip(df.source, df.target)) & set(NOT_RECORDED)
 
 
 def test_no_answers_of_single_people():
-    votes = published.record().pilot_votes
+    votes = authors.record().pilot_votes
     assert np.allclose(votes.groupby(["dataset", "question"]).share.sum(), 1, atol=1e-3)
-    assert not any("observer" in f or "respondent" in f for f in published.record().frames.values())
+    assert not any("observer" in f or "respondent" in f for f in authors.record().frames.values())
 
 
 def test_a_frame_is_a_copy():
-    f = published.record().fold_auc
+    f = authors.record().fold_auc
     f.loc[0, "auc"] = 0
-    assert published.record().fold_auc.auc[0] > .9
+    assert authors.record().fold_auc.auc[0] > .9
 
 
 def test_export_and_back(copy):
-    for name, frame in published.record(copy).frames.items(): pd.testing.assert_frame_equal(frame, published.record().frames[name])
+    for name, frame in authors.record(copy).frames.items(): pd.testing.assert_frame_equal(frame, authors.record().frames[name])
     assert lines(copy/"fold_auc.csv")[0] == "source,target,fold,auc"
-    with pytest.raises(UserError, match="may hold your changes"): published.export(copy)
+    with pytest.raises(UserError, match="may hold your changes"): authors.export(copy)
 
 
 def test_either_name_is_understood(copy):
     f = copy/"fold_auc.csv"
     f.write_text(f.read_text().replace("textures", "dtd").replace(",isic,", ",isic2018,"))
-    pd.testing.assert_frame_equal(published.record(copy).fold_auc, published.record().fold_auc)
+    pd.testing.assert_frame_equal(authors.record(copy).fold_auc, authors.record().fold_auc)
 
 
 def test_column_and_row_order_do_not_matter(copy):
     f = pd.read_csv(copy/"fold_auc.csv").sample(frac=1, random_state=0)[["auc", "fold", "target", "source"]]
     f.to_csv(copy/"fold_auc.csv", index=False)
-    t = lambda r: published.pairs(r).set_index(["source", "target"]).transferability.sort_index()
-    pd.testing.assert_series_equal(t(published.record(copy)), t(None))
+    t = lambda r: pairs.pairs(r).set_index(["source", "target"]).transferability.sort_index()
+    pd.testing.assert_series_equal(t(authors.record(copy)), t(None))
 
 
 # what it refuses: the change, what the message names
@@ -118,16 +123,16 @@ BROKEN = {
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_broken_record_is_refused_at_its_line(copy, what):
-    from catscans.study import main
+    from catscans.study.cli import main
     name, change, says = BROKEN[what]
     write(copy/name, change(lines(copy/name)))
-    with pytest.raises(UserError) as e: published.record(copy)
+    with pytest.raises(UserError) as e: authors.record(copy)
     assert says in str(e.value) and str(copy) in str(e.value)
     assert main(["audit", "--record", str(copy)]) == 2
 
 
 def test_a_row_of_table3_without_a_commit_is_no_match(copy):
-    from catscans.audit import audit
+    from catscans.published.verdicts import audit
     f = copy/"table3.csv"
     f.write_text(f.read_text().replace("4323bb9", ""))
     t = audit(copy, profiles=()).set_index("id")
@@ -136,16 +141,16 @@ def test_a_row_of_table3_without_a_commit_is_no_match(copy):
 
 def test_a_missing_file_or_folder(copy, tmp_path):
     (copy/"table3.csv").unlink()
-    with pytest.raises(UserError, match="table3.csv: the file is missing"): published.record(copy)
-    with pytest.raises(UserError, match="not a folder"): published.record(tmp_path/"nowhere")
-    with pytest.raises(UserError, match="it is a file"): published.export(copy/"fold_auc.csv")
+    with pytest.raises(UserError, match="table3.csv: the file is missing"): authors.record(copy)
+    with pytest.raises(UserError, match="not a folder"): authors.record(tmp_path/"nowhere")
+    with pytest.raises(UserError, match="it is a file"): authors.export(copy/"fold_auc.csv")
 
 
 def test_what_cannot_be_read_or_written_is_named(copy, tmp_path, capsys):
-    from catscans.study import main
+    from catscans.study.cli import main
     dangling, loop = tmp_path/"dangling.csv", copy/"table2.csv"
     (copy/"notes.csv").symlink_to(dangling)                                   # not a file of the record: no matter
-    assert len(published.record(copy).fold_auc) == 120
+    assert len(authors.record(copy).fold_auc) == 120
     loop.unlink(); loop.symlink_to(loop)
     assert main(["audit", "--record", str(copy)]) == 2 and "table2.csv: the file is missing or cannot be read" in capsys.readouterr().err
     loop.unlink(); loop.symlink_to(dangling)
@@ -158,7 +163,7 @@ def test_what_cannot_be_read_or_written_is_named(copy, tmp_path, capsys):
 
 
 def test_an_empty_name_is_no_folder(capsys):
-    from catscans.study import main
+    from catscans.study.cli import main
     for args in (["audit", "--record", ""], ["published", "export", ""]):
         assert main(args) == 2 and "received '' as the folder" in capsys.readouterr().err
 
@@ -166,7 +171,7 @@ def test_an_empty_name_is_no_folder(capsys):
 # paper against code
 
 def test_protocols_differ_in_exactly_the_settings():
-    d = published.record().differences
+    d = authors.record().differences
     assert set(d["class"]) == {"setting", "reporting", "unrecoverable"}
     differ = d.as_published != d.as_described
     assert ((d["class"] == "setting") == (differ & (d["class"] != "unrecoverable"))).all()  # columns differ and both can be run
@@ -180,8 +185,8 @@ def test_protocols_differ_in_exactly_the_settings():
 def test_the_settings_said_to_be_obeyed_are_read_by_code():
     from pathlib import Path
     import catscans
-    from catscans.protocols import OBEYED
-    from catscans.layouts import LAYOUTS
+    from catscans.core.protocols import OBEYED
+    from catscans.datasets.layouts import LAYOUTS
     code = "".join(f.read_text() for f in Path(catscans.__file__).parent.glob("*.py") if f.stem not in ("protocols", "_modidx"))
     through_layouts = {s for l in LAYOUTS.values() for _, s in l.settings}       # datasets asks for each of them by a variable
     assert "setting(s, protocol) for o, s in layout.settings" in code and through_layouts
@@ -192,35 +197,35 @@ def test_the_settings_said_to_be_obeyed_are_read_by_code():
 def test_settings_of_the_analysis_have_both_their_effects(monkeypatch):
     "each value of the five, asked for by protocol, gives another distance, set of pairs, name or error bar"
     from dataclasses import replace
-    from catscans import plots
-    from catscans.claims import from_record
-    from catscans.style import study
-    d = {p: published.distances("task2vec", protocol=p) for p in ("published", "described")}
-    pd.testing.assert_series_equal(d["published"], published.distances("task2vec_published_draw"))                         # subset_pairs
-    pd.testing.assert_series_equal(d["described"], published.distances("task2vec_all_cross", protocol="described"))
+    from catscans.figures import distance as distance_file
+    from catscans.published.evidence import from_record
+    from catscans.records.view import study
+    d = {p: authors.distances("task2vec", protocol=p) for p in ("published", "described")}
+    pd.testing.assert_series_equal(d["published"], authors.distances("task2vec_published_draw"))                         # subset_pairs
+    pd.testing.assert_series_equal(d["described"], authors.distances("task2vec_all_cross", protocol="described"))
     assert (len(d["published"]), len(d["described"])) == (24, 21) and "imagenet" not in d["described"].index.get_level_values(0)  # imagenet_distance
     assert (d["published"]["imagenet"] == d["published"][setting("imagenet_distance", "published")]).all()
-    assert [stats.printed_as_rho(p) for p in ("published", "described")] == ["pearson_r", "spearman_rho"]                  # correlation
+    assert [correlation.printed_as_rho(p) for p in ("published", "described")] == ["pearson_r", "spearman_rho"]                  # correlation
     ev = from_record()
     assert [len(replace(ev, protocol=p).related) for p in ("published", "described")] == [24, 21]                          # self_pairs
     st = study("published")
-    f = plots.transfer_frame(st)
-    assert f[f.measure == "experts"].self_pair.sum() == 3 and not plots.transfer_frame(replace(st, protocol="described", profile="published")).self_pair.any()
+    f = distance_file.transfer_frame(st)
+    assert f[f.measure == "experts"].self_pair.sum() == 3 and not distance_file.transfer_frame(replace(st, protocol="described", profile="published")).self_pair.any()
     monkeypatch.setitem(PROTOCOL_SETTINGS["error_bars"], "published", dict(fig3=0, fig4=0))                                # error_bars: both protocols have 1
-    np.testing.assert_allclose(plots.transfer_frame(st).sd_population, f.sd_sample*np.sqrt(4/5))
+    np.testing.assert_allclose(distance_file.transfer_frame(st).sd_population, f.sd_sample*np.sqrt(4/5))
 
 
 def test_printed_rho_is_read_from_the_claims():
-    from catscans import plots
-    assert [plots.printed_rho(m) for m in plots.MEASURES] == [.24, -.11]
+    from catscans.figures import distance as distance_file
+    assert [distance_file.printed_rho(m) for m in distance_file.MEASURES] == [.24, -.11]
     assert "PRINTED" not in Path(plots.__file__).read_text()
 
 
 def test_recipes_of_the_two_protocols_part_only_where_said():
     "schedule, learning rate and dropout by PROTOCOL_SETTINGS, BatchNorm by OUR_SETTINGS; nothing else"
     from dataclasses import asdict
-    from catscans.protocols import OUR_SETTINGS
-    from catscans.training import RECIPES, recipe_for
+    from catscans.core.protocols import OUR_SETTINGS
+    from catscans.training.recipes import RECIPES, recipe_for
     parted = set()
     for kind, names in (("pretrain", RECIPES["paper"]["pretrain"]), ("finetune", RECIPES["paper"]["finetune"])):
         for n in names:
@@ -231,7 +236,7 @@ def test_recipes_of_the_two_protocols_part_only_where_said():
 
 
 def test_learning_rate_rules():
-    f = published.record().finetune_settings
+    f = authors.record().finetune_settings
     assert all(finetune_lr(r.source, r.target, "per_pair") == r.lr for r in f.itertuples())
     assert all(len({finetune_lr(s, t, "per_target") for s in PAPER_SOURCES}) == 1 for t in PAPER_TARGETS)
 
@@ -243,7 +248,7 @@ def given(name): return pd.read_csv(FILES/f"{name}.csv", dtype=str, keep_default
 
 def same(ours, theirs, keys, columns):
     "Every row and every column: `columns` maps ours to theirs; numbers compare as numbers."
-    plain = lambda v: published.canonical("" if isinstance(v, float) and np.isnan(v) else str(v))
+    plain = lambda v: authors.canonical("" if isinstance(v, float) and np.isnan(v) else str(v))
     def value(v):
         try: return float(v)
         except ValueError: return plain(v)
@@ -272,13 +277,13 @@ FACTS = {  # ours: theirs, keys, columns (ours: theirs, or one name for both)
 @pytest.mark.parametrize("name", FACTS)
 def test_facts_are_those_of_the_files(name):
     file, keys, columns = FACTS[name]
-    ours, theirs = published.record().frames[name].copy(), given(file)
-    titles = dict(zip(published.record().table1.title, published.record().table1.dataset))
+    ours, theirs = authors.record().frames[name].copy(), given(file)
+    titles = dict(zip(authors.record().table1.title, authors.record().table1.dataset))
     if name == "table1": theirs["dataset"] = theirs.dataset.map(titles)
     if name == "table3": theirs["scheduler_paper"] = theirs.scheduler_paper.replace("No", "off")
     if name == "finetune_settings": theirs["lrs_tried"] = theirs.lrs_tried.str.replace(";", " ")
     if name == "pilot_questions": theirs = theirs.rename(columns=dict(column="question", question="text"))
-    if name == "pilot_votes": assert (round(theirs.votes.astype(float)/published.record().fact("pilot_respondents"), 4) == theirs.share.astype(float)).all()
+    if name == "pilot_votes": assert (round(theirs.votes.astype(float)/authors.record().fact("pilot_respondents"), 4) == theirs.share.astype(float)).all()
     if name == "sti10_synsets": ours["in_ilsvrc2012_1k"] = ours.in_ilsvrc2012_1k.map({True: "yes", False: "no"})
     if name == "pretrain_settings": assert set(theirs.augment) == {"True"}   # why the package has no such column
     same(ours, theirs, keys.split(), columns if isinstance(columns, dict) else {c: c for c in columns.split()})
@@ -286,7 +291,7 @@ def test_facts_are_those_of_the_files(name):
 
 @needs_files
 def test_claims_and_differences_are_those_of_the_files():
-    rec, d = published.record(), given("discrepancies")
+    rec, d = authors.record(), given("discrepancies")
     assert rec.claims.id.tolist() == [int(i) for i in given("claims").id]
     assert len(d) == len(rec.differences) and rec.differences.effect.tolist() == d.effect.tolist()
     def kind(published, described):
@@ -303,17 +308,17 @@ MATRICES = dict(cosine_published_draw="t2v_cosine_paper", cosine_same_index="t2v
 
 @needs_files
 def test_matrices_are_those_of_the_files():
-    assert set(MATRICES) == set(published.record().task2vec_matrices.measure)
+    assert set(MATRICES) == set(authors.record().task2vec_matrices.measure)
     assert set(MATRICES.values()) == {f.stem for f in FILES.glob("t2v_*cosine*.csv")}
     for ours, theirs in MATRICES.items():
-        m = pd.read_csv(FILES/f"{theirs}.csv", index_col=0).rename(index=published.canonical, columns=published.canonical)
-        np.testing.assert_allclose(published.matrix(ours).loc[m.index, m.columns], m, rtol=0, atol=1e-12)
+        m = pd.read_csv(FILES/f"{theirs}.csv", index_col=0).rename(index=authors.canonical, columns=authors.canonical)
+        np.testing.assert_allclose(authors.matrix(ours).loc[m.index, m.columns], m, rtol=0, atol=1e-12)
 
 
 @needs_files
 def test_task2vec_distances_follow_from_the_embeddings():
-    z, mean, rec = np.load(FILES/"task2vec_fig4.npz"), np.load(FILES/"task2vec_means.npz"), published.record()
-    name = {published.canonical(k.replace("_", "-")): k for k in z if k not in ("index", "draw")}
+    z, mean, rec = np.load(FILES/"task2vec_fig4.npz"), np.load(FILES/"task2vec_means.npz"), authors.record()
+    name = {authors.canonical(k.replace("_", "-")): k for k in z if k not in ("index", "draw")}
     h = {d: z[k].astype(float) for d, k in name.items()}
     cos = lambda a, b: 1 - a@b/np.sqrt((a@a)*(b@b))
     row = {int(i): n for n, i in enumerate(z["index"])}
@@ -323,10 +328,10 @@ def test_task2vec_distances_follow_from_the_embeddings():
         s, i = setting("imagenet_distance", "published") if r.source == "imagenet" else r.source, row[int(z["draw"][r.fold-1])]
         worst = max(worst, abs(r.distance - (0 if s == r.target else cos(h[s][i], h[r.target][i]))))
     assert worst < 1e-6
-    m = published.matrix("cosine_published_draw")
+    m = authors.matrix("cosine_published_draw")
     i = [row[int(k)] for k in z["draw"]]
     assert max(abs(m.loc[a, b] - np.mean([cos(h[a][k], h[b][k]) for k in i])) for a in m for b in m if a != b) < 1e-6
-    m = published.matrix("cosine_mean_embedding")
+    m = authors.matrix("cosine_mean_embedding")
     assert max(abs(m.loc[a, b] - cos(mean[name[a]].astype(float), mean[name[b]].astype(float))) for a in m for b in m) < 1e-6
     dims = lambda v: (v.sum(-1)**2/(v**2).sum(-1))
     for g in rec.task2vec_geometry.itertuples():
@@ -338,14 +343,14 @@ def test_task2vec_distances_follow_from_the_embeddings():
 
 @needs_files
 def test_ranking_and_tests_of_fig3():
-    c, df = published.canonical, published.fold_auc()
+    c, df = authors.canonical, authors.fold_auc()
     ref = pd.read_csv(FILES/"fig3_ranking.csv")
-    ours = stats.ranking(df).set_index(["target", "source"])
+    ours = comparisons.ranking(df).set_index(["target", "source"])
     for r in ref.itertuples():
         o = ours.loc[(c(r.target), c(r.source))]
         np.testing.assert_allclose([o["rank"], o["mean"], o.sd_population, o.sd_sample, o.mean_rank], [r.rank, r.mean, r.sd_pop, r.sd_sample, r.mean_rank], rtol=0, atol=1e-12)
     ref = pd.read_csv(FILES/"fig3_pairwise_tests.csv")
-    ours = stats.pairwise_tests(df).set_index(["target", "a", "b"])
+    ours = comparisons.pairwise_tests(df).set_index(["target", "a", "b"])
     names = dict(mean_difference="diff", nb_t="nb_t", nb_p="nb_p", paired_t_p="paired_t_p", welch_p="welch_p", wilcoxon_p="wilcoxon_p",
                  mean_rank_difference="mean_rank_diff", wins="wins", nb_p_holm="nb_p_holm")
     assert len(ref) == len(ours) == 84
@@ -367,11 +372,11 @@ CHANCE = dict(pearson_perm_p="pearson_r_perm_p", spearman_perm_p="spearman_rho_p
 @needs_files
 @pytest.mark.parametrize("baseline,outcome", [("self", "published Eq.1 (self-pair baseline)"), ("table2", "baseline = Table II test AUC")])
 def test_correlations_of_fig4(baseline, outcome):
-    ref, rec = pd.read_csv(FILES/"fig4_correlations.csv"), published.record()
-    p = published.pairs(rec, baseline)
+    ref, rec = pd.read_csv(FILES/"fig4_correlations.csv"), authors.record()
+    p = pairs.pairs(rec, baseline)
     p["april"] = p.experts.mask((p.source == "imagenet") & (p.target == "chest"), rec.fact("expert_distance_imagenet_chest_april"))
     for distance, column in MEASURES.items():
-        ours = stats.correlation_table(p, column, "transferability").set_index("pairs")
+        ours = correlation.correlation_table(p, column, "transferability").set_index("pairs")
         rows = ref[(ref.outcome == outcome) & (ref.distance == distance)]
         assert len(rows) == 10
         for r in rows.to_dict("records"):

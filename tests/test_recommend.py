@@ -6,9 +6,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from catscans import medmnist, prints as pr, recommend as rec
-from catscans.core import UserError
-from catscans.images import Images, fingerprint
+from catscans.recommend import medmnist
+from catscans.recommend import prints
+from catscans.recommend import model
+from catscans.recommend import ranking
+from catscans.core.basics import UserError
+from catscans.datasets.images import Images, fingerprint
 
 
 def made(targets=12, sources=8, effect=1., similarity=0., noise=1., seed=0, group=lambda t: f"g{t}"):
@@ -36,13 +39,13 @@ def target(x, name="mine", k=2, y=None):
 
 def test_the_ridge_is_the_dense_solution_with_families_weighing_equally():
     d = made(7, 5, similarity=1, group=lambda t: f"g{t//2}")
-    r = rec.rows(d, ["sim"])
+    r = model.rows(d, ["sim"])
     x = np.column_stack([pd.get_dummies(d.source)[[f"s{i}" for i in range(5)]].to_numpy(float), r.f])
     w = 1/d.groupby("group").target.transform("nunique").to_numpy()
     assert sorted(set(w)) == [.5, 1.]
     big = np.vstack([x*np.sqrt(w)[:, None], np.diag(np.sqrt([2.]*5 + [3.]))])
     want = np.linalg.lstsq(big, np.concatenate([r.z*np.sqrt(w), np.zeros(6)]), rcond=None)[0]
-    assert np.allclose(np.concatenate(rec._solver(r)(2., 3.)), want)
+    assert np.allclose(np.concatenate(model._solver(r)(2., 3.)), want)
 
 
 def test_nothing_is_learned_from_the_family_left_out():
@@ -50,84 +53,84 @@ def test_nothing_is_learned_from_the_family_left_out():
     d = made(6, 5, similarity=1)
     d["family"] = d.source.map(lambda s: s.replace("s", "g"))            # source s0 belongs to the family of target t0
     d = d[d.family != d.group]
-    _, a = rec.validate(d, ["sim"], imagenet="s4")
+    _, a = model.validate(d, ["sim"], imagenet="s4")
     wild = d.copy(); at = wild.target == "t0"; wild.loc[at, "auc"] = wild.auc[at].to_numpy()[::-1]
-    _, b = rec.validate(wild, ["sim"], imagenet="s4")
+    _, b = model.validate(wild, ["sim"], imagenet="s4")
     of = lambda p: p[p.target == "t0"].predicted.to_numpy()
     assert np.allclose(of(a), of(b))
     other = d.copy(); at = (other.source == "s0") & (other.target == "t3"); other.loc[at, "sim"] += 3
     train = lambda f: f[(f.group != "g0") & (f.family != "g0")]
     assert train(other).equals(train(d))
-    _, c = rec.validate(other, ["sim"], imagenet="s4")
+    _, c = model.validate(other, ["sim"], imagenet="s4")
     assert np.allclose(of(a), of(c))
 
 
 def test_siblings_are_no_candidates():
-    d = rec.candidates()
+    d = model.candidates()
     assert len(d) == 162 and not (d.family == d.group).any()
-    assert len(rec.candidates(True)) == 168 and len(rec.candidates(extra=("fu",))) == 148
+    assert len(model.candidates(True)) == 168 and len(model.candidates(extra=("fu",))) == 148
 
 
 def test_noise_is_not_trusted_and_a_signal_is():
-    assert [rec.choose_trust(rec.rows(made(seed=s), ["sim"]))[1] for s in range(20)].count(math.inf) >= 16
-    assert math.inf not in [rec.choose_trust(rec.rows(made(seed=s, similarity=1.5), ["sim"]))[1] for s in range(5)]
-    with pytest.raises(UserError, match="2 families"): rec.choose_trust(rec.rows(made(2)))
+    assert [model.choose_trust(model.rows(made(seed=s), ["sim"]))[1] for s in range(20)].count(math.inf) >= 16
+    assert math.inf not in [model.choose_trust(model.rows(made(seed=s, similarity=1.5), ["sim"]))[1] for s in range(5)]
+    with pytest.raises(UserError, match="2 families"): model.choose_trust(model.rows(made(2)))
 
 
 def test_intervals_cover_new_families():
-    cover = [rec.coverage(rec.validate(made(12, 6, seed=s), (), .8, imagenet="s0")[1], n_boot=100)[0] for s in range(6)]
+    cover = [model.coverage(model.validate(made(12, 6, seed=s), (), .8, imagenet="s0")[1], n_boot=100)[0] for s in range(6)]
     assert .78 <= np.mean(cover) <= .95, cover
 
 
 def test_a_model_of_few_words():
-    m = rec.fit(rec.rows(made(similarity=2, noise=.2), ["sim"]), ("sim",))
+    m = model.fit(model.rows(made(similarity=2, noise=.2), ["sim"]), ("sim",))
     assert m.trusts_features and m.weights[0] > .5 and m.width > 0 and m.families == 12
-    assert not rec.fit(rec.rows(made(), ["sim"]), ("sim",)).trusts_features
-    with pytest.raises(UserError, match="level"): rec.fit(rec.rows(made()), level=2)
+    assert not model.fit(model.rows(made(), ["sim"]), ("sim",)).trusts_features
+    with pytest.raises(UserError, match="level"): model.fit(model.rows(made()), level=2)
 
 
 # ---- the published record
 
 def test_known_regrets():
-    assert rec.known().imagenet.mean() == pytest.approx(.53, abs=.005)
+    assert model.known().imagenet.mean() == pytest.approx(.53, abs=.005)
     single = [s for s in medmnist.sources().index if s.endswith("mnist") and s != "medmnist"]
     assert len(single) == 12
-    k = rec.known(single).mean()
+    k = model.known(single).mean()
     for name, want in dict(mean_rank=.69, largest=.73, random=2.47).items(): assert k[name] == pytest.approx(want, abs=.005), name
-    out = rec.known(single, siblings=False)
-    assert out.loc["pathmnist"].equals(rec.known(single).loc["pathmnist", out.columns]) and out.random["organamnist"] != rec.known(single).random["organamnist"]
+    out = model.known(single, siblings=False)
+    assert out.loc["pathmnist"].equals(model.known(single).loc["pathmnist", out.columns]) and out.random["organamnist"] != model.known(single).random["organamnist"]
 
 
 @pytest.mark.parametrize("only", [None, "single"])
 def test_not_worse_than_the_prior(only):
     single = [s for s in medmnist.sources().index if s.endswith("mnist") and s != "medmnist"]
-    per, pairs = rec.validate(rec.candidates(only=single if only else None), rec.FEATURES)
-    c = rec.claim(per.recommender - per.prior, per.group, n_boot=500)
+    per, pairs = model.validate(model.candidates(only=single if only else None), model.FEATURES)
+    c = model.claim(per.recommender - per.prior, per.group, n_boot=500)
     assert len(per) == 12 and per.group.nunique() == 10
-    assert c["difference"] <= rec.MARGIN, f"{c['difference']:.2f} points worse than the prior ({only or 'all sources'})"
-    share, lo, hi = rec.coverage(pairs, n_boot=500)
-    assert lo <= share <= hi and hi >= rec.LEVEL and abs(share - rec.LEVEL) <= .1, share
+    assert c["difference"] <= model.MARGIN, f"{c['difference']:.2f} points worse than the prior ({only or 'all sources'})"
+    share, lo, hi = model.coverage(pairs, n_boot=500)
+    assert lo <= share <= hi and hi >= model.LEVEL and abs(share - model.LEVEL) <= .1, share
 
 
 def test_better_is_said_only_when_the_interval_excludes_zero():
-    say = lambda v: rec.claim(v, range(len(v)), n_boot=500)["text"]
+    say = lambda v: model.claim(v, range(len(v)), n_boot=500)["text"]
     assert say([-.1]*8) == "similarity beats the prior" and say([.1]*8) == "similarity does worse than the prior"
-    assert say([-1, 1]*4) == say([-5.]*3) == say([0.]*8) == rec.NO_EVIDENCE
+    assert say([-1, 1]*4) == say([-5.]*3) == say([0.]*8) == model.NO_EVIDENCE
 
 
 def test_a_verdict_looks_at_both_ends_of_an_interval():
     "including 0, lying below it and lying above it are three things"
     d = made(8, 3, effect=0, noise=.1).assign(auc=lambda f: f.auc + .1*(f.source == "s1"))
-    say = rec.verdict(d, ["s0", "s1", "s2"])
-    assert rec.gap(d, "s0", "s1")[2] < 0 and "to 1 of 2 others (s2) includes 0" in say and "to 1 of 2 others (s1) lies wholly below 0" in say
-    assert rec.verdict(d[d.source != "s2"], ["s0", "s1"]).endswith("the 80 % interval of its difference to 1 of 1 others (s1) lies wholly below 0")
-    assert rec.verdict(d, ["s1", "s0", "s2"]) == "s1 is clearly better than every other source" and rec.verdict(d, ["s1"]) == "s1 is the only candidate"
+    say = ranking.verdict(d, ["s0", "s1", "s2"])
+    assert model.gap(d, "s0", "s1")[2] < 0 and "to 1 of 2 others (s2) includes 0" in say and "to 1 of 2 others (s1) lies wholly below 0" in say
+    assert ranking.verdict(d[d.source != "s2"], ["s0", "s1"]).endswith("the 80 % interval of its difference to 1 of 1 others (s1) lies wholly below 0")
+    assert ranking.verdict(d, ["s1", "s0", "s2"]) == "s1 is clearly better than every other source" and ranking.verdict(d, ["s1"]) == "s1 is the only candidate"
 
 
 # ---- rank
 
 def test_rank_without_a_probe_says_that_it_is_the_prior():
-    r = rec.rank(target(soft(40)))
+    r = ranking.rank(target(soft(40)))
     assert any("no probe was given: this is the prior" in n for n in r.notes)
     assert len(r.table) == 15 and r.table.expected.is_monotonic_decreasing and r.table.expected.mean() == pytest.approx(0, abs=1e-9)
     assert (r.table.lo < r.table.expected).all() and (r.table.expected < r.table.hi).all() and r.table.licence.str.len().gt(3).all() and r.table.cost.str.len().gt(3).all()
@@ -137,7 +140,7 @@ def test_rank_without_a_probe_says_that_it_is_the_prior():
     said = "\n".join(r.notes)
     assert "looked up in 500 of 1,281,167 images of imagenet (and 500 of 9,200 of tinyimagenet, 500 of 1,800 of imagenette, cut from imagenet); 500 of 10,015 images of dermamnist; 500 of 5,856 images of pneumoniamnist" in said.replace("500 of 1,800 of imagenette, 500 of 9,200 of tinyimagenet", "500 of 9,200 of tinyimagenet, 500 of 1,800 of imagenette")
     assert "says nothing of a source's other images; at 48 px fewer copies are recognised than at 112, and the other 12 have no print" in said and "what a source gains over random initialisation is not in that record" in said and "log_" not in said
-    full = rec.rank(target(soft(40)), known=printed({n: np.zeros(24, "float32") for n in medmnist.sources().index})).notes
+    full = ranking.rank(target(soft(40)), known=printed({n: np.zeros(24, "float32") for n in medmnist.sources().index})).notes
     assert not any("no print" in n for n in full)
     assert r.verdict.startswith(("no source is clearly better", f"{r.table.index[0]} is clearly better"))
     d = json.loads(json.dumps(r.as_dict()))
@@ -148,14 +151,14 @@ def test_rank_without_a_probe_says_that_it_is_the_prior():
 
 
 def test_simple_statistics_are_told_where_a_print_has_them():
-    from catscans.controls import image_statistics
-    im, known = target(soft(40)), {n: pr.make_print(target(soft(30, i)//i, n)) for i, n in enumerate(("bloodmnist", "pathmnist"), 1)}
-    r = rec.rank(im, known=known)
+    from catscans.datasets.images import image_statistics
+    im, known = target(soft(40)), {n: prints.make_print(target(soft(30, i)//i, n)) for i, n in enumerate(("bloodmnist", "pathmnist"), 1)}
+    r = ranking.rank(im, known=known)
     assert set(r.controls) == {"mean_difference", "spectrum_difference", "jpeg_difference"} and not set(r.controls) & set(r.unavailable)
     a, b = (image_statistics(x)["mean"] for x in (im.x, soft(30, 2)//2))
     assert r.controls["mean_difference"]["pathmnist"] == pytest.approx(math.dist(a, b)) and set(r.as_dict()["controls"]["jpeg_difference"]) == set(known)
     assert re.search("mean difference (blood|path)mnist", r.text())
-    other = rec.rank(target(soft(40, size=32)), known=known)           # statistics of another size are not compared
+    other = ranking.rank(target(soft(40, size=32)), known=known)           # statistics of another size are not compared
     assert not other.controls and "mean_difference" in other.unavailable
 
 
@@ -170,33 +173,33 @@ class Quarters:
 
 
 def test_a_probe_tells_distances_and_says_what_it_cannot_know():
-    known = {n: pr.make_print(target(soft(30, i)//(i + 1), n), Quarters()) for i, n in enumerate(("bloodmnist", "pathmnist", "dtd10"), 1)}
+    known = {n: prints.make_print(target(soft(30, i)//(i + 1), n), Quarters()) for i, n in enumerate(("bloodmnist", "pathmnist", "dtd10"), 1)}
     im, probe = target(soft(40)), Quarters()
-    r = rec.rank(im, probe, known=known)
+    r = ranking.rank(im, probe, known=known)
     assert r.table.distance.notna().sum() == 2 and list(r.also) == ["dtd10"] and probe.seen == 42, "40 images, and two to know the probe by"
     assert not any("probe" in why for why in r.unavailable.values()) and "task2vec_cosine" in r.unavailable     # it has the probe, but no images of a source
-    mine = pr.look(Quarters().features(im.x))
-    assert r.table.distance.pathmnist == pytest.approx(pr.distance(mine, pr.look(Quarters().features(soft(30, 2)//3))), rel=1e-4)
+    mine = prints.look(Quarters().features(im.x))
+    assert r.table.distance.pathmnist == pytest.approx(prints.distance(mine, prints.look(Quarters().features(soft(30, 2)//3))), rel=1e-4)
     said = "\n".join(r.notes)
     assert "known for 2 of 15 sources; no print" in said and "retinamnist" in said and "2 pairs with a distance, and 0 families" in said and "does not move the order" in said and "no probe" not in said
-    assert r.table.expected.equals(rec.rank(im, known=known).table.expected), "what was not learned changes nothing"
+    assert r.table.expected.equals(ranking.rank(im, known=known).table.expected), "what was not learned changes nothing"
     assert "distance" in r.text() and "also seen, but not in the record: dtd10" in r.text()
     d = json.loads(json.dumps(r.as_dict(), allow_nan=False))
     assert {s["source"] for s in d["sources"] if s["distance"] is not None} == {"bloodmnist", "pathmnist"}
 
 
 def test_prints_of_another_probe_are_not_compared():
-    known = {"pathmnist": pr.make_print(target(soft(30, 1), "pathmnist"), Quarters())}
-    for r in (rec.rank(target(soft(40)), Quarters(2.), known=known), rec.rank(target(soft(40, size=32)), Quarters(), known=known)):
+    known = {"pathmnist": prints.make_print(target(soft(30, 1), "pathmnist"), Quarters())}
+    for r in (ranking.rank(target(soft(40)), Quarters(2.), known=known), ranking.rank(target(soft(40, size=32)), Quarters(), known=known)):
         assert r.table.distance.isna().all() and any("made with another one (quarters at 48 px)" in n and "CATSCANS_PRINTS" in n for n in r.notes)
-    r = rec.rank(target(soft(40)), Quarters(), known={"pathmnist": pr.make_print(target(soft(30, 1), "pathmnist"))})
+    r = ranking.rank(target(soft(40)), Quarters(), known={"pathmnist": prints.make_print(target(soft(30, 1), "pathmnist"))})
     assert any("no source has a print with features" in n for n in r.notes)
 
 
 def printed(look):
     "prints of the twelve single sets whose looks are given"
     s = medmnist.sources()
-    return {n: pr.Print(n, s.family[n], "", "", 100, 100, 48, n, np.zeros((1, 32), np.uint8), "q", pr.touchstone(Quarters(), 48), v, np.zeros_like(v)) for n, v in look.items()}
+    return {n: prints.Print(n, s.family[n], "", "", 100, 100, 48, n, np.zeros((1, 32), np.uint8), "q", prints.touchstone(Quarters(), 48), v, np.zeros_like(v)) for n, v in look.items()}
 
 
 SINGLE = [n for n in medmnist.sources().index if n.endswith("mnist") and n != "medmnist"]
@@ -205,9 +208,9 @@ SINGLE = [n for n in medmnist.sources().index if n.endswith("mnist") and n != "m
 def test_with_enough_prints_the_trust_in_likeness_is_learned():
     "where sets lie apart by how they transfer it is trusted, even alone; where they lie anywhere it is not"
     def fitted(far, **kw):
-        d = rec.candidates(only=SINGLE, known=printed(dict(zip(SINGLE, np.eye(12)*np.asarray(far)[:, None]))))
-        assert rec.learnable(d) == (True, len(d), 10) and d.alike.notna().all()
-        return rec.fit(rec.rows(d, ["alike"]), ("alike",), **kw)
+        d = model.candidates(only=SINGLE, known=printed(dict(zip(SINGLE, np.eye(12)*np.asarray(far)[:, None]))))
+        assert ranking.learnable(d) == (True, len(d), 10) and d.alike.notna().all()
+        return model.fit(model.rows(d, ["alike"]), ("alike",), **kw)
     a = medmnist.auc().pivot(index="source", columns="target", values="auc").loc[SINGLE, SINGLE]
     m = fitted(13 - a.rank().mean(axis=1), prior=(math.inf,))              # the worse a source is in general, the farther out it lies
     assert m.trusts_features and m.weights[0] > .3 and not m.effects.any()
@@ -216,32 +219,32 @@ def test_with_enough_prints_the_trust_in_likeness_is_learned():
 
 def test_rank_learns_from_enough_prints():
     look = dict(zip(SINGLE, 40*np.random.default_rng(0).standard_normal((12, 24)).astype("float32")))
-    r = rec.rank(target(soft(40)), Quarters(), known=printed(look))
+    r = ranking.rank(target(soft(40)), Quarters(), known=printed(look))
     said = "\n".join(r.notes)
     assert "known for 12 of 15 sources" in said and r.table.distance.notna().sum() == 12 and ("did not earn any trust" in said or "the distance has a weight of" in said)
 
 
 def test_large_targets_are_sampled_and_it_is_said():
     x = np.repeat(soft(30, size=16), 40, axis=0)
-    a, b = rec.rank(target(x)), rec.rank(target(x))
+    a, b = ranking.rank(target(x)), ranking.rank(target(x))
     assert a.target["images"] == 1200 and a.target["used"] == 1000 and any("sample of 1,000 of 1,200 images" in n for n in a.notes)
     assert a.table.equals(b.table)
     y = np.repeat([0, 1], [4500, 500])
-    assert np.bincount(y[rec.sample(y)]).tolist() == [900, 100] and not np.array_equal(rec.sample(y, seed=1), rec.sample(y, seed=2))
+    assert np.bincount(y[ranking.sample(y)]).tolist() == [900, 100] and not np.array_equal(ranking.sample(y, seed=1), ranking.sample(y, seed=2))
 
 
 @pytest.mark.parametrize("classes, each", [(110, 10), (1500, 10)])
 def test_any_number_of_classes_can_be_sampled(classes, each):
     "fewer images are left out than there are classes, and more classes than images are used"
     y = np.arange(classes*each) % classes
-    at = rec.sample(y)
+    at = ranking.sample(y)
     assert len(set(at)) == 1000 and np.bincount(y[at], minlength=classes).max() <= -(-1000//classes)
 
 
 @pytest.mark.parametrize("name, gone", [("retinamnist", {"retinamnist"}), ("BloodMNIST", {"bloodmnist"}), ("HAM10000_part_1", {"dermamnist"}), ("tinyimagenet", {"imagenet"}), ("stl10", {"imagenet"}), ("organsmnist_224", {"organamnist", "organcmnist", "organsmnist"}), ("isic2018", {"dermamnist"}), ("mine", set()),
     ("chest_ct_hospital", set()), ("chest", set()), ("chest-xray14", {"chestmnist"}), ("skin_ham10000", {"dermamnist"}), ("Dataset_BUSI_with_GT", {"breastmnist"}), ("kermany2018", {"pneumoniamnist", "octmnist"})])
 def test_the_family_of_the_target_is_dropped_and_named(name, gone):
-    r = rec.rank(target(soft(40), name))
+    r = ranking.rank(target(soft(40), name))
     assert set(r.dropped) == gone and not gone & set(r.table.index) and all(s in r.text() for s in gone)
     assert any("pretrained without" in n for n in r.notes) == bool(gone - {"imagenet"})
     assert all("as its name says" in why for why in r.dropped.values()), "no card was given"
@@ -249,43 +252,43 @@ def test_the_family_of_the_target_is_dropped_and_named(name, gone):
 
 def test_own_images_are_known_again(tmp_path):
     im = target(soft(60))
-    im = target(im.x, "bloodmnist"); pr.save_print(im, tmp_path/"bloodmnist.npz"); im = target(im.x)
-    known = pr.prints(tmp_path)
-    assert rec.rank(im, known=known).dropped == {"bloodmnist": "60 of 60 images are near duplicates of images in bloodmnist"}
+    im = target(im.x, "bloodmnist"); prints.save_print(im, tmp_path/"bloodmnist.npz"); im = target(im.x)
+    known = prints.prints(tmp_path)
+    assert ranking.rank(im, known=known).dropped == {"bloodmnist": "60 of 60 images are near duplicates of images in bloodmnist"}
     few = target(np.concatenate([soft(3), soft(57, 9)]), "other")            # three of sixty images
-    assert "3 of 60 images are near duplicates" in rec.rank(few, known=known).dropped["bloodmnist"]
-    assert rec.rank(target(np.concatenate([soft(2), soft(58, 9)])), known=known).dropped == {}
+    assert "3 of 60 images are near duplicates" in ranking.rank(few, known=known).dropped["bloodmnist"]
+    assert ranking.rank(target(np.concatenate([soft(2), soft(58, 9)])), known=known).dropped == {}
     grey = target(np.full((40, 32, 32, 3), 80, np.uint8))
-    pr.save_print(target(grey.x, "pathmnist"), tmp_path/"pathmnist.npz")
-    assert rec.rank(target(np.full((44, 32, 32, 3), 90, np.uint8)), known=pr.prints(tmp_path)).dropped == {}, "flat images are alike without being the same"
+    prints.save_print(target(grey.x, "pathmnist"), tmp_path/"pathmnist.npz")
+    assert ranking.rank(target(np.full((44, 32, 32, 3), 90, np.uint8)), known=prints.prints(tmp_path)).dropped == {}, "flat images are alike without being the same"
 
 
 def test_images_of_a_set_that_was_cut_from_a_source_are_known_again():
     "ImageNet's own print holds none of these images; that of a piece of it does"
-    cut = {"imagenet": pr.make_print(target(soft(30, 5), "imagenet")), "imagenette": pr.make_print(target(soft(60), "imagenette"))}
-    cut["imagenette"] = pr.Print(**{k: getattr(cut["imagenette"], k) for k in pr._FACTS} | dict(family="imagenette"), hashes=cut["imagenette"].hashes)
-    r = rec.rank(target(np.concatenate([soft(20), soft(40, 9)]), "pets"), known=cut, keep=["imagenet"])
+    cut = {"imagenet": prints.make_print(target(soft(30, 5), "imagenet")), "imagenette": prints.make_print(target(soft(60), "imagenette"))}
+    cut["imagenette"] = prints.Print(**{k: getattr(cut["imagenette"], k) for k in prints._FACTS} | dict(family="imagenette"), hashes=cut["imagenette"].hashes)
+    r = ranking.rank(target(np.concatenate([soft(20), soft(40, 9)]), "pets"), known=cut, keep=["imagenet"])
     assert r.dropped == {"imagenet": "20 of 60 images are near duplicates of images in imagenette, which was cut from it"} and "imagenet" not in r.table.index
     assert "imagenet was dropped although it was to be kept" in r.text()
-    assert rec.rank(target(soft(60, 9), "pets"), known=cut).dropped == {}
+    assert ranking.rank(target(soft(60, 9), "pets"), known=cut).dropped == {}
 
 
 def test_a_copy_of_imagenette_under_another_name_loses_imagenet(work):
     if not os.environ.get("CATSCANS_DATA"): pytest.skip("SKIPPED: CATSCANS_DATA is not set, real images of Imagenette were not looked for")
-    from catscans.datasets import load
+    from catscans.datasets.loading import load
     x = load("imagenette", 112, max_images=100).x
-    assert set(rec.rank(target(np.asarray(x), "pets"), keep=["imagenet"]).dropped) == {"imagenet"}
+    assert set(ranking.rank(target(np.asarray(x), "pets"), keep=["imagenet"]).dropped) == {"imagenet"}
 
 
 def test_a_source_dropped_by_name_may_be_kept():
     im = target(soft(40), "my-blood-mnist")
-    a, b = rec.rank(im, known={}), rec.rank(im, known={}, keep=["bloodmnist", "pathmnist"])
+    a, b = ranking.rank(im, known={}), ranking.rank(im, known={}, keep=["bloodmnist", "pathmnist"])
     assert set(a.dropped) == {"bloodmnist"} and "--keep bloodmnist" in a.text()
     assert b.dropped == {} and "bloodmnist" in b.table.index and "bloodmnist was kept as you asked" in b.text() and "pathmnist was to be kept, which changed nothing" in b.text()
-    with pytest.raises(UserError, match="unknown source"): rec.rank(im, keep=["blood"])
-    from catscans.cards import CATALOGUE
+    with pytest.raises(UserError, match="unknown source"): ranking.rank(im, keep=["blood"])
+    from catscans.datasets.catalogue import CATALOGUE
     carded = Images(im.x, im.y, None, im.classes, CATALOGUE["bloodmnist"], "f", "anything", im.paths)
-    assert set(rec.rank(carded, known={}, keep=["bloodmnist"]).dropped) == {"bloodmnist"}, "a card is more than a name"
+    assert set(ranking.rank(carded, known={}, keep=["bloodmnist"]).dropped) == {"bloodmnist"}, "a card is more than a name"
 
 
 # ---- the command
@@ -309,29 +312,29 @@ def test_folder_csv_and_npz_give_the_same_answer(work, capsys):
     np.savez(work/"pets.npz", train_images=np.stack([np.asarray(Image.open(d/f)) for f in files]), train_labels=np.array([f.parts[0] == "dog" for f in files], int))
     got = []
     for p in (d/"pets.csv", work/"pets.npz"):
-        assert rec.main_rank(p, as_json=True) == 0
+        assert ranking.main_rank(p, as_json=True) == 0
         got.append(json.loads(capsys.readouterr().out))
     (d/"pets.csv").unlink()
-    assert rec.main_rank(d, as_json=True) == 0
+    assert ranking.main_rank(d, as_json=True) == 0
     got.append(json.loads(capsys.readouterr().out))
     assert got[0]["sources"] == got[1]["sources"] == got[2]["sources"] and all(g["target"]["images"] == 23 for g in got)
-    assert rec.main_rank(d) == 0 and "no probe was given" in capsys.readouterr().out
+    assert ranking.main_rank(d) == 0 and "no probe was given" in capsys.readouterr().out
 
 
 def test_bad_requests_are_refused_by_name_before_work(work, capsys):
     one = work/"one"; write(one, 12, "cat")
-    with pytest.raises(UserError, match="one: received 1 class"): rec.main_rank(one)
+    with pytest.raises(UserError, match="one: received 1 class"): ranking.main_rank(one)
     few = work/"few"; write(few, 12, "cat"); write(few, 4, "dog", 1)
-    with pytest.raises(UserError, match=r"few: fewer than 10 images in class dog \(4\)"): rec.main_rank(few)
+    with pytest.raises(UserError, match=r"few: fewer than 10 images in class dog \(4\)"): ranking.main_rank(few)
     flat = work/"flat"; write(flat, 12, "x")
     for f in (flat/"x").iterdir(): f.rename(flat/f.name)
     (flat/"x").rmdir()
-    with pytest.raises(UserError, match="flat holds images but no class sub-folders"): rec.main_rank(flat)
+    with pytest.raises(UserError, match="flat holds images but no class sub-folders"): ranking.main_rank(flat)
     bad = work/"bad"; write(bad, 12, "cat"); write(bad, 12, "dog", 1); (bad/"dog"/"3.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="dog/3.png"): rec.main_rank(bad)
-    with pytest.raises(UserError, match="there is no"): rec.main_rank(work/"nothing")
-    with pytest.raises(UserError, match="gone.keras"): rec.main_rank(bad, probe=str(work/"gone.keras"))
-    from catscans.study import main
+    with pytest.raises(UserError, match="dog/3.png"): ranking.main_rank(bad)
+    with pytest.raises(UserError, match="there is no"): ranking.main_rank(work/"nothing")
+    with pytest.raises(UserError, match="gone.keras"): ranking.main_rank(bad, probe=str(work/"gone.keras"))
+    from catscans.study.cli import main
     capsys.readouterr()
     for args, says in (([one], "one: received 1 class"), ([few], "class dog (4)"), ([flat], "no class sub-folders"), ([bad], "dog/3.png"), ([work/"nothing"], "there is no"), ([bad, "--probe", "net.onnx"], "net.onnx")):
         assert main(["rank", *map(str, args)]) == 2
@@ -340,7 +343,7 @@ def test_bad_requests_are_refused_by_name_before_work(work, capsys):
 
 
 def test_a_source_can_be_kept_from_the_command_line(work, capsys):
-    from catscans.study import main
+    from catscans.study.cli import main
     d = work/"blood_mnist"; write(d, 12, "a"); write(d, 12, "b", 1)
     assert main(["rank", str(d)]) == 0 and "dropped: bloodmnist" in capsys.readouterr().out
     assert main(["rank", str(d), "--keep", "bloodmnist", "--keep", "pathmnist"]) == 0
@@ -351,7 +354,7 @@ def test_a_source_can_be_kept_from_the_command_line(work, capsys):
 
 def test_a_probe_of_another_size_is_given_images_of_its_size(work, capsys):
     import keras
-    from catscans.study import main
+    from catscans.study.cli import main
     def net(h, w):
         i = keras.Input((h, w, 3))
         x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(i))
@@ -364,7 +367,7 @@ def test_a_probe_of_another_size_is_given_images_of_its_size(work, capsys):
     assert main(["rank", str(d), "--probe", net(48, 64)]) == 2
     out, err = capsys.readouterr()
     assert not out and "48x64.keras: it takes images of 64 x 48 px" in err
-    with pytest.raises(UserError, match="takes images of 64 px, those of mine have 48"): rec.rank(target(soft(40)), work/"64x64.keras")
+    with pytest.raises(UserError, match="takes images of 64 px, those of mine have 48"): ranking.rank(target(soft(40)), work/"64x64.keras")
 
 
 def test_more_than_a_thousand_images_are_not_all_decoded(work, monkeypatch):
@@ -372,18 +375,18 @@ def test_more_than_a_thousand_images_are_not_all_decoded(work, monkeypatch):
     write(d, 1, "a"); write(d, 1, "b", 1)
     for c in "ab":
         for i in range(1, 600): (d/c/f"{i}.png").hardlink_to(d/c/"0.png")
-    images, n = rec.load_target(d, size=16)
+    images, n = ranking.load_target(d, size=16)
     assert (len(images), n) == (1000, 1200) and np.bincount(images.y).tolist() == [500, 500]
 
 
 def test_many_classes_may_be_thin_in_the_sample(work):
     np.savez(work/"wide.npz", train_images=np.repeat(soft(4, size=16), 1000, axis=0), train_labels=np.arange(4000) % 150)
-    assert rec.main_rank(work/"wide.npz") == 0          # 26 images of each class, 6 or 7 of them in the sample
+    assert ranking.main_rank(work/"wide.npz") == 0          # 26 images of each class, 6 or 7 of them in the sample
 
 
 def test_importing_and_ranking_need_no_deep_learning():
     code = ("import sys, numpy as np\nfrom catscans import recommend\nassert not {'pandas', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules), sorted({'pandas', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules))\n"
-            "from catscans.images import Images\nx = np.random.default_rng(0).integers(0, 255, (24, 16, 16, 3), dtype=np.uint8)\n"
+            "from catscans.datasets.store import Images\nx = np.random.default_rng(0).integers(0, 255, (24, 16, 16, 3), dtype=np.uint8)\n"
             "recommend.rank(Images(x, np.arange(24) % 2, None, ['a', 'b'], None, 'f', 'mine', np.arange(24).astype(str)))\nassert not {'tensorflow', 'keras', 'torch', 'jax'} & set(sys.modules)")
     r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert r.returncode == 0, r.stderr

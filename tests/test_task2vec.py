@@ -10,10 +10,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 from keras import layers as L
 
-from catscans import estimators, similarity, task2vec, toy
-from catscans.core import UserError
-from catscans.probes import Probe, load_probe, squeezenet
-from catscans.task2vec import DISTANCES, embed, embed_all, exact_fisher, fit_head, fit_heads, mean_distance, montecarlo_fisher, predict, sampled_fisher
+from catscans.similarity import registry
+from catscans.similarity import scoring
+from catscans.similarity import distances
+from catscans.task2vec import fisher
+from catscans.task2vec import embedding
+from catscans.datasets import toy
+from catscans.core.basics import UserError
+from catscans.models.squeezenet import squeezenet
+from catscans.models.probes import Probe, load_probe
+from catscans.task2vec.heads import fit_head, fit_heads, predict
+from catscans.task2vec.fisher import exact_fisher, montecarlo_fisher, sampled_fisher
+from catscans.task2vec.embedding import DISTANCES, embed, embed_all, mean_distance
 
 
 def small(size=8, filters=6, seed=0):
@@ -50,7 +58,7 @@ def test_fisher_of_a_logistic_regression(classes):
         for y in range(classes): closed += pi[y]*np.outer(xi, H @ (np.eye(classes)[y] - pi))**2/10
     closed = closed.mean(0)
     np.testing.assert_allclose(exact_fisher(logistic, x, (H, b)), closed, rtol=1e-5)
-    for how in task2vec.LABELS:
+    for how in fisher.LABELS:
         draws = np.stack([sampled_fisher(logistic, x, (H, b), np.random.default_rng(s), 4, labels=how, p=p) for s in range(40)])
         away, se = draws.mean(0) - closed, draws.std(0, ddof=1)/40**.5     # of two classes a weighted draw has no noise
         assert (np.abs(away) < 3*se + 1e-6*closed).all(), (how, away/se)
@@ -157,7 +165,7 @@ def test_a_nested_network_is_its_flat_self(images):
         assert got.layers == want.layers, build.__name__
         ways = [got.features(images), got.squared(images, u), *([got.each(images, u[None])] if build is sequential else [])]
         for a, b in zip(ways, numbers): np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7*b.max(), err_msg=build.__name__)
-    assert task2vec.probe_fingerprint(got) == task2vec.probe_fingerprint(want)
+    assert embedding.probe_fingerprint(got) == embedding.probe_fingerprint(want)
 
 
 def test_what_a_probe_does_not_know_is_refused_by_name():
@@ -176,8 +184,8 @@ def test_what_a_probe_does_not_know_is_refused_by_name():
 # ---- one registry
 
 def test_there_is_one_registry():
-    assert similarity.ESTIMATORS is estimators.ESTIMATORS and similarity.score is estimators.score and similarity.Estimator is estimators.Estimator
-    assert {"experts", *(f"task2vec_{d}" for d in DISTANCES), "log_size", "logme", "otdd"} <= set(estimators.registry())
+    assert registry.ESTIMATORS is registry.ESTIMATORS and scoring.score is scoring.score and registry.Estimator is registry.Estimator
+    assert {"experts", *(f"task2vec_{d}" for d in DISTANCES), "log_size", "logme", "otdd"} <= set(scoring.registry())
     code = "from catscans.similarity import ESTIMATORS, score, transferability; assert {'experts', 'task2vec_cosine', 'log_size', 'logme', 'kid'} <= set(ESTIMATORS)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -211,13 +219,13 @@ def test_squeezenet_from_an_old_file_of_weights(tmp_path):
 
 
 def test_squeezenet_by_name_is_fetched_once_into_keras_own_cache(tmp_path, monkeypatch):
-    from catscans.probes import SQUEEZENET_FILE
+    from catscans.models.squeezenet import SQUEEZENET_FILE
     (tmp_path/"models").mkdir()
     legacy(squeezenet(2, 32), there := tmp_path/"models"/SQUEEZENET_FILE["fname"])
     get = keras.utils.get_file
     import hashlib
     mine = SQUEEZENET_FILE | dict(file_hash=hashlib.sha256(there.read_bytes()).hexdigest(), origin="http://127.0.0.1:9/nobody.h5")
-    monkeypatch.setattr("catscans.probes.SQUEEZENET_FILE", mine)
+    monkeypatch.setattr("catscans.models.squeezenet.SQUEEZENET_FILE", mine)
     monkeypatch.setattr(keras.utils, "get_file", lambda **kw: get(cache_dir=str(tmp_path), **kw))
     assert load_probe("squeezenet", 32).name == SQUEEZENET_FILE["fname"]      # it is there: nothing is fetched
     there.write_bytes(b"half of it")                                          # another hash: fetched again, and nobody answers
@@ -227,11 +235,11 @@ def test_squeezenet_by_name_is_fetched_once_into_keras_own_cache(tmp_path, monke
 def test_the_named_squeezenet_is_the_file_that_the_prints_were_made_with():
     "the package's prints tell the network by what it makes of fixed pictures"
     import hashlib
-    from catscans.probes import SQUEEZENET_FILE
+    from catscans.models.squeezenet import SQUEEZENET_FILE
     file = Path(__file__).parents[2]/"shared"/"weights"/SQUEEZENET_FILE["fname"]
     if not file.exists(): pytest.skip(f"{file.name} is not here: SqueezeNet's ImageNet weights are not held against the prints")
     assert hashlib.sha256(file.read_bytes()).hexdigest() == SQUEEZENET_FILE["file_hash"]
-    from catscans.prints import SIZE, prints, same_probe, touchstone
+    from catscans.recommend.prints import SIZE, prints, same_probe, touchstone
     mine = touchstone(load_probe(file, SIZE), SIZE)
     assert all(same_probe(p.touch, mine) for p in prints().values() if p.look is not None)
 
@@ -295,7 +303,7 @@ np.savez(sys.argv[1], fisher=exact_fisher(probe, x, heads[0]), one=heads[0][0], 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_same_exact_fisher_and_heads_on_every_backend(backend, tmp_path):
-    if importlib.util.find_spec(backend) is None: pytest.skip(f"{backend} is not installed: its branches of catscans.probes are NOT tested here")
+    if importlib.util.find_spec(backend) is None: pytest.skip(f"{backend} is not installed: its branches of catscans.models.probes are NOT tested here")
     out = []
     for b in ("tensorflow", backend):
         p = subprocess.run([sys.executable, "-c", CODE, str(tmp_path/f"{b}.npz")], env=dict(os.environ, KERAS_BACKEND=b), capture_output=True, text=True)
@@ -309,10 +317,12 @@ def test_same_exact_fisher_and_heads_on_every_backend(backend, tmp_path):
 @pytest.mark.skipif(not os.environ.get("CATSCANS_SLOW"), reason="SKIPPED: set CATSCANS_SLOW=1 to pretrain three probes and embed the nine generated datasets under each (about 5 minutes)")
 def test_nearest_neighbours_on_toy_data_are_of_the_same_family():
     "by the mean distance over three seeds of probe, subsets and labels: at least six of the seven datasets that have a relative; each seed alone is printed (6, 6 and 5 of 7 by the cosine)"
-    from catscans.core import PAPER_SOURCES, PROFILES
-    from catscans.models import resnet50, set_backbone
-    from catscans.training import recipe_for
-    from catscans.transfer import images_of, pretrain
+    from catscans.core.grid import PAPER_SOURCES, PROFILES
+    from catscans.models.resnet import resnet50
+    from catscans.models.weights import set_backbone
+    from catscans.training.recipes import recipe_for
+    from catscans.datasets.loading import images_of
+    from catscans.transfer.folds import pretrain
     p = PROFILES["toy"]
     names = [f"toy-{n}" for n in PAPER_SOURCES]
     every = {n: images_of(n, p, p.size) for n in names}
@@ -329,7 +339,7 @@ def test_nearest_neighbours_on_toy_data_are_of_the_same_family():
         source = pretrain(every[probe_name], recipe_for("toy", "pretrain", probe_name), seed=seed, arch=p.arch, evaluate=False)
         model = resnet50(2, p.size, arch=p.arch, dropout=0)
         set_backbone(model, source.weights)
-        e = embed_all(list(every.values()), Probe(model), [similarity.subset_seed(seed, k) for k in range(3)], fisher="exact")
+        e = embed_all(list(every.values()), Probe(model), [distances.subset_seed(seed, k) for k in range(3)], fisher="exact")
         for distance in total:
             d = {(a, b): mean_distance(e[a], e[b], distance)[0] for a, b in total[distance]}
             right(f"seed {seed}, {distance}", d)

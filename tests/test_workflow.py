@@ -218,7 +218,8 @@ def trained(tmp_path_factory):
 
 def test_two_sources_one_target_for_real(trained, tmp_path):
     "the real notebooks, kernels, training and images; killed once and resumed, the records are the same"
-    from catscans import records
+    from catscans.records import store
+    from catscans.records import examples
     projects, small = [trained, tmp_path/"killed"], REAL
     killed = real_project(projects[1])
     first = start(killed, *small)
@@ -230,7 +231,7 @@ def test_two_sources_one_target_for_real(trained, tmp_path):
     assert "Outside training steps 3 runs spent" in p.stdout
     a, b = (records_of(f) for f in projects)
     assert sorted(a) == sorted(b) and len(a) == 3
-    for slug in a: assert records.differences(a[slug], b[slug]) == []
+    for slug in a: assert store.differences(a[slug], b[slug]) == []
     for slug in a:
         text = (projects[0]/"work"/"toy"/"notebooks"/f"{slug}.ipynb").read_text()
         assert text.count("image/png") == 2 and "Parameters" in text
@@ -247,45 +248,56 @@ core.PROFILES["toy"] = dataclasses.replace(core.PROFILES["toy"], sources=("toy-p
 def test_similarity_and_results_notebooks(trained, tmp_path, monkeypatch):
     "through a papermill kernel, on a part of the toy grid: a trained probe, made-up records of the rest, the real images"
     import re
-    from catscans import core, figures, records, steps
+    from catscans.core import files
+    from catscans.core import grid
+    from catscans.figures import report
+    from catscans.records import store
+    from catscans.records import examples
+    from catscans.study import plan as plan_file
+    from catscans.study import notebooks
     from fakes import shared_stores
     (tmp_path/"sitecustomize.py").write_text(SMALLER)                 # the kernel's profile, and this process's
-    monkeypatch.setattr(core, "PROFILES", core.PROFILES)
-    monkeypatch.setitem(core.PROFILES, "toy", core.PROFILES["toy"])
+    monkeypatch.setattr(core, "PROFILES", grid.PROFILES)
+    monkeypatch.setitem(grid.PROFILES, "toy", grid.PROFILES["toy"])
     exec(SMALLER)
     real_project(tmp_path/"project")
     for k, v in dict(CATSCANS_PROJECT=tmp_path/"project", CATSCANS_WORK=tmp_path/"work", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}").items(): monkeypatch.setenv(k, str(v))
-    for k in ("PYTHONHASHSEED", "TF_CPP_MIN_LOG_LEVEL", "TF_NUM_INTEROP_THREADS", *steps._THREADS): monkeypatch.setenv(k, "1")    # set by what follows: put back afterwards
+    for k in ("PYTHONHASHSEED", "TF_CPP_MIN_LOG_LEVEL", "TF_NUM_INTEROP_THREADS", *notebooks._THREADS): monkeypatch.setenv(k, "1")    # set by what follows: put back afterwards
     (tmp_path/"work").mkdir(); (tmp_path/"work"/"stores").symlink_to(shared_stores())
-    plan = steps.plan("toy")
+    plan = plan_file.plan("toy")
     assert [s.notebook for s in plan] == ["pretrain"]*3 + ["finetune"]*4 + ["similarity", "results"]
-    for s in plan[:-2]: records.write(records._example(s.run))
+    for s in plan[:-2]: store.write(examples.example_record(s.run))
     shutil.copy(trained/"work"/"toy"/"weights"/plan[0].run.weights.name, plan[0].run.weights)
-    for s in plan[-2:]: assert steps.execute_notebook(steps.notebook(s.notebook), s.executed, s.parameters) == ""
-    rec = records.read(plan[-2].product)
+    for s in plan[-2:]: assert notebooks.execute_notebook(plan_file.notebook(s.notebook), s.executed, s.parameters) == ""
+    rec = store.read(plan[-2].product)
     names = rec["matrices"]["task2vec_cosine"]["names"]
     assert set(names) == {"toy-pcam-small", "toy-dtd", "toy-stl10", "toy-chest"} and {r["measure"] for r in rec["distances"]} == {"experts", "task2vec_cosine"}
     v = rec["matrices"]["task2vec_cosine"]["value"]
     assert all(0 < v[i][j] < 2 and abs(v[i][j] - v[j][i]) < 1e-12 for i in range(4) for j in range(i))
-    shown = set(re.findall(r'show\("(\w+)"\)', steps.notebook("results").read_text().replace("\\", "")))
-    drawn = {f.stem for f in core.figures_dir("toy").glob("*.csv")}
-    assert drawn == shown & set(figures.items("toy")) and {"fig1_samples", "fig4_distance", "fig7_critical_difference", "table6_correlations"} <= drawn
-    for f in core.figures_dir("toy").glob("*.png"): assert f.stat().st_size > 5000, f.name
+    shown = set(re.findall(r'show\("(\w+)"\)', plan_file.notebook("results").read_text().replace("\\", "")))
+    drawn = {f.stem for f in files.figures_dir("toy").glob("*.csv")}
+    assert drawn == shown & set(report.items("toy")) and {"fig1_samples", "fig4_distance", "fig7_critical_difference", "table6_correlations"} <= drawn
+    for f in files.figures_dir("toy").glob("*.png"): assert f.stat().st_size > 5000, f.name
 
 
 def test_wrong_data_are_found_before_anything_is_drawn(tmp_path, monkeypatch, capsys):
     "when only the figures of real images are left"
-    from catscans import core, records, steps
-    from catscans.study import main
+    from catscans.core import files
+    from catscans.core import grid
+    from catscans.records import store
+    from catscans.records import examples
+    from catscans.study import plan as plan_file
+    from catscans.study import notebooks
+    from catscans.study.cli import main
     fake_project(tmp_path)
     shutil.rmtree(tmp_path/"work")
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.setenv("CATSCANS_DATA", str(tmp_path)); monkeypatch.delenv("CATSCANS_WORK", raising=False)
-    for r in core.runs("lite"):
-        rec = records._example(r)
-        records.write(rec | {"settings": rec["settings"] | steps.expected_settings(r)})
-    p = core.PROFILES["lite"]
-    (core.results_dir("lite")/"records"/f"similarity-{p.protocol}-s{p.seed}.json").write_text("{}")
-    (drawn := core.figures_dir("lite")/"table1_datasets.csv").parent.mkdir(parents=True)
+    for r in grid.runs("lite"):
+        rec = examples.example_record(r)
+        store.write(rec | {"settings": rec["settings"] | plan_file.expected_settings(r)})
+    p = grid.PROFILES["lite"]
+    (files.results_dir("lite")/"records"/f"similarity-{p.protocol}-s{p.seed}.json").write_text("{}")
+    (drawn := files.figures_dir("lite")/"table1_datasets.csv").parent.mkdir(parents=True)
     drawn.write_text("the old ones")
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
     for line in ("run", "figures"):
@@ -298,11 +310,12 @@ def test_wrong_data_are_found_before_anything_is_drawn(tmp_path, monkeypatch, ca
 def test_a_drawing_step_signs_only_its_own_finished_figures(tmp_path, monkeypatch):
     "results and audit draw at once into one folder: a file that the other has only begun would be missing later, and the step would run again"
     from types import SimpleNamespace
-    from catscans import steps
+    from catscans.study import plan as plan_file
+    from catscans.study import notebooks
     for name, value in dict(figures_dir=lambda p: tmp_path/"figures", project_dir=lambda: tmp_path, drawn_from=lambda s: "now").items(): monkeypatch.setattr(steps, name, value)
     (tmp_path/"figures").mkdir()
     for f in ("fig3_auc.png", "fig3_auc.csv", "audit_sizes.png", ".audit_sizes-x1.svg", ".fig4-x2.png"): (tmp_path/"figures"/f).touch()
     for notebook, mine in (("results", ["figures/fig3_auc.csv", "figures/fig3_auc.png"]), ("audit", ["figures/audit_sizes.png"])):
         step = SimpleNamespace(notebook=notebook, profile="published", product=tmp_path/f"{notebook}.json")
-        steps._sign(step)
+        notebooks._sign(step)
         assert json.loads(step.product.read_text())["files"] == mine
