@@ -6,11 +6,11 @@ STAMP  := $(VENV)/.installed
 PROFILE ?= toy
 export UV_COMPILE_BYTECODE = 1
 
-.PHONY: env paper test docs clean lock readme help
+.PHONY: env paper quick test docs clean lock readme help
 
 help:
 	@echo "make paper   published figures and audit, then the whole toy grid (PROFILE=lite for the real miniature)"
-	@echo "make test    all tests: notebooks and tests/"
+	@echo "make test    all tests: notebooks and tests/; make quick: those that take less than three minutes together"
 	@echo "make env     only set up .venv     make docs   the site     make lock   renew requirements.lock"
 
 env: $(STAMP)
@@ -34,8 +34,12 @@ paper: env
 	@$(BIN)/catscans run --profile published
 	@$(BIN)/catscans run --profile $(PROFILE)
 
+# what a developer runs at every step: at most three minutes on two cores
+quick: env
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow" -q tests
+
 test: env
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20 tests
 
 # nbdev-proc-nbs would install Quarto first, which nothing here needs
 docs: env

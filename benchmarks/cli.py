@@ -6,7 +6,7 @@ import argparse, json, os, statistics, subprocess, sys, time
 
 CLI = ["-c", "import sys; from catscans.study import main; sys.exit(main(sys.argv[1:]))"]
 LIMITS = {  # what -> (arguments of python, seconds promised)
-    "import of the module": (["-c", "from catscans.models import resnet50"], 2),
+    "import of the module": (["-c", "from catscans.models.resnet import resnet50"], 2),
     "catscans audit --json": ([*CLI, "audit", "--json"], 10),
     "catscans run, nothing to do": ([*CLI, "run", "--profile", "published"], 5),
     "catscans --help": ([*CLI, "--help"], 2),

@@ -7,19 +7,19 @@ hashing the weights, and writing. Executed as a notebook it also waits for a Jup
 A target of another profile needs its images (CATSCANS_DATA). The first process is not counted: it builds the store, fills the file system's cache and, on JAX, the compilation cache."""
 import argparse, json, os, statistics, subprocess, sys, tempfile, time
 from dataclasses import replace
-from catscans.records.frames import PHASES
+from catscans.records.store import PHASES
 
 OUTSIDE = tuple(k for k in PHASES if k != "step")
 
 def child(o):
     "one run in this process: prints the phases of its record"
-    from catscans.training import recipes as recipes_file
-    from catscans.transfer import run
     from catscans.core.grid import PROFILES, Run
+    from catscans.training.recipes import RECIPES
+    from catscans.transfer.run import execute
     PROFILES[o.profile] = replace(PROFILES[o.profile], arch=o.arch, threads=o.threads)
-    recipes = recipes_file.RECIPES[PROFILES[o.profile].recipe]["finetune"]
+    recipes = RECIPES[PROFILES[o.profile].recipe]["finetune"]
     recipes |= {k: replace(r, epochs=2) for k, r in recipes.items()}   # one checkpoint for each fold
-    record = run.execute(Run("random", o.target, o.profile), show=None)
+    record = execute(Run("random", o.target, o.profile), show=None)
     timing, folds = (json.loads(record.read_text())[k] for k in ("timing", "folds"))
     print(json.dumps({k[:-2]: v for k, v in timing.items() if k[:-2] in PHASES} | dict(held_out=sum(f["n_test"] for f in folds))))
 

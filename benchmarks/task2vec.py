@@ -72,9 +72,9 @@ def one_by_one(probe, x, head):
 
 def measure(a):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import catscans.core, keras   # in this order: the first says how TensorFlow is to compute
+    from catscans.core.basics import UserError   # before keras: it says how TensorFlow is to compute
+    import keras
     if keras.backend.backend() != "tensorflow": raise SystemExit("the plain loop is written in TensorFlow: unset KERAS_BACKEND")
-    from catscans.core.basics import UserError
     from catscans.task2vec.heads import fit_heads, predict
     from catscans.task2vec.fisher import exact_fisher, montecarlo_fisher, sampled_fisher
     try: probe = network(a.size, a.arch, a.probe)

@@ -16,9 +16,16 @@ def page(processed, source):
             for data in (o.data for o in c.get("outputs", []) if "text/markdown" in o.get("data", {})): data["text/markdown"] = re.sub(r"\{target=\"_blank\"[^}]*\}|^---$", "", data["text/markdown"], flags=re.M)
     return nb
 
+def children(index):
+    "A cell that hangs a folder's files under its first page in the sidebar."
+    files = sorted(p.stem for p in index.parent.glob("[0-9]*.ipynb"))
+    return nbformat.v4.new_markdown_cell("\n".join(["```{toctree}", ":maxdepth: 1", "", *files, "```"]))
+
 def main(processed="_proc", sources="nbs"):
     for p in sorted(Path(processed).rglob("*.ipynb")):
         source = Path(sources)/p.relative_to(processed)
-        nbformat.write(page(nbformat.read(p, 4), nbformat.read(source, 4)), p)
+        nb = page(nbformat.read(p, 4), nbformat.read(source, 4))
+        if p.name == "index.ipynb" and p.parent != Path(processed): nb.cells.append(children(p))
+        nbformat.write(nb, p)
 
 if __name__ == "__main__": main(*sys.argv[1:])

@@ -8,8 +8,10 @@ from nbformat.v4 import new_code_cell, new_notebook
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = """
 import os, time
-from catscans import records
-from catscans.core import Run, UserError
+from catscans.core.basics import UserError
+from catscans.core.grid import Run
+from catscans.records.examples import example_record
+from catscans.records.store import write
 run = Run(source, globals().get("target"), profile, protocol, seed)
 if run.slug == os.environ.get("FAKE_FAIL"): raise ValueError("a planted fault")
 if run.slug == os.environ.get("FAKE_USER_ERROR"): raise UserError("images/7.png cannot be read")
@@ -17,21 +19,21 @@ if run.slug == os.environ.get("FAKE_DIE"): os.kill(os.getpid(), 9)
 time.sleep(float(os.environ.get("FAKE_SLEEP", 0)))
 if run.target is None: run.weights.write_text(run.slug)
 elif run.source != "random": assert Run(run.source, None, profile, protocol, seed).weights.exists()
-rec = records._example(run)
+rec = example_record(run)
 from dataclasses import asdict
-from catscans.datasets import load
+from catscans.datasets.loading import load
 from catscans.study.plan import expected_settings
 rec["settings"] |= expected_settings(run)
 for d in filter(None, rec["data"].values()): d["fingerprint"] = load(d["name"], size=rec["settings"]["size"]).fingerprint
-records.write(rec)
+write(rec)
 """
 SIMILARITY = """
 import json
-from catscans.core import atomic, results_dir
+from catscans.core.files import atomic, results_dir
 with atomic(results_dir(profile)/"records"/f"similarity-{protocol}-s{seed}.json") as tmp: tmp.write_text("{}")
 """
 DRAW = """
-from catscans.core import figures_dir, atomic
+from catscans.core.files import atomic, figures_dir
 with atomic(figures_dir({profile})/"fig3_auc.csv") as tmp: tmp.write_text("drawn")
 """
 

@@ -2,9 +2,10 @@
 import os, signal, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest
-from catscans.core import files
 from catscans.core.basics import UserError
+from catscans.core import files
 from catscans.core.files import atomic
+from catscans.transfer.folds import keep_fold, kept_fold
 
 ROOT = Path(__file__).parent.parent
 linux = pytest.mark.skipif(sys.platform != "linux", reason="NOT CHECKED: without Linux' locks halves stay")
@@ -12,7 +13,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="NOT CHECKED: without
 # HDF5 locks what it writes, and closes it: neither must fail on, nor end, the lock of the half
 WRITE = """
 import sys, time, h5py
-from catscans.core import atomic
+from catscans.core.files import atomic
 with atomic(sys.argv[1]) as tmp:
     with h5py.File(tmp, "w") as f: f["a"] = [1]
     print("half", flush=True); time.sleep(600)
@@ -62,13 +63,13 @@ def test_a_half_that_is_taken_before_it_is_locked_is_begun_again(tmp_path, monke
             files.remove_halves(tmp_path/"a.txt"); taken.append(fd)
             assert not list(tmp_path.iterdir())
         return lock(fd, wait)
-    monkeypatch.setattr(core, "_lock", late)
+    monkeypatch.setattr(files, "_lock", late)
     with atomic(tmp_path/"a.txt") as tmp: tmp.write_text("whole")
     assert taken and [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [("a.txt", "whole")]
 
 
 def test_without_locks_halves_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr(core, "_lock", lambda fd, wait=False: False)
+    monkeypatch.setattr(files, "_lock", lambda fd, wait=False: False)
     (tmp_path/".a-12345678.txt").touch()
     with atomic(tmp_path/"a.txt") as tmp: tmp.write_text("whole")
     assert {f.name for f in tmp_path.iterdir()} == {"a.txt", ".a-12345678.txt"} and (tmp_path/"a.txt").read_text() == "whole"
@@ -88,7 +89,6 @@ def test_no_descriptor_stays_open(tmp_path):
 def test_a_finished_fold_that_finds_no_room_is_named(tmp_path):
     "a limit on the size of files stands for the disk"
     resource = pytest.importorskip("resource")
-    from catscans.transfer.folds import keep_fold, kept_fold
     file, p = tmp_path/"fold1.npz", np.zeros((2**18, 2), "float32")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:

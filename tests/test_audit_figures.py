@@ -3,10 +3,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from catscans.published import findings
-from catscans.figures import audit
+from catscans.core.protocols import OBEYED, PROTOCOL_SETTINGS
 from catscans.records import authors
 from catscans.published.evidence import VERDICTS
+from catscans.published import findings
+from catscans.published import verdicts
+from catscans.figures import audit
 from catscans.figures.style import small
 
 
@@ -113,10 +115,9 @@ DEGENERATE = {
 
 @pytest.mark.parametrize("what", DEGENERATE)
 def test_what_the_audit_accepts_can_be_drawn_and_said(what, changed, table):
-    from catscans.published.verdicts import audit
     cells, figure, says = DEGENERATE[what]
     rec = changed(*cells)
-    audit(rec, profiles=())
+    verdicts.audit(rec, profiles=())
     assert "undefined" in findings.sentences(rec)[figure] and "nan" not in " ".join(findings.sentences(rec).values())
     for name in audit.FIGURES:
         fig = audit.FIGURES[name](rec, **(dict(table=table) if name == "verdicts" else {}))
@@ -124,7 +125,6 @@ def test_what_the_audit_accepts_can_be_drawn_and_said(what, changed, table):
 
 
 def test_obeyed_settings_are_counted(changed):
-    from catscans.core.protocols import OBEYED, PROTOCOL_SETTINGS
     o = findings.obeyed(authors.record().differences.setting)
     assert (o == "obeyed").sum() == len(OBEYED) and (o == "declared only").sum() == len(PROTOCOL_SETTINGS) - len(OBEYED) and set(o) == {"", "obeyed", "declared only"}
     assert f"{len(OBEYED)} are obeyed by code" in foot(audit.differences())

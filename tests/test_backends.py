@@ -10,7 +10,9 @@ import pytest
 CODE = """
 import sys, keras, numpy as np
 from keras import layers as L
-from catscans.task2vec import Probe, fit_head, montecarlo_fisher
+from catscans.models.probes import Probe
+from catscans.task2vec.fisher import montecarlo_fisher
+from catscans.task2vec.heads import fit_head
 image = keras.Input((8, 8, 3))
 x = L.Conv2D(4, 3)(L.Rescaling(1/255)(image))
 x = L.Conv2D(5, 3)(L.ReLU()(L.BatchNormalization()(x)))
@@ -47,7 +49,7 @@ def run(backend, path):
 def test_same_fisher_on_every_backend(backend, tmp_path):
     "frozen or not, and every image by itself, within one backend; then against TensorFlow"
     if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed: its branch of task2vec._gradients is NOT tested here")
+        pytest.skip(f"{backend} is not installed: its branch of catscans.models.probes is NOT tested here")
     other = run(backend, tmp_path/"other.npz")
     if importlib.util.find_spec("tensorflow") is None: pytest.skip("tensorflow is not installed: " + backend + " agrees with itself, and was NOT compared")
     reference = run("tensorflow", tmp_path/"tensorflow.npz")
@@ -59,7 +61,10 @@ def test_same_fisher_on_every_backend(backend, tmp_path):
 TRAIN = """
 import sys, numpy as np
 from dataclasses import replace
-from catscans.training import Recipe, Trainer, draw_affine, fit, set_threads, warp
+from catscans.models.backend import set_threads
+from catscans.training.augmentation import draw_affine, warp
+from catscans.training.recipes import Recipe
+from catscans.training.trainer import Trainer, fit
 set_threads(1)
 rng, how = np.random.default_rng(0), sys.argv[2]
 y = np.arange(96) % 2
@@ -88,7 +93,7 @@ def train(backend, path, how="as it comes"):
 
 def test_training_on_jax_equals_tensorflow(tmp_path):
     "one batch a dispatch, four a dispatch, and four with images that are streamed; each function compiled once"
-    if importlib.util.find_spec("jax") is None: pytest.skip("jax is not installed: training._Jax is NOT tested here")
+    if importlib.util.find_spec("jax") is None: pytest.skip("jax is not installed: JaxEngine of catscans.training.engines is NOT tested here")
     reference = train("tensorflow", tmp_path/"tensorflow.npz") if importlib.util.find_spec("tensorflow") else None
     ways = {how: train("jax", tmp_path/f"{i}.npz", how) for i, how in enumerate(("as it comes", "several", "streamed"))}
     for how, got in ways.items():
@@ -104,7 +109,7 @@ def test_training_on_jax_equals_tensorflow(tmp_path):
 def test_training_on_torch_equals_tensorflow(tmp_path):
     "Keras' own loop: two epochs of each of two folds"
     for backend in ("torch", "tensorflow"):
-        if importlib.util.find_spec(backend) is None: pytest.skip(f"{backend} is not installed: training._Keras on torch was NOT compared with TensorFlow")
+        if importlib.util.find_spec(backend) is None: pytest.skip(f"{backend} is not installed: KerasEngine of catscans.training.engines on torch was NOT compared with TensorFlow")
     got, reference = (train(b, tmp_path/f"{b}.npz") for b in ("torch", "tensorflow"))
     np.testing.assert_allclose(got["moved"], reference["moved"], atol=.01, err_msg="augmented images, of 255")
     np.testing.assert_allclose(got["loss"], reference["loss"], rtol=2e-2)

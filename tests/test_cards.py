@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catscans.datasets.cards import GROUP_KEYS, LAYOUTS, Card, File, _files
-from catscans.datasets.catalogue import CATALOGUE, DATASETS, listing, short, survey_table1, table1
 from catscans.core.grid import PAPER_SOURCES, PAPER_TARGETS
+from catscans.datasets.cards import Card, File, GROUP_KEYS, LAYOUTS, _files
+from catscans.datasets.catalogue import CATALOGUE, DATASETS, listing, short
+from catscans.datasets.loading import _odd_counts
+from catscans.figures.cards import survey_table1, table1
 from fakes import ROOT
 
 CHECKSUMS = Path(os.environ.get("CATSCANS_CHECKSUMS") or ROOT.parent/"shared"/"checksums.json")
@@ -131,7 +133,6 @@ def test_images_per_class_sum_to_the_whole():
 
 def test_counts_are_compared():
     from types import SimpleNamespace
-    from catscans.datasets.loading import _odd_counts
     im = SimpleNamespace(classes=["NORMAL", "PNEUMONIA"])
     assert _odd_counts(DATASETS["chest"], im, np.array([1_583, 4_273])) == [] and _odd_counts(DATASETS["chest"], im, np.array([1_584, 4_272])) == ["NORMAL 1584, not 1583", "PNEUMONIA 4272, not 4273"]
 

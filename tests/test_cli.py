@@ -4,6 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from catscans.core.basics import UserError
+from catscans.datasets.catalogue import CATALOGUE, short
+from catscans.study.checks import check_data
+from catscans.study.cli import main
+from catscans.study.plan import plan, problem
 from fakes import ROOT, catscans, fake_project
 
 
@@ -53,7 +58,6 @@ def test_a_wrong_request_is_one_line_and_leaves_nothing(env, line, says):
 
 @pytest.mark.parametrize("line", ["status", "status --profile lite", "status --profile published", "run --profile lite", "report --profile toy", "figures --profile toy"])
 def test_a_question_and_a_refusal_make_no_folder(tmp_path, monkeypatch, line):
-    from catscans.study.cli import main
     fake_project(tmp_path)
     shutil.rmtree(tmp_path/"work")
     before = set(tmp_path.rglob("*"))
@@ -65,7 +69,6 @@ def test_a_question_and_a_refusal_make_no_folder(tmp_path, monkeypatch, line):
 
 @pytest.mark.parametrize("line", ["run --profile toy", "rank photos"])
 def test_an_unknown_backend_is_refused_before_work(tmp_path, monkeypatch, capsys, line):
-    from catscans.study.cli import main
     fake_project(tmp_path)
     before = set(tmp_path.rglob("*"))
     for k, v in dict(KERAS_BACKEND="numbers", CATSCANS_PROJECT=str(tmp_path)).items(): monkeypatch.setenv(k, v)
@@ -104,7 +107,6 @@ def test_outside_a_project(tmp_path):
 
 
 def test_status_and_figures_outside_a_project(tmp_path, monkeypatch, capsys):
-    from catscans.study.cli import main
     monkeypatch.delenv("CATSCANS_PROJECT", raising=False); monkeypatch.chdir(tmp_path)
     for line in ("status", "figures", "report"):
         assert main([line]) == 2 and "inside a clone of its project" in capsys.readouterr().err
@@ -112,8 +114,6 @@ def test_status_and_figures_outside_a_project(tmp_path, monkeypatch, capsys):
 
 
 def test_a_clone_has_its_report(tmp_path, monkeypatch, capsys):
-    from catscans.study.cli import main
-    from catscans.study.plan import plan, problem
     fake_project(tmp_path); (tmp_path/"work"/"stores").unlink(); (tmp_path/"work").rmdir()
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.delenv("CATSCANS_WORK", raising=False)
     page = tmp_path/"results"/"published"/"report.md"
@@ -146,7 +146,7 @@ def test_console_script():
 
 
 def test_nothing_heavy_is_imported():
-    code = "import sys, catscans.study, catscans.study.plan; print([m for m in ('tensorflow', 'keras', 'jax', 'torch', 'pandas', 'matplotlib', 'papermill', 'snakemake') if m in sys.modules])"
+    code = "import sys, catscans.study.cli, catscans.study.plan; print([m for m in ('tensorflow', 'keras', 'jax', 'torch', 'pandas', 'matplotlib', 'papermill', 'snakemake') if m in sys.modules])"
     p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert p.stdout.strip() == "[]", p.stdout + p.stderr
 
@@ -171,7 +171,6 @@ def test_published_export_and_audit_of_a_copy(env, tmp_path):
 
 
 def test_data(env):
-    from catscans.datasets.catalogue import CATALOGUE, short
     out = catscans(env, "data", "list").stdout.splitlines()
     assert out[0].split() == ["name", "images", "classes", "state", "licence"] and out[2] == "The paper's nine" and out[3].startswith("  imagenet ")      # grouped, a line per dataset
     assert [l.split()[0] for l in out if l.startswith("  ")] == short(CATALOGUE)
@@ -187,9 +186,6 @@ def test_output_may_be_cut_off(env):
 
 def test_data_are_checked_when_only_the_similarities_are_left(tmp_path, monkeypatch):
     "the size is then the profile's, no run has one to give"
-    from catscans.core.basics import UserError
-    from catscans.study.plan import plan
-    from catscans.study.checks import check_data
     monkeypatch.setenv("CATSCANS_DATA", str(tmp_path))
     left = [s for s in plan("lite") if s.notebook == "similarity"]
     assert len(left) == 1

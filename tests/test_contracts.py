@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catscans.records import store
 from catscans.core.basics import UserError
 from catscans.core.grid import PAPER_SOURCES, PAPER_TARGETS, PROFILES, PROTOCOLS
+from catscans.records import authors
 from catscans.datasets.catalogue import DATASETS
 from catscans.datasets.loading import check_card, load
 from catscans.datasets.splits import make_splits, shared_group_rate, single_split
+from catscans.figures import auc
+from catscans.figures import report
 from fakes import ROOT
 
 TOY = PROFILES["toy"].sources
@@ -64,9 +66,6 @@ def test_lite_datasets_keep_their_cards():
 def test_figures_are_drawn_from_the_record(tmp_path, monkeypatch):
     "figures exist, are not blank, and Fig. 3's bars are the means of the folds"
     from PIL import Image
-    from catscans.figures import auc
-    from catscans.figures import report
-    from catscans.records import authors
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path))
     paths = report.make("published")
     for f in (p for p in map(Path, paths) if p.suffix == ".png"):
@@ -83,8 +82,6 @@ def test_figures_are_drawn_from_the_record(tmp_path, monkeypatch):
 
 
 def test_missing_results_stop_the_build_by_name(tmp_path, monkeypatch):
-    from catscans.figures import auc
-    from catscans.figures import report
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path))
     with pytest.raises(UserError, match="toy-dtd"): auc.fig3("toy")
 
@@ -101,9 +98,10 @@ def test_an_installed_copy_works_outside_the_repository(tmp_path):
     env = {k: v for k, v in os.environ.items() if not k.startswith("CATSCANS_")} | dict(PYTHONPATH=str(to))
     code = ("import catscans, importlib, pathlib\n"
             "home = pathlib.Path(catscans.__file__).parent; print(home)\n"
-            "for f in sorted(home.glob('*.py')): importlib.import_module('catscans.' + f.stem)\n"
-            "from catscans import published, cards, medmnist\n"
-            "print(len(published.fold_auc()), len(cards.DATASETS) > 9)")
+            "for f in sorted(home.glob('*/[!_]*.py')): importlib.import_module(f'catscans.{f.parent.name}.{f.stem}')\n"
+            "from catscans.records import fold_auc\n"
+            "from catscans.datasets import DATASETS\n"
+            "print(len(fold_auc()), len(DATASETS) > 9)")
     p = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert p.returncode == 0, p.stderr[-3000:]
     home, numbers = p.stdout.splitlines()[-2:]
@@ -113,7 +111,9 @@ def test_an_installed_copy_works_outside_the_repository(tmp_path):
 
 
 def test_importing_is_light():
-    code = ("import sys; import catscans.models, catscans.training, catscans.transfer, catscans.datasets, catscans.metrics; "
+    folders = ("models", "training", "transfer", "datasets", "metrics")
+    files = [f"catscans.{n}.{f.stem}" for n in folders for f in sorted((ROOT/"catscans"/n).glob("*.py")) if f.stem != "__init__"]
+    code = (f"import sys, {', '.join(files)}; "
             "assert not {'keras', 'tensorflow', 'jupyterlab', 'papermill', 'snakemake'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

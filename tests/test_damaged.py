@@ -2,7 +2,6 @@
 
 A case is a whole dataset (made once), what is done to it, and what the message must name."""
 import gzip, io, re, shutil, tarfile, zipfile, zlib
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,8 +10,9 @@ from PIL import Image
 
 import originals
 from catscans.core.basics import UserError
-from catscans.datasets.own import from_csv, from_folder, from_npz, from_path
 from catscans.datasets.loading import load
+from catscans.datasets.own import from_csv, from_folder, from_npz, from_path
+from catscans.study.cli import main
 
 CASES = {}      # name -> (base, damage(folder), culprit in the message, options)
 
@@ -497,7 +497,6 @@ SAID = ("stl10: a name twice", "dtd: a class less", "dtd: no list val", "isic: t
 @pytest.mark.parametrize("name", SAID)
 def test_on_the_command_line_too(name, whole, place, tmp_path, capsys, monkeypatch):
     "one line, exit code 2, nothing left: in process, for a case of each kind"
-    from catscans.study.cli import main
     base, damage, culprit, options = CASES[name]; assert not options
     shutil.copytree(whole(base), place); damage(place)
     own = {"folder": place, "csv": place/"labels.csv", "zip": place/"pets.zip"}.get(base)
@@ -510,7 +509,6 @@ def test_on_the_command_line_too(name, whole, place, tmp_path, capsys, monkeypat
 
 
 def test_the_command_line_says_it_in_one_line(whole, place, capsys):
-    from catscans.study.cli import main
     shutil.copytree(whole("stl10"), place); cut("stl10/train_X.bin", -1)(place)
     assert main(["data", "check", "stl10"]) == 2
     err = capsys.readouterr().err

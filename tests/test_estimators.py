@@ -7,14 +7,17 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import rankdata
 
-from catscans.datasets import images
-from catscans.similarity import features as features_file
-from catscans.datasets import toy
-from catscans.similarity import transport
-from catscans.metrics.agreement import krippendorff_alpha
 from catscans.core.basics import UserError
+from catscans.metrics.agreement import krippendorff_alpha
+from catscans.datasets import images
+from catscans.datasets.images import Images, fingerprint
+from catscans.datasets import toy
+from catscans.models import probes
+from catscans.similarity.experts import answers_for
+from catscans.similarity.features import _whole, stratified_sample
 from catscans.similarity.registry import ESTIMATORS, INPUTS, NotAvailable, estimator
 from catscans.similarity.scoring import cards, registry, score, scores
+from catscans.similarity import transport
 
 TASK2VEC = ("task2vec_cosine", "task2vec_scaled_cosine", "task2vec_normalized_cosine", "task2vec_asymmetric")
 CONTROLS = ("log_size", "n_classes", "mean_difference", "spectrum_difference", "jpeg_difference")
@@ -59,7 +62,6 @@ def test_a_newcomer_is_one_function():
 def test_two_datasets_and_a_network_are_enough():
     "embeddings are made of the images by `probe`, features and outputs by `source_network`"
     import keras
-    from catscans.datasets.images import Images, fingerprint
     keras.utils.set_random_seed(0)
     image = keras.Input((8, 8, 3)); z = keras.layers.GlobalAveragePooling2D(name="avg_pool")(keras.layers.Conv2D(6, 3, activation="relu")(keras.layers.Rescaling(1/255)(image)))
     net, body = keras.Model(image, keras.layers.Dense(3, activation="softmax")(z)), keras.Model(image, z)
@@ -106,7 +108,7 @@ def test_what_cannot_be_had_is_named_and_the_rest_is_computed():
 
 
 def test_importing_is_light():
-    code = "import sys, catscans.similarity.estimators, catscans.similarity.transport, catscans.similarity.controls; print(sorted({'ot', 'sklearn', 'scipy', 'tensorflow', 'keras', 'PIL', 'pandas'} & set(sys.modules)))"
+    code = "import sys, catscans.similarity.scoring, catscans.similarity.estimators, catscans.similarity.transport, catscans.similarity.controls; print(sorted({'ot', 'sklearn', 'scipy', 'tensorflow', 'keras', 'PIL', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
@@ -274,7 +276,7 @@ def test_otdd_knows_gaussian_classes():
 def test_a_sample_may_lose_a_class():
     "more classes than images are used: what is left is compared"
     x, y = data(120, 5, 60)
-    i = features_file.stratified_sample(y, 40, "otdd", 0)
+    i = stratified_sample(y, 40, "otdd", 0)
     assert len(set(i)) == 40 and len(set(y[i])) < 60
     got = score("otdd", source_embedding=x, source_labels=y, target_embedding=x + 1, labels=y, most=40)
     assert got == pytest.approx(np.sqrt(5 + 5), rel=1e-6)          # a shift costs its square twice: once for images, once for classes
@@ -331,9 +333,9 @@ def test_groups_and_copies_are_never_on_both_sides():
     r = np.random.default_rng(0)
     x, y, g = r.normal(size=(60, 3)), np.tile([0, 1], 30), np.repeat(np.arange(20), 3)
     x[30] = x[0]; x[45] = x[30]                                     # ties groups 0, 10 and 15 together
-    whole = features_file._whole(x, g)
+    whole = _whole(x, g)
     assert len({whole[i] for i in (0, 1, 2, 30, 31, 32, 45, 46, 47)}) == 1 and len(set(whole)) == 18
-    assert features_file._whole(r.normal(size=(5, 2)), None) is None
+    assert _whole(r.normal(size=(5, 2)), None) is None
     assert (np.unique(whole, return_inverse=True)[1][3:30] == np.unique(g[3:30], return_inverse=True)[1] + 1).all()
 
 
@@ -413,9 +415,6 @@ class Network:
 def sources(tmp_path_factory):
     "target; context for a source that is a copy of it, and for one that is noise with as many classes"
     import warnings, keras, pandas as pd
-    from catscans.models import probes
-    from catscans.similarity.experts import answers_for
-    from catscans.datasets.images import Images, fingerprint
     x, y, groups, classes = toy.generate("toy-kimia960", 16)
     keep = y < 5
     x, y = x[keep], y[keep]

@@ -4,12 +4,15 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr, weightedtau
 
-from catscans.metrics import ranking
-from catscans.records import view
-from catscans.figures import maps as maps_file
-from catscans.figures import gallery
-from catscans.recommend import medmnist
 from catscans.core.basics import UserError
+from catscans.core.grid import get_profile
+from catscans.records import examples
+from catscans.records import store
+from catscans.records import view
+from catscans.metrics import ranking
+from catscans.recommend import medmnist
+from catscans.figures import gallery
+from catscans.figures.maps import matrices_of
 
 FAST = dict(n_boot=500, n_perm=300)
 
@@ -160,9 +163,6 @@ def test_where_the_upper_end_of_the_published_scores_comes_from():
 
 def test_the_gallery_shows_every_estimate_of_a_record():
     "the paper's two first, then what else the record holds, in its order; records without any are shown as they were"
-    from catscans.records import store
-    from catscans.records import examples
-    from catscans.core.grid import get_profile
     p, r = get_profile("toy"), np.random.default_rng(0)
     rows = lambda names: [dict(measure=m, source=s, target=t, value=float(r.random()), sd=None, n=1) for m in names for s in p.sources for t in p.targets]
     rec = dict(schema=1, kind="similarity", profile="toy", protocol=p.protocol, seed=p.seed, distances=rows(["experts", "task2vec_cosine"]), settings={},
@@ -172,12 +172,12 @@ def test_the_gallery_shows_every_estimate_of_a_record():
     with examples.example_project():
         store.write(rec | dict(matrices=dict(experts=dict(names=p.sources, value=d.tolist()))))
         assert list(gallery.pairs_of("toy")) == ["experts", "task2vec_cosine"]
-        assert list(maps_file.matrices_of("toy")) == ["experts"]                                       # as records were before there were others
+        assert list(matrices_of("toy")) == ["experts"]                                       # as records were before there were others
         maps = {m: dict(names=p.sources, value=(d - .1*(m == "kid")).tolist()) for m in ("kid", "otdd", "fid", "experts")}
         store.write(rec | dict(estimates=[r | dict(sd=.1, n=3, within_source=0., within_target=0.) for r in rows(more)], matrices=maps, settings=dict(directions=dict(somebodys=1))))
         many = gallery.pairs_of("toy")
         assert gallery._directions(view.study("toy"), many) == dict(experts=-1, task2vec_cosine=-1, task2vec_scaled_cosine=-1, fid=-1, leep=1, somebodys=1)
-        got = maps_file.matrices_of("toy")
+        got = matrices_of("toy")
         assert list(got) == ["experts", "fid", "kid", "otdd"] and all((m.to_numpy() >= 0).all() for m in got.values())
     assert list(many) == ["experts", "task2vec_cosine", *more] and len({tuple(zip(d.source, d.target)) for d in many.values()}) == 1
     assert [gallery.direction(m) for m in ("task2vec_asymmetric", "fid", "log_size", "jpeg_difference")] == [-1, -1, 1, -1]

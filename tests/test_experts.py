@@ -4,9 +4,10 @@ import io, os, sys
 import numpy as np
 import pytest
 
-from catscans.similarity import experts
-from catscans.similarity import annotate
 from catscans.core.basics import UserError
+from catscans.metrics.agreement import krippendorff_interval
+from catscans.similarity import annotate
+from catscans.similarity import experts
 
 
 class Pictures:
@@ -152,7 +153,6 @@ def test_a_table_by_hand_is_read_or_named(tmp_path):
 
 def test_interval_of_alpha_covers():
     "the bootstrap over units covers the known alpha about as often as it says"
-    from catscans.metrics.agreement import krippendorff_interval
     rng, hit = np.random.default_rng(1), 0
     for i in range(100):
         a = rng.integers(0, 3, 60)

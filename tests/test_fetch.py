@@ -1,6 +1,5 @@
 "Fetching from a real server, unpacking what may be hostile, adding one's own: wholly or not at all, and in one line when not."
-import bz2, gzip, hashlib, io, json, lzma, os, shutil, socket, stat, struct, sys, tarfile, threading, zipfile, zlib
-from dataclasses import replace
+import bz2, gzip, hashlib, io, json, lzma, os, shutil, socket, stat, struct, sys, tarfile, threading, zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,13 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from catscans.core.basics import UserError
+from catscans.datasets import added
+from catscans.datasets import archives
 from catscans.datasets import cards
 from catscans.datasets import catalogue
-from catscans.datasets import archives
 from catscans.datasets import fetch
-from catscans.datasets import added
-from catscans.core.basics import UserError
 from catscans.datasets.fetch import FetchError
+from catscans.datasets import layouts
+from catscans.datasets.loading import load
+from catscans.recommend.ranking import load_target
 from catscans.study.cli import main
 
 RNG = np.random.default_rng(0)
@@ -137,7 +139,7 @@ def test_a_killed_process_is_carried_on(server, tmp_path, kw):
     import signal, subprocess, time
     body = BODY*10; go_on = threading.Event()
     server.files["x.bin"], server.faults["x.bin"] = body, [dict(cut=2_000_000, stall=go_on)]
-    code = ("import sys; from types import SimpleNamespace as N; from catscans import fetch\n"
+    code = ("import sys; from types import SimpleNamespace as N; from catscans.datasets import fetch\n"
             "fetch.get(N(name='x', files=[N(name='x.bin', urls=(sys.argv[1],), bytes=None, md5='', sha256='', login=False)]), sys.argv[2])")
     p = subprocess.Popen([sys.executable, "-c", code, f"{server.url}/x.bin", str(tmp_path)], stderr=subprocess.DEVNULL)
     part, until = tmp_path/"x"/"x.bin.part", time.monotonic() + 60
@@ -744,7 +746,6 @@ def test_a_failing_network_is_exit_code_1(cli, lands, server, capsys):
 
 def test_added_columns_a_name_for_rank_and_remove(lands, capsys):
     "what was added under a name of its own columns is loaded by that name, until it is forgotten"
-    from catscans.recommend.ranking import load_target
     fill(lands/"mine")
     own = lands/"mine"/"own.csv"; files = [f for f in sorted((lands/"mine"/"pets").rglob("*.png"))]
     own.write_text("file,kind\n" + "".join(f"{f},{f.parent.name}\n" for f in files))
@@ -782,7 +783,7 @@ def test_without_a_place_for_data(cli, lands, monkeypatch, capsys, line, set_to,
 def test_importing_opens_no_connection_and_loads_little():
     import subprocess
     code = ("import socket, sys\ndef no(*a, **k): raise SystemExit('a connection')\nsocket.socket.connect = socket.create_connection = no\n"
-            "import catscans.datasets.fetch\nprint(sorted({'requests', 'pooch', 'pandas', 'keras', 'PIL', 'catscans.datasets'} & set(sys.modules)))")
+            "import catscans.datasets.fetch\nprint(sorted({'requests', 'pooch', 'pandas', 'keras', 'PIL', 'catscans.datasets.images', 'catscans.datasets.store', 'catscans.datasets.own', 'catscans.datasets.loading'} & set(sys.modules)))")
     p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (p.returncode, p.stdout.strip()) == (0, "[]"), p.stderr
 
@@ -828,7 +829,6 @@ MAKERS = {   # dataset -> its files, images, groups
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_from_a_server_to_images(cli, lands, server, name, capsys):
-    from catscans.datasets.loading import load
     make, n, groups = MAKERS[name]; files = make()
     assert set(files) <= {f.name for f in catalogue.DATASETS[name].files}
     cli(name, **{k: (b, dict(md5=md5(b))) for k, b in files.items()})
@@ -842,7 +842,6 @@ def test_from_a_server_to_images(cli, lands, server, name, capsys):
 
 def test_pcam_is_unpacked_once_for_both_of_its_subsets(cli, lands, server, capsys):
     import h5py
-    from catscans.datasets import layouts
     files = {}
     for part in ("train", "valid", "test"):
         for k, a in (("x", RNG.integers(0, 256, (8, 96, 96, 3), np.uint8)), ("y", (np.arange(8) % 2).astype(np.uint8).reshape(8, 1, 1, 1))):
@@ -854,7 +853,6 @@ def test_pcam_is_unpacked_once_for_both_of_its_subsets(cli, lands, server, capsy
     assert main(["data", "get", "pcam-small", "pcam-middle"]) == 0, capsys.readouterr().err
     assert len(server.log) == 9 and {n.removesuffix(".gz") for n in files} <= set(tree(lands/"data"/"pcam"))
     assert len(layouts.pcam(lands/"data"/"pcam")) == 24
-    from catscans.datasets.loading import load
     sizes = {"pcam-middle": 8, "pcam-small": 4}
     small, middle = (load(n, size=16, sizes=sizes) for n in ("pcam-small", "pcam-middle"))
     assert (len(small), small.card.group_key, np.bincount(small.y).tolist()) == (4, "wsi", [2, 2]) and not set(small.groups) & set(middle.groups)

@@ -1,5 +1,5 @@
 "Every original layout is read to the pixel: on real samples where there are some, and on datasets made here as their makers lay them out."
-import os, shutil, subprocess, sys, tarfile, warnings, zipfile
+import os, shutil, subprocess, sys, tarfile, zipfile
 from pathlib import Path
 
 import h5py
@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 import originals
-from catscans.datasets import layouts
-from catscans.datasets.catalogue import CATALOGUE, DATASETS
 from catscans.core.basics import UserError
 from catscans.core.grid import PAPER_SOURCES
-from catscans.datasets.loading import check_card, load, where
 from catscans.datasets.archives import extract
+from catscans.datasets.catalogue import CATALOGUE, DATASETS
 from catscans.datasets.images import decode
-from catscans.datasets.store import build
+from catscans.datasets import layouts
+from catscans.datasets.loading import check_card, load, where
 from catscans.datasets.readers import general
+from catscans.datasets.store import build
 from fakes import ROOT
 
 
@@ -243,14 +243,15 @@ def test_pcam_packed_or_without_slides(data):
 MEASURE = """
 import sys, threading, time
 import h5py, pandas, PIL.Image
-from catscans import layouts, images
+from catscans.datasets.layouts import pcam
+from catscans.datasets.store import build
 def anonymous():      # not the pages of the store's memory map: the system takes those back when it needs them
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon"))/1024
 peak, done = [0], []
 def watch():
     while not done: peak[0] = max(peak[0], anonymous()); time.sleep(.005)
 start = anonymous(); t = threading.Thread(target=watch); t.start()
-li = layouts.pcam(sys.argv[1]); im = images.build(li, 16, root=sys.argv[2])
+li = pcam(sys.argv[1]); im = build(li, 16, root=sys.argv[2])
 done.append(1); t.join(); print(len(im), peak[0] - start)
 """
 

@@ -8,14 +8,18 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from catscans.datasets import leaks
-from catscans.figures import leaks
 from catscans.core.basics import UserError
-from catscans.core.grid import PROTOCOLS, Run
+from catscans.core.grid import PROTOCOLS, runs
+from catscans.records import examples
+from catscans.records import frames
+from catscans.records import store
+from catscans.metrics.comparisons import corrected_t_test
+from catscans.metrics.leak_price import price, ranking_change
 from catscans.datasets.catalogue import DATASETS
+from catscans.datasets import leaks
 from catscans.datasets.loading import load
 from catscans.datasets.splits import make_splits, shared_group_rate
-from catscans.metrics.comparisons import corrected_t_test
+from catscans.figures import leaks as leak_figures
 
 
 # ---- siblings ----
@@ -174,13 +178,13 @@ def test_audit_counts_by_hand():
             assert row.sibling_share == pytest.approx(leaks.has_sibling(fold, images.groups).mean())
             assert row.unknown_share == pytest.approx(np.mean(copied & ~leaks.has_sibling(fold, images.groups)))
         if p == "grouped": assert g.sibling_share.max() == 0 and g.near_duplicate_share.mean() > 0      # groups did not know of these copies
-    assert leaks.pretty(got).loc[("made up", "grouped"), "sibling in training"] == "0.0%"
+    assert leak_figures.pretty(got).loc[("made up", "grouped"), "sibling in training"] == "0.0%"
 
 
 def test_audit_without_groups_and_wrong_protocols():
     images = collection(np.random.default_rng(0)); images.groups = None
     got = leaks.audit(images, "published")
-    assert got.sibling_share.isna().all() and (got.near_duplicate_share > 0).any() and leaks.pretty(got).iloc[0, 0] == "not known"
+    assert got.sibling_share.isna().all() and (got.near_duplicate_share > 0).any() and leak_figures.pretty(got).iloc[0, 0] == "not known"
     with pytest.raises(UserError, match="allowed are grouped, described, published"): leaks.audit(images, "honest")
 
 
@@ -197,7 +201,7 @@ AUC = dict(natural=.90, texture=.85, medical=.80, random=.70)
 
 def test_price_is_the_difference_with_a_corrected_interval():
     a, b = frame({k: v + .05 for k, v in AUC.items()}, "published"), frame(AUC, "grouped", seed=1)
-    got = leaks.price(a, b).set_index(["target", "source"])
+    got = price(a, b).set_index(["target", "source"])
     assert len(got) == 8
     for (t, s), row in got.iterrows():
         va, vb = (f[(f.target == t) & (f.source == s)].auc_ovr_weighted for f in (a, b))
@@ -214,21 +218,21 @@ def test_the_interval_holds_what_it_promises():
     rng, hits = np.random.default_rng(0), []
     for _ in range(300):
         two = [pd.DataFrame([dict(source="s", target="t", fold=i+1, auc_ovr_weighted=v, n_train=800, n_test=200) for i, v in enumerate(.8 + .01*(np.sqrt(.2)*rng.normal() + np.sqrt(.8)*rng.normal(size=5)))]) for _ in range(2)]
-        row = leaks.price(*two).iloc[0]; hits.append(row.lo < 0 < row.hi)
+        row = price(*two).iloc[0]; hits.append(row.lo < 0 < row.hi)
     assert np.mean(hits) > .91
 
 
 def test_ranking_same_and_changed():
     a = frame({k: v + .05 for k, v in AUC.items()}, "published", 0); b = frame(AUC, "grouped", 0)
-    same = leaks.ranking_change(leaks.price(a, b))
+    same = ranking_change(price(a, b))
     assert same.kendall_tau.tolist() == pytest.approx([1, 1]) and same.same_top.all() and same.sources.tolist() == [3, 3] and same.mean_price.tolist() == pytest.approx([.05]*2)
-    turned = leaks.ranking_change(leaks.price(frame(dict(natural=.80, texture=.85, medical=.90, random=.7), "published", 0), b))
+    turned = ranking_change(price(frame(dict(natural=.80, texture=.85, medical=.90, random=.7), "published", 0), b))
     assert turned.kendall_tau.tolist() == pytest.approx([-1, -1]) and not turned.same_top.any() and turned.top_published.tolist() == ["medical"]*2
-    assert leaks.ranking_change(leaks.price(a, b), leave_out=()).sources.tolist() == [4, 4]
+    assert ranking_change(price(a, b), leave_out=()).sources.tolist() == [4, 4]
 
 
 def test_equal_folds_have_no_interval():
-    row = leaks.price(frame(AUC, "published", 0), frame(AUC, "grouped", 0)).iloc[0]
+    row = price(frame(AUC, "published", 0), frame(AUC, "grouped", 0)).iloc[0]
     assert (row.price, row.lo, row.hi, row.p) == (0, 0, 0, 1)
 
 
@@ -238,33 +242,29 @@ def test_equal_folds_have_no_interval():
     (lambda f: f.assign(auc_ovr_weighted=np.where(f.index == 3, np.nan, f.auc_ovr_weighted)), "has no auc_ovr_weighted")])
 def test_frames_that_cannot_be_priced(spoil, message):
     a, b = frame(AUC, "published"), frame(AUC, "grouped")
-    with pytest.raises(UserError, match=message): leaks.price(spoil(a), b)
-    with pytest.raises(UserError, match=message): leaks.price(a, spoil(b))
+    with pytest.raises(UserError, match=message): price(spoil(a), b)
+    with pytest.raises(UserError, match=message): price(a, spoil(b))
 
 
 def test_a_part_of_the_grid_says_what_it_lacks():
     a, b = frame(AUC, "published", targets=("kermany", "ham10000")), frame(AUC, "grouped", seed=1, targets=("kermany", "ham10000"))
     a = a[(a.source != "texture") | (a.target != "kermany")]; b = b[b.source != "medical"]
-    got = leaks.price(a, b, part=True)
+    got = price(a, b, part=True)
     assert got.attrs["missing"] == [("medical", "kermany", "grouped"), ("medical", "ham10000", "grouped"), ("texture", "kermany", "published")] and len(got) == 5
-    assert leaks.ranking_change(got).set_index("target").sources.to_dict() == {"kermany": 1, "ham10000": 2}
-    t = leaks.table(got).set_index("source")
+    assert ranking_change(got).set_index("target").sources.to_dict() == {"kermany": 1, "ham10000": 2}
+    t = leak_figures.table(got).set_index("source")
     assert t["HAM10000"]["medical"] == "not run under grouped" and t["Chest X-ray"]["ranking"] == "one source: no ranking" and t["HAM10000"]["random init."].startswith(("+", "-"))
-    with pytest.raises(UserError, match="not under published"): leaks.price(a[a.source == "natural"], b[b.source == "texture"], part=True)     # nothing in common
+    with pytest.raises(UserError, match="not under published"): price(a[a.source == "natural"], b[b.source == "texture"], part=True)     # nothing in common
 
 
 def test_records_are_priced_as_they_come(monkeypatch, tmp_path):
-    from catscans.records import store
-    from catscans.records import examples
-    from catscans.records import frames
-    from catscans.core.grid import runs
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.setenv("CATSCANS_WORK", str(tmp_path/"work"))
     for p in ("grouped", "published"):
         for r in runs("lite", protocol=p):
             if r.target: store.write(examples.example_record(r))
-    got = leaks.price(frames.tidy("lite", "published"), frames.tidy("lite", "grouped"))
-    assert len(got) == 18 and set(leaks.ranking_change(got).target) == {"ham10000", "kermany", "lc25000-lung2"}
-    drawn = leaks.figure(frames.tidy("lite", "grouped"), frames.tidy("lite", "published"))
+    got = price(frames.tidy("lite", "published"), frames.tidy("lite", "grouped"))
+    assert len(got) == 18 and set(ranking_change(got).target) == {"ham10000", "kermany", "lc25000-lung2"}
+    drawn = leak_figures.figure(frames.tidy("lite", "grouped"), frames.tidy("lite", "published"))
     pd.testing.assert_frame_equal(drawn.frame, got); assert len(drawn.axes) == 3 and len(drawn.change) == 3 and len(drawn.table) == 8
 
 

@@ -2,21 +2,23 @@
 import json, os, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 
-from catscans.core.grid import PROFILES
+from catscans.core.grid import PROFILES, Run
+from catscans.records.store import read
 from fakes import ROOT
 
 CODE = """
 import json, sys
 from dataclasses import replace
 import numpy as np
-from catscans.core import get_profile
-from catscans.metrics import auc_ovr_weighted
+from catscans.core.grid import get_profile
+from catscans.metrics.scores import auc_ovr_weighted
+from catscans.datasets.loading import images_of
 from catscans.datasets.splits import make_splits
-from catscans.training import Trainer, fit, recipe_for, set_threads
-from catscans.transfer import images_of
+from catscans.models.backend import set_threads
+from catscans.training.recipes import recipe_for
+from catscans.training.trainer import Trainer, fit
 name, shuffled, profile, kind = sys.argv[1], sys.argv[2] == "shuffled", sys.argv[3], sys.argv[4]
 p = get_profile(profile); set_threads(p.threads)
 images = images_of(name, p, p.size)
@@ -62,8 +64,6 @@ def test_shuffled_labels_give_chance():
 
 def test_lite_chest_is_learned_from_random_initialisation():
     "its record: at least 0.90 on held-out patients"
-    from catscans.core.grid import Run
-    from catscans.records.store import read
     run = Run("random", "kermany", "lite")
     if not run.record.exists(): pytest.skip(f"no record {run.record}: lite has not been run here")
     assert read(run.record)["metrics"]["auc_ovr_weighted_mean"] >= .90

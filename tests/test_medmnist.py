@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from catscans.core.basics import UserError
 from catscans.datasets import catalogue
 from catscans.recommend import medmnist
-from catscans.core.basics import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = Path(os.environ.get("CATSCANS_PUBLISHED_MEDMNIST") or ROOT.parent/"shared"/"published_medmnist")

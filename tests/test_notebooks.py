@@ -5,9 +5,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from catscans.study import plan
-from catscans.study import notebooks
+from catscans.core.basics import UserError
 from catscans.core.grid import PROFILES
+from catscans.study import notebooks
+from catscans.study import plan
 from fakes import ROOT
 
 PAPER = sorted((ROOT/"nbs"/"paper").glob("*.ipynb"))
@@ -32,7 +33,6 @@ def test_paper_notebook(path):
 
 @pytest.mark.parametrize("path", PAPER, ids=name)
 def test_unknown_parameters_are_refused(path):
-    from catscans.core.basics import UserError
     with pytest.raises(UserError, match="unknown parameter sauce; allowed are"): notebooks.check_parameters(path, dict(sauce="dtd"))
 
 

@@ -5,20 +5,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from catscans.metrics import ranking
-from catscans.records import store
+from catscans.core.basics import p_text
+from catscans.core.grid import PROFILES, Run, part_of, runs
 from catscans.records import examples
 from catscans.records import frames
-from catscans.slices import parcels
-from catscans.slices import run
+from catscans.records import store
 from catscans.records import view
-from catscans.figures import style
-from catscans.core.grid import PROFILES, Run, part_of, runs
+from catscans.metrics import ranking
 from catscans.datasets.catalogue import DATASETS
-from catscans.datasets.loading import check_card, load
+from catscans.datasets.loading import check_card, counted_images, load
 from catscans.models.resnet import ARCHS
-from catscans.study.cli import main
 from catscans.training.recipes import RECIPES, Recipe
+from catscans.figures.cards import table1
+from catscans.figures import report
+from catscans.figures import seeds
+from catscans.figures import style
+from catscans.study.cli import main
+from catscans.slices import parcels
+from catscans.slices import run as slices_run
 
 POWER = PROFILES["power"]
 with_images = pytest.mark.skipif(not (os.environ.get("CATSCANS_DATA") and os.environ.get("CATSCANS_SLOW")), reason="trains, or decodes all parts: set CATSCANS_DATA and CATSCANS_SLOW=1")
@@ -109,12 +113,9 @@ def test_tables_show_one_seed_and_say_which(made):
 
 def test_the_repeats_are_drawn_for_a_part_and_told_in_words(made, tmp_path, monkeypatch, capsys):
     import pandas as pd
-    from catscans.figures import report
-    from catscans.figures import seeds
-    from catscans.core.basics import p_text
     st = view.study("power", None, *part_of(POWER, "balanced"))
     assert {"fig3_auc", "fig11_seeds"} <= set(report.items(st)) and "fig9_gallery" not in report.items(st)
-    monkeypatch.setattr(figures, "items", lambda st: ["fig11_seeds"])                                 # the others are drawn in every profile's tests
+    monkeypatch.setattr(report, "items", lambda st: ["fig11_seeds"])                                 # the others are drawn in every profile's tests
     assert main(["figures", "--profile", "power", "--part", "balanced"]) == 0 and "1 table or figure in" in capsys.readouterr().out
     drawn = pd.read_csv(tmp_path/"figures/power/fig11_seeds.csv")
     assert len(drawn) == 42 and set(drawn.seed) == {1, 2, 3}
@@ -129,11 +130,11 @@ def test_the_repeats_are_drawn_for_a_part_and_told_in_words(made, tmp_path, monk
 
 def test_table_1_counts_a_part_and_not_its_whole(monkeypatch):
     from pathlib import Path
-    from catscans.datasets import catalogue
     lite = Path(os.environ.get("CATSCANS_DATA") or Path(__file__).parents[2]/"shared"/"lite")
     if not (lite/"natural_tinyimagenet_64.zip").exists(): pytest.skip(f"{lite} does not hold the images of lite: parts are not counted")
     monkeypatch.setenv("CATSCANS_DATA", str(lite))
-    got = catalogue.table1({n: DATASETS[n] for n in (*part_of(POWER, "small")[0], "kermany@1000") if n != "random"}, count=True)
+    names = [n for n in (*part_of(POWER, "small")[0], "kermany@1000") if n != "random"]
+    got = table1({n: DATASETS[n] for n in names}, count=counted_images(names))
     assert got.counted.to_dict() == {"tinyimagenet@300x22": 300, "imagenette@300": 300, "dtd10@300": 300, "lc25000@300": 298, "kermany@1000": 1000}
 
 
@@ -155,9 +156,9 @@ def test_two_seeds_of_a_pair_differ_in_everything_that_is_drawn(tmp_path, monkey
     monkeypatch.setitem(PROFILES, "power", small); monkeypatch.setitem(ARCHS, "tiny", "pool1_pool"); monkeypatch.setitem(RECIPES, "power-small", dict(pretrain=one, finetune=one))
     monkeypatch.setenv("CATSCANS_WORK", str(tmp_path/"work")); monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path/"home"))
     parcels.pack_inputs(tmp_path/"in", small, sources=["dtd10@300"], targets=["kermany@1000"], seeds=[1, 2])
-    ended = run.run_slice(tmp_path/"in", tmp_path/"out", 15)
+    ended = slices_run.run_slice(tmp_path/"in", tmp_path/"out", 15)
     assert (ended["done"], ended["left"], ended["failed"]) == (4, 0, [])
-    run.unpack_records(tmp_path/"out"/run.ARCHIVE)
+    slices_run.unpack_records(tmp_path/"out"/slices_run.ARCHIVE)
     (pre, tuned), (pre2, tuned2) = ([store.read(Run(s, t, "power", seed=k)) for s, t in (("dtd10@300", None), ("dtd10@300", "kermany@1000"))] for k in (1, 2))
     assert pre["splits"]["fingerprint"] != pre2["splits"]["fingerprint"] and pre["folds"][0]["weights_sha256"] != pre2["folds"][0]["weights_sha256"]
     assert tuned["splits"]["fingerprint"] != tuned2["splits"]["fingerprint"] and tuned["data"] == tuned2["data"]          # other folds of the same images

@@ -1,17 +1,15 @@
 "Prints of sources: what they keep, what they recognise, and that the package's are small and hold no image."
-import json
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from catscans.recommend import prints
 from catscans.core.basics import UserError
 from catscans.datasets.images import Images, fingerprint
+from catscans.recommend import prints
+from fakes import ROOT
 
-DATA = Path(pr.__file__).parent/"data"/"prints"
+DATA = ROOT/"catscans"/"data"/"prints"
 
 
 def some(n=40, seed=0, name="mine", size=48):
@@ -93,7 +91,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     class Body: input_shape = (None, 48, 48, 3)
     probe = Colour(); probe.body = Body
     with pytest.raises(UserError, match="CATSCANS_DATA"): prints.make_all(probe, tmp_path/"o", ["kermany"], say=lambda s: None)
-    monkeypatch.setattr(pr, "source_images", lambda n, size: (some(30, name=n, size=size), "") if n == "kermany" else (None, "not here"))
+    monkeypatch.setattr(prints, "source_images", lambda n, size: (some(30, name=n, size=size), "") if n == "kermany" else (None, "not here"))
     said = []
     told = prints.make_all(probe, tmp_path/"o", ["kermany", "radimagenet"], say=said.append)
     assert told == {"kermany": "", "radimagenet": "not here"} and any("radimagenet: no print, not here" in s for s in said)

@@ -2,21 +2,27 @@
 
 Tests against those files run where they lie: `CATSCANS_PUBLISHED`, or beside this project.
 """
-import json, os
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from catscans.records import authors
-from catscans.published import pairs
-from catscans.metrics import comparisons
-from catscans.metrics import correlation
 from catscans.core.basics import UserError
 from catscans.core.grid import NOT_RECORDED, PAPER_SOURCES, PAPER_TARGETS
-from catscans.core.protocols import PROTOCOL_SETTINGS, setting, settings
-from catscans.training.recipes import finetune_lr
+from catscans.core.protocols import OBEYED, OUR_SETTINGS, PROTOCOL_SETTINGS, setting, settings
+from catscans.records import authors
+from catscans.records.view import study
+from catscans.metrics import comparisons
+from catscans.metrics import correlation
+from catscans.datasets.layouts import LAYOUTS
+from catscans.training.recipes import RECIPES, finetune_lr, recipe_for
+from catscans.published.evidence import from_record
+from catscans.published import pairs
+from catscans.published.verdicts import audit
+from catscans.figures import distance as distance_figures
+from catscans.study.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = Path(os.environ.get("CATSCANS_PUBLISHED") or ROOT.parent/"shared"/"published")
@@ -123,7 +129,6 @@ BROKEN = {
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_broken_record_is_refused_at_its_line(copy, what):
-    from catscans.study.cli import main
     name, change, says = BROKEN[what]
     write(copy/name, change(lines(copy/name)))
     with pytest.raises(UserError) as e: authors.record(copy)
@@ -132,7 +137,6 @@ def test_a_broken_record_is_refused_at_its_line(copy, what):
 
 
 def test_a_row_of_table3_without_a_commit_is_no_match(copy):
-    from catscans.published.verdicts import audit
     f = copy/"table3.csv"
     f.write_text(f.read_text().replace("4323bb9", ""))
     t = audit(copy, profiles=()).set_index("id")
@@ -147,7 +151,6 @@ def test_a_missing_file_or_folder(copy, tmp_path):
 
 
 def test_what_cannot_be_read_or_written_is_named(copy, tmp_path, capsys):
-    from catscans.study.cli import main
     dangling, loop = tmp_path/"dangling.csv", copy/"table2.csv"
     (copy/"notes.csv").symlink_to(dangling)                                   # not a file of the record: no matter
     assert len(authors.record(copy).fold_auc) == 120
@@ -163,7 +166,6 @@ def test_what_cannot_be_read_or_written_is_named(copy, tmp_path, capsys):
 
 
 def test_an_empty_name_is_no_folder(capsys):
-    from catscans.study.cli import main
     for args in (["audit", "--record", ""], ["published", "export", ""]):
         assert main(args) == 2 and "received '' as the folder" in capsys.readouterr().err
 
@@ -183,11 +185,7 @@ def test_protocols_differ_in_exactly_the_settings():
 
 
 def test_the_settings_said_to_be_obeyed_are_read_by_code():
-    from pathlib import Path
-    import catscans
-    from catscans.core.protocols import OBEYED
-    from catscans.datasets.layouts import LAYOUTS
-    code = "".join(f.read_text() for f in Path(catscans.__file__).parent.glob("*.py") if f.stem not in ("protocols", "_modidx"))
+    code = "".join(f.read_text() for f in (ROOT/"catscans").rglob("*.py") if f.stem not in ("protocols", "_modidx"))
     through_layouts = {s for l in LAYOUTS.values() for _, s in l.settings}       # datasets asks for each of them by a variable
     assert "setting(s, protocol) for o, s in layout.settings" in code and through_layouts
     read = {n for n in PROTOCOL_SETTINGS if f'setting("{n}"' in code} | through_layouts
@@ -197,9 +195,6 @@ def test_the_settings_said_to_be_obeyed_are_read_by_code():
 def test_settings_of_the_analysis_have_both_their_effects(monkeypatch):
     "each value of the five, asked for by protocol, gives another distance, set of pairs, name or error bar"
     from dataclasses import replace
-    from catscans.figures import distance as distance_file
-    from catscans.published.evidence import from_record
-    from catscans.records.view import study
     d = {p: authors.distances("task2vec", protocol=p) for p in ("published", "described")}
     pd.testing.assert_series_equal(d["published"], authors.distances("task2vec_published_draw"))                         # subset_pairs
     pd.testing.assert_series_equal(d["described"], authors.distances("task2vec_all_cross", protocol="described"))
@@ -209,23 +204,20 @@ def test_settings_of_the_analysis_have_both_their_effects(monkeypatch):
     ev = from_record()
     assert [len(replace(ev, protocol=p).related) for p in ("published", "described")] == [24, 21]                          # self_pairs
     st = study("published")
-    f = distance_file.transfer_frame(st)
-    assert f[f.measure == "experts"].self_pair.sum() == 3 and not distance_file.transfer_frame(replace(st, protocol="described", profile="published")).self_pair.any()
+    f = distance_figures.transfer_frame(st)
+    assert f[f.measure == "experts"].self_pair.sum() == 3 and not distance_figures.transfer_frame(replace(st, protocol="described", profile="published")).self_pair.any()
     monkeypatch.setitem(PROTOCOL_SETTINGS["error_bars"], "published", dict(fig3=0, fig4=0))                                # error_bars: both protocols have 1
-    np.testing.assert_allclose(distance_file.transfer_frame(st).sd_population, f.sd_sample*np.sqrt(4/5))
+    np.testing.assert_allclose(distance_figures.transfer_frame(st).sd_population, f.sd_sample*np.sqrt(4/5))
 
 
 def test_printed_rho_is_read_from_the_claims():
-    from catscans.figures import distance as distance_file
-    assert [distance_file.printed_rho(m) for m in distance_file.MEASURES] == [.24, -.11]
-    assert "PRINTED" not in Path(plots.__file__).read_text()
+    assert [distance_figures.printed_rho(m) for m in distance_figures.MEASURES] == [.24, -.11]
+    assert not any("PRINTED" in f.read_text() for f in (ROOT/"catscans"/"figures").glob("*.py"))
 
 
 def test_recipes_of_the_two_protocols_part_only_where_said():
     "schedule, learning rate and dropout by PROTOCOL_SETTINGS, BatchNorm by OUR_SETTINGS; nothing else"
     from dataclasses import asdict
-    from catscans.core.protocols import OUR_SETTINGS
-    from catscans.training.recipes import RECIPES, recipe_for
     parted = set()
     for kind, names in (("pretrain", RECIPES["paper"]["pretrain"]), ("finetune", RECIPES["paper"]["finetune"])):
         for n in names:

@@ -6,12 +6,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from catscans.recommend import medmnist
-from catscans.recommend import prints
-from catscans.recommend import model
-from catscans.recommend import ranking
 from catscans.core.basics import UserError
-from catscans.datasets.images import Images, fingerprint
+from catscans.datasets.catalogue import CATALOGUE
+from catscans.datasets.images import Images, fingerprint, image_statistics
+from catscans.datasets.loading import load
+from catscans.recommend import medmnist
+from catscans.recommend import model
+from catscans.recommend import prints
+from catscans.recommend import ranking
+from catscans.study.cli import main
 
 
 def made(targets=12, sources=8, effect=1., similarity=0., noise=1., seed=0, group=lambda t: f"g{t}"):
@@ -151,7 +154,6 @@ def test_rank_without_a_probe_says_that_it_is_the_prior():
 
 
 def test_simple_statistics_are_told_where_a_print_has_them():
-    from catscans.datasets.images import image_statistics
     im, known = target(soft(40)), {n: prints.make_print(target(soft(30, i)//i, n)) for i, n in enumerate(("bloodmnist", "pathmnist"), 1)}
     r = ranking.rank(im, known=known)
     assert set(r.controls) == {"mean_difference", "spectrum_difference", "jpeg_difference"} and not set(r.controls) & set(r.unavailable)
@@ -275,7 +277,6 @@ def test_images_of_a_set_that_was_cut_from_a_source_are_known_again():
 
 def test_a_copy_of_imagenette_under_another_name_loses_imagenet(work):
     if not os.environ.get("CATSCANS_DATA"): pytest.skip("SKIPPED: CATSCANS_DATA is not set, real images of Imagenette were not looked for")
-    from catscans.datasets.loading import load
     x = load("imagenette", 112, max_images=100).x
     assert set(ranking.rank(target(np.asarray(x), "pets"), keep=["imagenet"]).dropped) == {"imagenet"}
 
@@ -286,7 +287,6 @@ def test_a_source_dropped_by_name_may_be_kept():
     assert set(a.dropped) == {"bloodmnist"} and "--keep bloodmnist" in a.text()
     assert b.dropped == {} and "bloodmnist" in b.table.index and "bloodmnist was kept as you asked" in b.text() and "pathmnist was to be kept, which changed nothing" in b.text()
     with pytest.raises(UserError, match="unknown source"): ranking.rank(im, keep=["blood"])
-    from catscans.datasets.catalogue import CATALOGUE
     carded = Images(im.x, im.y, None, im.classes, CATALOGUE["bloodmnist"], "f", "anything", im.paths)
     assert set(ranking.rank(carded, known={}, keep=["bloodmnist"]).dropped) == {"bloodmnist"}, "a card is more than a name"
 
@@ -334,7 +334,6 @@ def test_bad_requests_are_refused_by_name_before_work(work, capsys):
     with pytest.raises(UserError, match="dog/3.png"): ranking.main_rank(bad)
     with pytest.raises(UserError, match="there is no"): ranking.main_rank(work/"nothing")
     with pytest.raises(UserError, match="gone.keras"): ranking.main_rank(bad, probe=str(work/"gone.keras"))
-    from catscans.study.cli import main
     capsys.readouterr()
     for args, says in (([one], "one: received 1 class"), ([few], "class dog (4)"), ([flat], "no class sub-folders"), ([bad], "dog/3.png"), ([work/"nothing"], "there is no"), ([bad, "--probe", "net.onnx"], "net.onnx")):
         assert main(["rank", *map(str, args)]) == 2
@@ -343,7 +342,6 @@ def test_bad_requests_are_refused_by_name_before_work(work, capsys):
 
 
 def test_a_source_can_be_kept_from_the_command_line(work, capsys):
-    from catscans.study.cli import main
     d = work/"blood_mnist"; write(d, 12, "a"); write(d, 12, "b", 1)
     assert main(["rank", str(d)]) == 0 and "dropped: bloodmnist" in capsys.readouterr().out
     assert main(["rank", str(d), "--keep", "bloodmnist", "--keep", "pathmnist"]) == 0
@@ -354,7 +352,6 @@ def test_a_source_can_be_kept_from_the_command_line(work, capsys):
 
 def test_a_probe_of_another_size_is_given_images_of_its_size(work, capsys):
     import keras
-    from catscans.study.cli import main
     def net(h, w):
         i = keras.Input((h, w, 3))
         x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(i))
@@ -386,7 +383,7 @@ def test_many_classes_may_be_thin_in_the_sample(work):
 
 def test_importing_and_ranking_need_no_deep_learning():
     code = ("import sys, numpy as np\nfrom catscans import recommend\nassert not {'pandas', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules), sorted({'pandas', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules))\n"
-            "from catscans.datasets.store import Images\nx = np.random.default_rng(0).integers(0, 255, (24, 16, 16, 3), dtype=np.uint8)\n"
+            "from catscans.datasets.images import Images\nx = np.random.default_rng(0).integers(0, 255, (24, 16, 16, 3), dtype=np.uint8)\n"
             "recommend.rank(Images(x, np.arange(24) % 2, None, ['a', 'b'], None, 'f', 'mine', np.arange(24).astype(str)))\nassert not {'tensorflow', 'keras', 'torch', 'jax'} & set(sys.modules)")
     r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert r.returncode == 0, r.stderr

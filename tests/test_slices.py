@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catscans.records import store
-from catscans.slices import parcels
-from catscans.slices import run as run_file
 from catscans.core.basics import UserError
 from catscans.core.grid import PROFILES, Profile, Run
+from catscans.records import store
 from catscans.models.resnet import ARCHS
 from catscans.training.recipes import RECIPES, Recipe
+from catscans.slices import parcels
+from catscans.slices import run as slices_run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,15 +42,15 @@ class Bare(importlib.abc.MetaPathFinder):
 out = Path(sys.argv[1])
 sys.meta_path.insert(0, bare := Bare())
 from catscans import slices
-from catscans.core import PROFILES, Profile, Run
-from catscans.models import ARCHS
-from catscans.training import RECIPES, Recipe
+from catscans.core.grid import PROFILES, Profile, Run
+from catscans.models.resnet import ARCHS
+from catscans.training.recipes import RECIPES, Recipe
 TINY, SHORT = eval(sys.argv[2]), eval(sys.argv[3])
 ARCHS |= eval(sys.argv[4])
 codes = [slices.main(["--data", str(out/"inputs"), "--out", str(out/"gpu"), "--minutes", m]) for m in ("0.0001", "30")]
 assert codes == [0, 0], codes
 sys.meta_path.remove(bare)
-from catscans.transfer import execute
+from catscans.transfer.run import execute
 PROFILES["tiny"], RECIPES["tiny"] = TINY, SHORT
 os.environ["CATSCANS_PROJECT"] = str(out/"notebooks")
 for r in (Run(TINY.sources[0], None, "tiny"), Run(*TINY.pairs[0], "tiny")): execute(r, None)
@@ -79,27 +79,27 @@ def test_a_slice_that_is_too_short_stops_cleanly_and_the_next_goes_on(both):
 
 def test_records_equal_those_of_a_notebook(both):
     out, _ = both
-    placed = run_file.unpack_records(out/"gpu"/run_file.ARCHIVE)
+    placed = slices_run.unpack_records(out/"gpu"/slices_run.ARCHIVE)
     assert [f.name for f in placed] == [f"{k}-grouped-s1.json" for k in ("pretrain-toy-pcam-small", "finetune-toy-pcam-small--toy-chest")]
     for f in placed:
         ours, theirs = store.read(f), store.read(out/"notebooks"/"results"/"tiny"/"records"/f.name)
         assert store.differences(ours, theirs) == []                           # weight hashes, predictions, metrics, settings, folds, versions
         assert np.array_equal(store.predictions(ours).p, store.predictions(theirs).p) and ours["env"]["backend"] == BACKEND
-    assert run_file.unpack_records(out/"gpu"/run_file.ARCHIVE) == placed             # again: they are equal
+    assert slices_run.unpack_records(out/"gpu"/slices_run.ARCHIVE) == placed             # again: they are equal
     other = store.read(placed[1]); other["history"][0]["loss"][0] += 1; store.write(other)
-    with pytest.raises(UserError, match="1 records are there already and differ: finetune-toy-pcam-small--toy-chest"): run_file.unpack_records(out/"gpu"/run_file.ARCHIVE)
-    run_file.unpack_records(out/"gpu"/run_file.ARCHIVE, replace=True)
+    with pytest.raises(UserError, match="1 records are there already and differ: finetune-toy-pcam-small--toy-chest"): slices_run.unpack_records(out/"gpu"/slices_run.ARCHIVE)
+    slices_run.unpack_records(out/"gpu"/slices_run.ARCHIVE, replace=True)
 
 
 def test_a_damaged_or_outdated_archive_places_nothing(both, tmp_path, monkeypatch):
     out, _ = both
-    good = (out/"gpu"/run_file.ARCHIVE).read_bytes()
+    good = (out/"gpu"/slices_run.ARCHIVE).read_bytes()
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path/"home"))
     for bad in (good[:len(good)//2], good[:200] + b"x" + good[201:]):
         (tmp_path/"bad.zip").write_bytes(bad)
-        with pytest.raises(UserError, match="damaged archive"): run_file.unpack_records(tmp_path/"bad.zip")
+        with pytest.raises(UserError, match="damaged archive"): slices_run.unpack_records(tmp_path/"bad.zip")
     monkeypatch.setitem(PROFILES, "tiny", replace(TINY, size=48))
-    with pytest.raises(UserError, match="size was 32, is now 48"): run_file.unpack_records(out/"gpu"/run_file.ARCHIVE)
+    with pytest.raises(UserError, match="size was 32, is now 48"): slices_run.unpack_records(out/"gpu"/slices_run.ARCHIVE)
     assert not (tmp_path/"home").exists()
 
 
@@ -116,7 +116,7 @@ def test_inputs_that_are_not_whole_are_refused(both, tmp_path, capsys):
                        (["--minutes", "x"], "invalid float value: 'x'"), (["pack-inputs", tmp_path/"p", "--profile", "zz"], "unknown profile: received 'zz'"),
                        (["pack-inputs", "--profile", "toy"], "the folder to write is missing"), (["pack-inputs", tmp_path/"p"], "--profile is missing"),
                        (["pack-inputs", ROOT/"tests", "--profile", "tiny"], "a folder of its own")):
-        assert run_file.main(list(map(str, argv))) == 2
+        assert slices_run.main(list(map(str, argv))) == 2
         assert said in (err := capsys.readouterr().err) and len(err.splitlines()) == 1, err
     with pytest.raises(UserError, match=r"the inputs need .* MiB, allowed are 0.001 .*pixels-32-0.zip .*toy-pcam-small \d+ at 32 px"): parcels.pack_inputs(tmp_path/"small", TINY, limit=.001)
     assert not (tmp_path/"small").exists()
@@ -126,19 +126,18 @@ def test_a_machine_that_has_only_the_archive_goes_on_from_it(both, tmp_path, mon
     "records come back; a source is trained again only where its weights are still needed"
     out, _ = both
     inputs = parcels.Inputs(out/"inputs", out/"gpu"/"work")
-    shutil.copy(out/"gpu"/run_file.ARCHIVE, tmp_path/run_file.ARCHIVE)
-    with run_file.project(tmp_path) as there:
-        assert run_file.prepare(inputs, there) == 0
-        Run(SOURCE, "toy-chest", "tiny").record.unlink(); (there/run_file.ARCHIVE).unlink()
-        assert run_file.prepare(inputs, there) == 2 and not Run(SOURCE, None, "tiny").record.exists()
+    shutil.copy(out/"gpu"/slices_run.ARCHIVE, tmp_path/slices_run.ARCHIVE)
+    with slices_run.project(tmp_path) as there:
+        assert slices_run.prepare(inputs, there) == 0
+        Run(SOURCE, "toy-chest", "tiny").record.unlink(); (there/slices_run.ARCHIVE).unlink()
+        assert slices_run.prepare(inputs, there) == 2 and not Run(SOURCE, None, "tiny").record.exists()
 
 
 def test_a_failed_run_is_named_and_does_not_stop_the_others(both, tmp_path, monkeypatch, capsys):
-    import catscans.transfer
-    def execute(run, show):
+    def execute(run, show, world):
         if run.source == SOURCE: raise FloatingPointError("the loss became nan")
-    monkeypatch.setattr(catscans.transfer, "execute", execute)
-    assert run_file.main(["--data", str(both[0]/"inputs"), "--out", str(tmp_path)]) == 1
+    monkeypatch.setattr(slices_run.transfer_run, "execute", execute)
+    assert slices_run.main(["--data", str(both[0]/"inputs"), "--out", str(tmp_path)]) == 1
     assert "pretrain-toy-pcam-small-grouped-s1 failed: FloatingPointError: the loss became nan" in capsys.readouterr().err
 
 
@@ -148,18 +147,18 @@ def test_halves_that_killed_processes_left_are_removed(both, tmp_path):
     halves = [tmp_path/"work"/f".pixels-32-{inputs.fingerprint}-abcdefgh.npy", tmp_path/".records-abcdefgh.zip"]
     for f in halves: f.touch()
     inputs.pixels(32)
-    with run_file.project(tmp_path): run_file.pack_records(inputs, tmp_path)
+    with slices_run.project(tmp_path): slices_run.pack_records(inputs, tmp_path)
     assert not any(f.exists() for f in halves)
 
 
 def test_processes_that_die_are_named(both, tmp_path, monkeypatch, capsys):
     "killed, for instance for memory: a slice says so and fails, and a measurement is none"
     (dies := tmp_path/"python").write_text("#!/bin/sh\nkill -9 $$\n"); dies.chmod(0o755)
-    monkeypatch.setattr(slices.sys, "executable", str(dies))
-    assert run_file.main(["--data", str(both[0]/"inputs"), "--out", str(tmp_path/"o"), "--at-once", "2"]) == 1
+    monkeypatch.setattr(slices_run.sys, "executable", str(dies))
+    assert slices_run.main(["--data", str(both[0]/"inputs"), "--out", str(tmp_path/"o"), "--at-once", "2"]) == 1
     out, err = capsys.readouterr()
     assert "0 done, 2 left" in out and "2 of 2 processes ended before their time" in err and len(err.splitlines()) == 1
-    with pytest.raises(UserError, match="measuring 2 at once failed"): run_file.measure(both[0]/"inputs", tmp_path/"m", (2,))
+    with pytest.raises(UserError, match="measuring 2 at once failed"): slices_run.measure(both[0]/"inputs", tmp_path/"m", (2,))
 
 
 @pytest.mark.skipif(not os.environ.get("CATSCANS_SLOW"), reason="CATSCANS_SLOW is not set: two workers and a measurement take a minute")
@@ -170,7 +169,7 @@ def test_two_workers_share_the_grid_and_measure_counts(both, tmp_path, capsys, m
     shutil.copytree(both[0]/"inputs", out/"inputs")
     request = json.loads((out/"inputs"/"request.json").read_text()); request["profile"]["arch"] = "resnet50-conv2"    # the workers are processes of their own: they do not know this file's
     (out/"inputs"/"request.json").write_text(json.dumps(request))
-    got = run_file.run_slice(out/"inputs", tmp_path/"two", 30, at_once=2)
+    got = slices_run.run_slice(out/"inputs", tmp_path/"two", 30, at_once=2)
     assert (got["done"], got["left"], got["failed"]) == (2, 0, [])
-    rows = run_file.measure(out/"inputs", tmp_path/"m", (1, 2), seconds=2)
+    rows = slices_run.measure(out/"inputs", tmp_path/"m", (1, 2), seconds=2)
     assert [r["at_once"] for r in rows] == [1, 2] and all(len(r["each"]) == r["at_once"] and r["images_per_s"] > 0 for r in rows)

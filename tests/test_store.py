@@ -1,5 +1,5 @@
 "The image store: right pixels from every form of file, the same bytes however it is built, a kill that loses nothing, little memory."
-import io, json, os, signal, subprocess, sys, time
+import io, json, os, signal, subprocess, sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,8 +9,10 @@ from PIL import Image
 
 from catscans.core.basics import UserError, digest
 from catscans.datasets.images import Listing, decode, fingerprint
-from catscans.datasets.store import allowed_missing, build, open_store
 from catscans.datasets.splits import freeze, frozen_splits, make_splits, thaw
+from catscans.datasets import store
+from catscans.datasets.store import allowed_missing, build, open_store
+from catscans.study.checks import check_splits
 from fakes import ROOT
 
 RED, BLUE = (200, 30, 60), (20, 40, 220)
@@ -213,14 +215,14 @@ def only_store(root):
 
 
 @pytest.fixture
-def small_blocks(monkeypatch): monkeypatch.setattr("catscans.datasets.store._BLOCK", 3*16*16*3)      # three images of 16 pixels
+def small_blocks(monkeypatch): monkeypatch.setattr(store, "_BLOCK", 3*16*16*3)      # three images of 16 pixels
 
 
 def test_workers_and_blocks_do_not_matter(tmp_path, monkeypatch):
     li = photos(tmp_path/"in")
     made = []
     for i, (workers, block) in enumerate(((1, 16 << 20), (8, 16 << 20), (8, 3*16*16*3), (3, 1))):
-        monkeypatch.setattr("catscans.datasets.store._BLOCK", block)
+        monkeypatch.setattr(store, "_BLOCK", block)
         im = build(li, 16, workers=workers, root=tmp_path/f"w{i}"); made.append(contents(only_store(tmp_path/f"w{i}")))
         np.testing.assert_array_equal(im.x, np.stack([decode(f, 16) for f in li.items]))
         assert im.fingerprint == digest(np.asarray(im.x), im.y, [str(g) for g in im.groups], im.classes)
@@ -232,9 +234,10 @@ KILLED = """
 import sys, time
 from pathlib import Path
 import numpy as np
-import catscans.datasets.store
-from catscans.datasets.store import Listing, build
-catscans.datasets.store._BLOCK = 3*16*16*3
+from catscans.datasets import store
+from catscans.datasets.images import Listing
+from catscans.datasets.store import build
+store._BLOCK = 3*16*16*3
 folder, root, wait = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 files = sorted(folder.iterdir()); n = len(files)
 def item(i):
@@ -294,8 +297,7 @@ def test_an_error_leaves_nothing(tmp_path):
 
 
 def test_a_full_disk_is_said_before(tmp_path, monkeypatch):
-    import catscans.datasets.store as images
-    monkeypatch.setattr(images.shutil, "disk_usage", lambda p: type("U", (), dict(free=1000))())
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda p: type("U", (), dict(free=1000))())
     with pytest.raises(UserError, match="are needed for 40 images at 16x16"): build(photos(tmp_path/"in"), 16, root=tmp_path/"s")
     assert not [p for p in (tmp_path/"s").iterdir() if p.is_dir()]
 
@@ -360,7 +362,8 @@ MEMORY = """
 import resource, sys
 import numpy as np
 from PIL import Image
-from catscans.datasets.store import Listing, build
+from catscans.datasets.images import Listing
+from catscans.datasets.store import build
 import scipy.fft, json
 unit = 1 if sys.platform == "darwin" else 1024
 n, size = int(sys.argv[2]), int(sys.argv[3])
@@ -449,7 +452,6 @@ def test_edited_splits_are_noticed(tmp_path):
 
 
 def test_a_study_refuses_other_folds_of_the_same_images():
-    from catscans.study.checks import check_splits
     im = Cut(); s = make_splits(im.y, im.groups, "grouped", 5, 2, 100)
     rec = lambda fingerprint, **kw: dict(slug="finetune-a--mine-grouped-s2", seed=2, settings=dict(max_train=100, **kw), splits=dict(fingerprint=fingerprint, k=5, protocol="grouped"))
     check_splits(im, [rec(s.fingerprint)]*3)

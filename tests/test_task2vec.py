@@ -10,18 +10,26 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 from keras import layers as L
 
+from catscans import similarity
+from catscans.core.basics import UserError
+from catscans.core.grid import PAPER_SOURCES, PROFILES
+from catscans.datasets.loading import images_of
+from catscans.datasets import toy
+from catscans.models.probes import Probe, load_probe
+from catscans.models.resnet import resnet50
+from catscans.models.squeezenet import SQUEEZENET_FILE, squeezenet
+from catscans.models.weights import set_backbone
+from catscans.training.recipes import recipe_for
+from catscans.task2vec import embedding
+from catscans.task2vec.embedding import DISTANCES, embed, embed_all, mean_distance
+from catscans.task2vec import fisher
+from catscans.task2vec.fisher import exact_fisher, montecarlo_fisher, sampled_fisher
+from catscans.task2vec.heads import fit_head, fit_heads, predict
+from catscans.transfer.folds import pretrain
+from catscans.similarity import distances
 from catscans.similarity import registry
 from catscans.similarity import scoring
-from catscans.similarity import distances
-from catscans.task2vec import fisher
-from catscans.task2vec import embedding
-from catscans.datasets import toy
-from catscans.core.basics import UserError
-from catscans.models.squeezenet import squeezenet
-from catscans.models.probes import Probe, load_probe
-from catscans.task2vec.heads import fit_head, fit_heads, predict
-from catscans.task2vec.fisher import exact_fisher, montecarlo_fisher, sampled_fisher
-from catscans.task2vec.embedding import DISTANCES, embed, embed_all, mean_distance
+from catscans.recommend.prints import SIZE, prints, same_probe, touchstone
 
 
 def small(size=8, filters=6, seed=0):
@@ -184,7 +192,7 @@ def test_what_a_probe_does_not_know_is_refused_by_name():
 # ---- one registry
 
 def test_there_is_one_registry():
-    assert registry.ESTIMATORS is registry.ESTIMATORS and scoring.score is scoring.score and registry.Estimator is registry.Estimator
+    assert similarity.ESTIMATORS is scoring.ESTIMATORS is registry.ESTIMATORS and similarity.score is scoring.score and similarity.Estimator is registry.Estimator
     assert {"experts", *(f"task2vec_{d}" for d in DISTANCES), "log_size", "logme", "otdd"} <= set(scoring.registry())
     code = "from catscans.similarity import ESTIMATORS, score, transferability; assert {'experts', 'task2vec_cosine', 'log_size', 'logme', 'kid'} <= set(ESTIMATORS)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -219,13 +227,12 @@ def test_squeezenet_from_an_old_file_of_weights(tmp_path):
 
 
 def test_squeezenet_by_name_is_fetched_once_into_keras_own_cache(tmp_path, monkeypatch):
-    from catscans.models.squeezenet import SQUEEZENET_FILE
     (tmp_path/"models").mkdir()
     legacy(squeezenet(2, 32), there := tmp_path/"models"/SQUEEZENET_FILE["fname"])
     get = keras.utils.get_file
     import hashlib
     mine = SQUEEZENET_FILE | dict(file_hash=hashlib.sha256(there.read_bytes()).hexdigest(), origin="http://127.0.0.1:9/nobody.h5")
-    monkeypatch.setattr("catscans.models.squeezenet.SQUEEZENET_FILE", mine)
+    monkeypatch.setattr("catscans.models.probes.SQUEEZENET_FILE", mine)
     monkeypatch.setattr(keras.utils, "get_file", lambda **kw: get(cache_dir=str(tmp_path), **kw))
     assert load_probe("squeezenet", 32).name == SQUEEZENET_FILE["fname"]      # it is there: nothing is fetched
     there.write_bytes(b"half of it")                                          # another hash: fetched again, and nobody answers
@@ -235,11 +242,9 @@ def test_squeezenet_by_name_is_fetched_once_into_keras_own_cache(tmp_path, monke
 def test_the_named_squeezenet_is_the_file_that_the_prints_were_made_with():
     "the package's prints tell the network by what it makes of fixed pictures"
     import hashlib
-    from catscans.models.squeezenet import SQUEEZENET_FILE
     file = Path(__file__).parents[2]/"shared"/"weights"/SQUEEZENET_FILE["fname"]
     if not file.exists(): pytest.skip(f"{file.name} is not here: SqueezeNet's ImageNet weights are not held against the prints")
     assert hashlib.sha256(file.read_bytes()).hexdigest() == SQUEEZENET_FILE["file_hash"]
-    from catscans.recommend.prints import SIZE, prints, same_probe, touchstone
     mine = touchstone(load_probe(file, SIZE), SIZE)
     assert all(same_probe(p.touch, mine) for p in prints().values() if p.look is not None)
 
@@ -288,7 +293,9 @@ def test_the_genuine_probe_tells_datasets_apart():
 CODE = """
 import sys, keras, numpy as np
 from keras import layers as L
-from catscans.task2vec import Probe, exact_fisher, fit_heads
+from catscans.models.probes import Probe
+from catscans.task2vec.fisher import exact_fisher
+from catscans.task2vec.heads import fit_heads
 image = keras.Input((9, 9, 3))
 x = L.Conv2D(4, 3, 2, padding="same", activation="relu")(L.Rescaling(1/255)(image))
 x = L.Conv2D(20, 3)(L.ReLU()(L.BatchNormalization()(x)))
@@ -317,12 +324,6 @@ def test_same_exact_fisher_and_heads_on_every_backend(backend, tmp_path):
 @pytest.mark.skipif(not os.environ.get("CATSCANS_SLOW"), reason="SKIPPED: set CATSCANS_SLOW=1 to pretrain three probes and embed the nine generated datasets under each (about 5 minutes)")
 def test_nearest_neighbours_on_toy_data_are_of_the_same_family():
     "by the mean distance over three seeds of probe, subsets and labels: at least six of the seven datasets that have a relative; each seed alone is printed (6, 6 and 5 of 7 by the cosine)"
-    from catscans.core.grid import PAPER_SOURCES, PROFILES
-    from catscans.models.resnet import resnet50
-    from catscans.models.weights import set_backbone
-    from catscans.training.recipes import recipe_for
-    from catscans.datasets.loading import images_of
-    from catscans.transfer.folds import pretrain
     p = PROFILES["toy"]
     names = [f"toy-{n}" for n in PAPER_SOURCES]
     every = {n: images_of(n, p, p.size) for n in names}

@@ -1,16 +1,21 @@
 "Training repeats itself: after a kill, after a reset, in another process."
 import json, os, re, signal, subprocess, sys, time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from catscans.core.basics import UserError, unpack
 from catscans.records import store
-from catscans.records.frames import PHASES
+from catscans.records.store import PHASES
+from catscans.datasets.images import Images
+from catscans.models.resnet import ARCHS
+from catscans.training.recipes import Recipe
+from catscans.training.trainer import Trainer, fit, guard
+from catscans.transfer.folds import finetune
 from fakes import ROOT
 
 RUN = dict(source="random", target="toy-chest", profile="toy")
-EXECUTE = f"from catscans.core import Run; from catscans.transfer import execute; execute(Run(**{RUN!r}))"
+EXECUTE = f"from catscans.core.grid import Run; from catscans.transfer.run import execute; execute(Run(**{RUN!r}))"
 
 
 def environment(folder):
@@ -54,11 +59,14 @@ def test_killed_and_resumed_ends_the_same(undisturbed, tmp_path):
 
 ONE_FOLD = """
 import json, sys
-from catscans.core import Run, digest, get_profile, seed_for
-from catscans.datasets import load
-from catscans.models import weights_sha256
+from catscans.core.basics import digest, seed_for
+from catscans.core.grid import Run, get_profile
+from catscans.datasets.loading import load
 from catscans.datasets.splits import make_splits
-from catscans.training import Trainer, fit, recipe_for, recipe_key, set_threads
+from catscans.models.backend import set_threads
+from catscans.models.weights import weights_sha256
+from catscans.training.recipes import recipe_for, recipe_key
+from catscans.training.trainer import Trainer, fit
 run, profile = Run(**{run!r}), get_profile("toy")
 set_threads(profile.threads)
 recipe, images = recipe_for("toy", "finetune", run.target), load(run.target, size=profile.size)
@@ -96,9 +104,10 @@ def test_killed_at_twenty_random_moments(undisturbed, tmp_path):
 
 TWENTY = """
 import sys, numpy as np, psutil
-from catscans.datasets.store import Images
-from catscans.training import Recipe, set_threads
-from catscans.transfer import finetune
+from catscans.datasets.images import Images
+from catscans.models.backend import set_threads
+from catscans.training.recipes import Recipe
+from catscans.transfer.folds import finetune
 set_threads(1)
 rng, used = np.random.default_rng(0), []
 images = Images(x=rng.integers(0, 256, (200, 32, 32, 3)).astype("uint8"), y=np.arange(200) % 2, groups=np.arange(200).astype(str), classes=["a", "b"], card=None,
@@ -122,9 +131,11 @@ def test_no_growth_over_twenty_folds(tmp_path):
 PRECISIONS = """
 import json, sys
 from dataclasses import replace
-from catscans.core import get_profile
-from catscans.training import recipe_for, set_threads
-from catscans.transfer import finetune, images_of
+from catscans.core.grid import get_profile
+from catscans.datasets.loading import images_of
+from catscans.models.backend import set_threads
+from catscans.training.recipes import recipe_for
+from catscans.transfer.folds import finetune
 p = get_profile("lite"); set_threads(p.threads)
 images, recipe = images_of("kermany", p, p.size), recipe_for("lite", "finetune", "kermany")
 auc = lambda precision: finetune(None, images, replace(recipe, precision=precision), folds=p.folds, max_train=dict(p.max_train).get("kermany")).auc.tolist()
@@ -155,7 +166,6 @@ def test_third_fold_alone_in_a_fresh_process(undisturbed, tmp_path):
 def test_record_holds_what_the_metrics_follow_from(undisturbed):
     from sklearn.metrics import roc_auc_score
     rec = record_in(undisturbed)
-    from catscans.core.basics import unpack
     fold, y, p = (unpack(rec["predictions"][k]) for k in ("fold", "y", "p"))
     for f in rec["folds"]:
         at = fold == f["fold"]
@@ -172,9 +182,6 @@ def test_record_holds_what_the_metrics_follow_from(undisturbed):
 @pytest.fixture(scope="module")
 def trainer():
     "ResNet50 cut after its first convolution: what is held here does not depend on the network"
-    from catscans.models.resnet import ARCHS
-    from catscans.training.recipes import Recipe
-    from catscans.training.trainer import Trainer
     ARCHS["tiny"] = "pool1_pool"
     yield Trainer(2, 32, Recipe(lr=1e-3, batch=32, epochs=3), arch="tiny")
     del ARCHS["tiny"]
@@ -183,8 +190,6 @@ def trainer():
 @pytest.fixture
 def train(trainer, tmp_path):
     "a function that trains with a checkpoint after each epoch; `changes` of the recipe; `on_epoch` is called after an epoch, before its checkpoint"
-    from catscans.training.recipes import Recipe
-    from catscans.training.trainer import fit
     x, y = np.random.default_rng(0).integers(0, 256, (96, 32, 32, 3)).astype("uint8"), np.arange(96) % 2
     def run(on_epoch=None, checkpoint=tmp_path/"work"/"fold1-checkpoint.npz", index=np.arange(96), every=0, **changes):
         trainer.use(Recipe(**dict(lr=1e-3, batch=32, epochs=3) | changes))
@@ -233,7 +238,6 @@ def test_a_checkpoint_of_another_recipe_is_refused(train):
     whole = train(checkpoint=None)
     with pytest.raises(Stopped): train(stop)
     before = train.file.read_bytes()
-    from catscans.core.basics import UserError
     with pytest.raises(UserError, match=r"fold1-checkpoint.npz is of another training \(lr 0.001, now 0.0003; epochs 3, now 5\)"): train(lr=3e-4, epochs=5)
     with pytest.raises(UserError, match=r"of another training \(other images, folds, seed"): train(index=np.arange(64))
     assert train.file.read_bytes() == before
@@ -242,7 +246,6 @@ def test_a_checkpoint_of_another_recipe_is_refused(train):
 
 @pytest.mark.parametrize("share", (0, .01, .5, .999))
 def test_a_truncated_checkpoint_is_named(train, share):
-    from catscans.core.basics import UserError
     with pytest.raises(Stopped): train(stop)
     cut = train.file.read_bytes(); cut = cut[:int(share*len(cut))]
     train.file.write_bytes(cut)
@@ -253,7 +256,6 @@ def test_a_truncated_checkpoint_is_named(train, share):
 def test_a_full_disk_is_named_and_the_checkpoint_stays(train):
     "a limit on the size of files stands for the disk: the write of the second checkpoint fails in its middle"
     resource = pytest.importorskip("resource")
-    from catscans.core.basics import UserError
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     def full(epoch, epochs, log):
         if epoch == 1: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
@@ -267,17 +269,16 @@ def test_a_full_disk_is_named_and_the_checkpoint_stays(train):
 
 
 def test_a_class_without_images_is_refused_before_training(train):
-    from catscans.core.basics import UserError
     with pytest.raises(UserError, match="1 of 2 classes have no image among the 40 training images .first: number 1"): train(lambda *_: pytest.fail("trained"), index=np.arange(0, 80, 2))
 
 
 WRITE = """
 import sys, time, numpy as np
 from pathlib import Path
-from catscans import checkpoints
+from catscans.core.files import atomic
 write, path = np.savez, Path(sys.argv[1])
 def slow(f, **arrays): write(f, **arrays); f.flush(); print("half", flush=True); time.sleep(600)
-with checkpoints.atomic(path) as tmp, open(tmp, "wb") as f: slow(f, a=np.zeros(1000))
+with atomic(path) as tmp, open(tmp, "wb") as f: slow(f, a=np.zeros(1000))
 """
 
 
@@ -304,7 +305,6 @@ def test_what_a_killed_writer_left_is_removed_what_a_living_one_writes_is_not(tr
 # ---- folds smaller than a batch: each has a shape of its own, and what was computed before it must not matter
 
 def small(n=101):
-    from catscans.datasets.images import Images
     rng = np.random.default_rng(0)
     groups = np.sort(rng.integers(0, 40, n)).astype(str)
     return Images(x=rng.integers(0, 256, (n, 32, 32, 3)).astype("uint8"), y=rng.integers(0, 2, n), groups=groups, classes=["a", "b"], card=None, fingerprint="", name="noise",
@@ -312,8 +312,6 @@ def small(n=101):
 
 
 def test_resumed_in_a_fold_smaller_than_a_batch(trainer, tmp_path):
-    from catscans.training.recipes import Recipe
-    from catscans.transfer.folds import finetune
     images, recipe = small(), Recipe(epochs=3)
     whole = finetune(None, images, recipe, arch="tiny")
     assert len({f["n_train"] for f in whole.folds}) > 1 and max(f["n_train"] for f in whole.folds) < recipe.batch
@@ -330,14 +328,11 @@ def test_resumed_in_a_fold_smaller_than_a_batch(trainer, tmp_path):
     (np.zeros((8, 32, 32, 3), "uint8"), np.arange(8) % 3, "allowed is one whole number from 0 to 1"), (np.zeros((8, 32, 32, 3), "uint8"), np.arange(8)/8, "received float64"),
     (np.zeros((8, 32, 32, 3), "uint8"), [-1, 0, 1, 1, 0, 1, 0, 1], "from -1 to 1")])
 def test_images_and_labels_that_do_not_fit_are_refused_before_training(trainer, x, y, said):
-    from catscans.core.basics import UserError
-    from catscans.training.trainer import fit
     with pytest.raises(UserError, match=re.escape(said)): fit(trainer, x, y, np.arange(8), 1)
 
 
 def test_a_batch_is_no_larger_than_its_fold_when_memory_is_counted(trainer):
     from dataclasses import replace
-    from catscans.training.trainer import guard
     images, was = small(), trainer.recipe
     try:
         trainer.use(replace(was, batch=4_000_000)); lines = []

@@ -1,10 +1,17 @@
 "The grid through the real engine and real kernels: done once, resumed after any death, never by two at once."
 import json, os, shutil, signal, subprocess, sys, time
-from pathlib import Path
 
 import psutil
 import pytest
 
+from catscans.core import files
+from catscans.core import grid
+from catscans.records import examples
+from catscans.records import store
+from catscans.figures import report
+from catscans.study.cli import main
+from catscans.study import notebooks
+from catscans.study import plan
 from fakes import ROOT, catscans, command, fake_project, records_of
 
 SMALL = "run --profile toy --source dtd stl10 --target chest --jobs 2".split()
@@ -218,8 +225,6 @@ def trained(tmp_path_factory):
 
 def test_two_sources_one_target_for_real(trained, tmp_path):
     "the real notebooks, kernels, training and images; killed once and resumed, the records are the same"
-    from catscans.records import store
-    from catscans.records import examples
     projects, small = [trained, tmp_path/"killed"], REAL
     killed = real_project(projects[1])
     first = start(killed, *small)
@@ -239,42 +244,34 @@ def test_two_sources_one_target_for_real(trained, tmp_path):
 
 SMALLER = """
 import dataclasses
-from catscans import core
+from catscans.core import grid
 pairs = tuple((s, "toy-chest") for s in ("toy-pcam-small", "toy-dtd", "toy-stl10", "random"))
-core.PROFILES["toy"] = dataclasses.replace(core.PROFILES["toy"], sources=("toy-pcam-small", "toy-dtd", "toy-stl10"), targets=("toy-chest",), pairs=pairs, probe="source:toy-pcam-small", subsets=1)
+grid.PROFILES["toy"] = dataclasses.replace(grid.PROFILES["toy"], sources=("toy-pcam-small", "toy-dtd", "toy-stl10"), targets=("toy-chest",), pairs=pairs, probe="source:toy-pcam-small", subsets=1)
 """
 
 
 def test_similarity_and_results_notebooks(trained, tmp_path, monkeypatch):
     "through a papermill kernel, on a part of the toy grid: a trained probe, made-up records of the rest, the real images"
     import re
-    from catscans.core import files
-    from catscans.core import grid
-    from catscans.figures import report
-    from catscans.records import store
-    from catscans.records import examples
-    from catscans.study import plan as plan_file
-    from catscans.study import notebooks
     from fakes import shared_stores
     (tmp_path/"sitecustomize.py").write_text(SMALLER)                 # the kernel's profile, and this process's
-    monkeypatch.setattr(core, "PROFILES", grid.PROFILES)
     monkeypatch.setitem(grid.PROFILES, "toy", grid.PROFILES["toy"])
     exec(SMALLER)
     real_project(tmp_path/"project")
     for k, v in dict(CATSCANS_PROJECT=tmp_path/"project", CATSCANS_WORK=tmp_path/"work", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}").items(): monkeypatch.setenv(k, str(v))
     for k in ("PYTHONHASHSEED", "TF_CPP_MIN_LOG_LEVEL", "TF_NUM_INTEROP_THREADS", *notebooks._THREADS): monkeypatch.setenv(k, "1")    # set by what follows: put back afterwards
     (tmp_path/"work").mkdir(); (tmp_path/"work"/"stores").symlink_to(shared_stores())
-    plan = plan_file.plan("toy")
-    assert [s.notebook for s in plan] == ["pretrain"]*3 + ["finetune"]*4 + ["similarity", "results"]
-    for s in plan[:-2]: store.write(examples.example_record(s.run))
-    shutil.copy(trained/"work"/"toy"/"weights"/plan[0].run.weights.name, plan[0].run.weights)
-    for s in plan[-2:]: assert notebooks.execute_notebook(plan_file.notebook(s.notebook), s.executed, s.parameters) == ""
-    rec = store.read(plan[-2].product)
+    steps = plan.plan("toy")
+    assert [s.notebook for s in steps] == ["pretrain"]*3 + ["finetune"]*4 + ["similarity", "results"]
+    for s in steps[:-2]: store.write(examples.example_record(s.run))
+    shutil.copy(trained/"work"/"toy"/"weights"/steps[0].run.weights.name, steps[0].run.weights)
+    for s in steps[-2:]: assert notebooks.execute_notebook(plan.notebook(s.notebook), s.executed, s.parameters) == ""
+    rec = store.read(steps[-2].product)
     names = rec["matrices"]["task2vec_cosine"]["names"]
     assert set(names) == {"toy-pcam-small", "toy-dtd", "toy-stl10", "toy-chest"} and {r["measure"] for r in rec["distances"]} == {"experts", "task2vec_cosine"}
     v = rec["matrices"]["task2vec_cosine"]["value"]
     assert all(0 < v[i][j] < 2 and abs(v[i][j] - v[j][i]) < 1e-12 for i in range(4) for j in range(i))
-    shown = set(re.findall(r'show\("(\w+)"\)', plan_file.notebook("results").read_text().replace("\\", "")))
+    shown = set(re.findall(r'show\("(\w+)"\)', plan.notebook("results").read_text().replace("\\", "")))
     drawn = {f.stem for f in files.figures_dir("toy").glob("*.csv")}
     assert drawn == shown & set(report.items("toy")) and {"fig1_samples", "fig4_distance", "fig7_critical_difference", "table6_correlations"} <= drawn
     for f in files.figures_dir("toy").glob("*.png"): assert f.stat().st_size > 5000, f.name
@@ -282,19 +279,12 @@ def test_similarity_and_results_notebooks(trained, tmp_path, monkeypatch):
 
 def test_wrong_data_are_found_before_anything_is_drawn(tmp_path, monkeypatch, capsys):
     "when only the figures of real images are left"
-    from catscans.core import files
-    from catscans.core import grid
-    from catscans.records import store
-    from catscans.records import examples
-    from catscans.study import plan as plan_file
-    from catscans.study import notebooks
-    from catscans.study.cli import main
     fake_project(tmp_path)
     shutil.rmtree(tmp_path/"work")
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.setenv("CATSCANS_DATA", str(tmp_path)); monkeypatch.delenv("CATSCANS_WORK", raising=False)
     for r in grid.runs("lite"):
         rec = examples.example_record(r)
-        store.write(rec | {"settings": rec["settings"] | plan_file.expected_settings(r)})
+        store.write(rec | {"settings": rec["settings"] | plan.expected_settings(r)})
     p = grid.PROFILES["lite"]
     (files.results_dir("lite")/"records"/f"similarity-{p.protocol}-s{p.seed}.json").write_text("{}")
     (drawn := files.figures_dir("lite")/"table1_datasets.csv").parent.mkdir(parents=True)
@@ -310,9 +300,7 @@ def test_wrong_data_are_found_before_anything_is_drawn(tmp_path, monkeypatch, ca
 def test_a_drawing_step_signs_only_its_own_finished_figures(tmp_path, monkeypatch):
     "results and audit draw at once into one folder: a file that the other has only begun would be missing later, and the step would run again"
     from types import SimpleNamespace
-    from catscans.study import plan as plan_file
-    from catscans.study import notebooks
-    for name, value in dict(figures_dir=lambda p: tmp_path/"figures", project_dir=lambda: tmp_path, drawn_from=lambda s: "now").items(): monkeypatch.setattr(steps, name, value)
+    for name, value in dict(figures_dir=lambda p: tmp_path/"figures", project_dir=lambda: tmp_path, drawn_from=lambda s: "now").items(): monkeypatch.setattr(notebooks, name, value)
     (tmp_path/"figures").mkdir()
     for f in ("fig3_auc.png", "fig3_auc.csv", "audit_sizes.png", ".audit_sizes-x1.svg", ".fig4-x2.png"): (tmp_path/"figures"/f).touch()
     for notebook, mine in (("results", ["figures/fig3_auc.csv", "figures/fig3_auc.png"]), ("audit", ["figures/audit_sizes.png"])):

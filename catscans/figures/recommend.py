@@ -23,7 +23,7 @@ def _short(t): return t.removesuffix("mnist")
 # %% ../../nbs/figures/14_recommend.ipynb #c3a5d04f
 @style.styled
 def sources(
-    d,  # frame as of `recommend.candidates`
+    d,  # frame as of `recommend.model.candidates`
 ):  # matplotlib Figure
     "How each source did on each target, about the mean of the target's candidates."
     f = d.assign(points=100*(d.auc - d.groupby("target").auc.transform("mean")))[["source", "target", "points"]]
@@ -68,7 +68,7 @@ LOOKS = {"similarity only": ("#CC6677", "s", .24), "both, always trusted": ("#99
 
 @style.styled
 def ablations(
-    tables:dict, # title -> frame as of `recommend.ablation`
+    tables:dict, # title -> frame as of `recommend.model.ablation`
 ):  # matplotlib Figure
     "Regret less the prior's, with its interval."
     from matplotlib.lines import Line2D
@@ -96,7 +96,7 @@ def ablations(
 def intervals(
     pairs,           # second frame of `recommend.validate`
     level:float=LEVEL,
-    **kw,            # of `evaluation.over_groups`
+    **kw,            # of `metrics.ranking.over_groups`
 ):  # matplotlib Figure
     "Outcomes against predictions, and the share within the intervals, by family of targets (organ sets are one)."
     f = pairs.assign(inside=(pairs.points - pairs.predicted).abs() <= pairs.width)

@@ -35,7 +35,7 @@ def _line(r):
 @styled
 def seeds(
     profile:str|Study="power",
-    cells:pd.DataFrame|None=None, # target, source, seed, auc; default: `evaluation.repeats`
+    cells:pd.DataFrame|None=None, # target, source, seed, auc; default: `metrics.ranking.repeats`
 ):  # matplotlib Figure
     "The AUC of every source with every seed, and what one seed's choice is worth in another."
     st = study(profile)

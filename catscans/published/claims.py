@@ -436,7 +436,7 @@ def _table3(ev, printed, tolerance):
 
 def learning_rates(
     rec=None,
-)->dict: # "all", "no imagenet": `stats.correlation` of relative rate and transferability, self pairs left out; {} where it is undefined
+)->dict: # "all", "no imagenet": `correlation.correlation` of relative rate and transferability, self pairs left out; {} where it is undefined
     "The learning rate of a pair relative to its self pair against transferability, over all pairs and within targets."
     ev = rec if isinstance(rec, Evidence) else from_record(rec)
     p = ev.pairs[~ev.pairs.self_pair]

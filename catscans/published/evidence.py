@@ -75,13 +75,13 @@ class Evidence:
         "Where numbers come from, for a message."
         return self.rec.at(file) if self.profile == "published" else f"profile {self.profile}"
     def correlation(self, pairs, distance, over, groups=None, size=False):
-        "`stats.correlation` of a distance and transferability, or its size, `over` some pairs; what does not vary is named with its file."
+        "`correlation.correlation` of a distance and transferability, or its size, `over` some pairs; what does not vary is named with its file."
         file = dict(experts="expert_distances", task2vec="task2vec_distances").get(distance, distance)
         if distance not in pairs or pairs[distance].isna().any(): raise NotThere(f"{self.at(file)}: not every pair has a distance of {distance}")
         t = pairs.transferability.abs() if size else pairs.transferability
         return self.correlate((f"the distances of {distance}", file, pairs[distance]), (f"the {'sizes of the ' if size else ''}transferabilities", "fold_auc", t), over, groups)
     def correlate(self, x, y, over="", groups=None):
-        "`stats.correlation` of two (name, file, values)."
+        "`correlation.correlation` of two (name, file, values)."
         if len(x[2]) < 3: raise Undefined(f"{self.at(x[1])}: only {len(x[2])} values{over and f' over {over}'}, a correlation needs 3")
         for name, file, v in (x, y):
             if constant(v): raise Undefined(f"{self.at(file)}: {name} are all equal ({np.asarray(v)[0]:.4g}){over and f' over {over}'}, a correlation needs variation")
@@ -92,7 +92,7 @@ class Evidence:
         return self.pairs if setting("self_pairs", self.protocol) == "include" else self.pairs[~self.pairs.self_pair]
     @cached_property
     def correlations(self):
-        "distance -> `stats.correlation` with transferability, over `related` and within targets"
+        "distance -> `correlation.correlation` with transferability, over `related` and within targets"
         over = "all pairs" if self.related.self_pair.any() else "all pairs but self pairs"
         return {d: self.correlation(self.related, d, over, self.related.target) for d in ("experts", "task2vec")}
     @cached_property
@@ -152,10 +152,10 @@ class Finding:
     def verdict(self): return "not in the record" if self.holds is None else VERDICTS[0 if self.holds else 1]
 
 # %% ../../nbs/published/01_evidence.ipynb #4328f7cc
-WITHIN = tuple(f"{k}_within{p}" for k in ("pearson_r", "spearman_rho") for p in ("", "_perm_p"))   # keys of `stats.correlation`
+WITHIN = tuple(f"{k}_within{p}" for k in ("pearson_r", "spearman_rho") for p in ("", "_perm_p"))   # keys of `correlation.correlation`
 
 def known(
-    c:dict,  # from `stats.correlation`, or empty
+    c:dict,  # from `correlation.correlation`, or empty
     k:str,
 ):
     "One value of a correlation, or that it is undefined."

@@ -118,7 +118,7 @@ class Print:
     touch:np.ndarray=None # `touchstone` of the network
     mean:np.ndarray=None  # (d,) float32
     sd:np.ndarray=None    # (d,) float32
-    statistics:dict=None  # `controls.image_statistics`; None: all images are flat
+    statistics:dict=None  # `images.image_statistics`; None: all images are flat
     @property
     def look(self): return None if self.mean is None else (self.mean, self.sd)
 
@@ -127,7 +127,7 @@ _FACTS = ("name", "family", "licence", "note", "images", "used", "size", "finger
 # %% ../../nbs/recommend/01_prints.ipynb #3c92b519
 def statistics(
     images, # catscans.datasets.images.Images
-):  # `controls.image_statistics`, or None where images are flat
+):  # `images.image_statistics`, or None where images are flat
     "Mean colour, spectrum and JPEG size of 200 images: what the three controls compare."
     try: return image_statistics(images.x)
     except UserError: return None

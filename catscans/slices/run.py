@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARCHIVE', 'HELP', 'Later', 'later', 'fill', 'slim', 'fat', 'world_of', 'gpu_joules', 'Over', 'Clock', 'steps_of',
-           'work', 'pack_records', 'open_records', 'unpack_records', 'tempfile_record', 'project', 'prepare',
+           'work', 'pack_records', 'open_records', 'tempfile_record', 'unpack_records', 'project', 'prepare',
            'run_slice', 'Until', 'measured', 'measure', 'passes', 'main']
 
 # %% ../../nbs/slices/01_run.ipynb #fa48bc13
@@ -34,11 +34,12 @@ def _packed_folds(inputs)->dict:
     splits = inputs.folder/"splits"
     def make_splits(y, groups=None, protocol="grouped", k=5, seed=1, max_train=None, classes=None, name="dataset"):
         return thaw(splits/folds_name(name, len(y), protocol, k, seed, max_train))
-    def single_split(y, groups=None, protocol="grouped", seed=1, exclude=None): return thaw(splits/single_name(protocol, seed)).folds[0]
+    def single_split(y, groups=None, protocol="grouped", seed=1, exclude=None):
+        return thaw(splits/single_name(protocol, seed)).folds[0]
     return dict(make_splits=make_splits, single_split=single_split)
 
 # %% ../../nbs/slices/01_run.ipynb #01d7aeb6
-_BUILT = ("dropout", "optimizer", "precision")   # of a recipe: part of the network; everything else is read while training
+_BUILT = ("dropout", "optimizer", "precision")   # of a recipe: part of the network; the rest is read while training
 
 def _shared(make=Trainer, keep=8):
     "what makes trainers, the same one for the same shape"
@@ -52,7 +53,8 @@ def _shared(make=Trainer, keep=8):
     return trainer
 
 # %% ../../nbs/slices/01_run.ipynb #e2f0dee9
-_HEADLINES = ("auc_ovr_weighted", "auc_ovr_macro", "average_precision_macro", "average_precision_weighted", "accuracy", "balanced_accuracy")
+_HEADLINES = ("auc_ovr_weighted", "auc_ovr_macro", "average_precision_macro", "average_precision_weighted",
+              "accuracy", "balanced_accuracy")
 
 class Later(dict):
     "Metrics to be computed at home: `later` holds what they follow from."
@@ -60,15 +62,18 @@ class Later(dict):
 
 def later(y, p, classes=None)->Later:
     "Stands in for `metrics.summarise`."
-    return Later(dict.fromkeys(_HEADLINES, float("nan")) | dict(later=dict(y=pack(np.asarray(y)), p=pack(np.asarray(p)), classes=list(map(str, classes)))))
+    raw = dict(y=pack(np.asarray(y)), p=pack(np.asarray(p)), classes=list(map(str, classes)))
+    return Later(dict.fromkeys(_HEADLINES, float("nan")) | dict(later=raw))
 
+# %% ../../nbs/slices/01_run.ipynb #62ea5411
 def fill(v):
     "A record's values with every metric in its place."
     if isinstance(v, list): return [fill(x) for x in v]
     if not isinstance(v, dict): return v
     rest = {k: fill(x) for k, x in v.items() if k not in ("later", "of")}
     if "later" not in v: return rest
-    w = v["later"]; got = summarise(unpack(w["y"]), unpack(w["p"]), w["classes"])
+    w = v["later"]
+    got = summarise(unpack(w["y"]), unpack(w["p"]), w["classes"])
     return got[v["of"]] if "of" in v else rest | got
 
 # %% ../../nbs/slices/01_run.ipynb #0d220932
@@ -81,6 +86,7 @@ def slim(rec:dict)->dict:
         if np.array_equal(unpack(f["later"]["p"]), pred["p"][at]): f["later"] = dict(f["later"], y=None, p=None)
     return rec
 
+# %% ../../nbs/slices/01_run.ipynb #0ce37020
 def fat(rec:dict)->dict:
     "What `slim` left out is put back."
     for f in rec["folds"]:
@@ -100,53 +106,69 @@ def _put(rec)->Path:
 
 def _get(path)->dict: return json.loads(Path(path).read_text())
 
+# %% ../../nbs/slices/01_run.ipynb #abdb06cd
 def world_of(
     inputs:Inputs,
 )->World:
     "What a run asks for, answered from packed inputs; its records wait for their metrics."
     def profile(name): return inputs.profile if name == inputs.profile.name else get_profile(name)
     def images_of(name, profile, size, protocol="grouped"): return inputs.images(name, size)
-    def recipe_for(name, kind, dataset, protocol="grouped", source=None): return inputs.recipes[kind, dataset, source if kind == "finetune" else None]
-    return World(profile=profile, images_of=images_of, recipe_for=recipe_for, trainer=_shared(), summarise=later, read=_get, write=_put, **_packed_folds(inputs))
+    def recipe_for(name, kind, dataset, protocol="grouped", source=None):
+        return inputs.recipes[kind, dataset, source if kind == "finetune" else None]
+    return World(profile=profile, images_of=images_of, recipe_for=recipe_for, trainer=_shared(), summarise=later,
+                 read=_get, write=_put, **_packed_folds(inputs))
 
 # %% ../../nbs/slices/01_run.ipynb #8000d40d
+def _counters(nvml, ctypes)->list|None: # millijoules
+    "what each GPU has used, as the library counts it; None where it does not"
+    n = ctypes.c_uint()
+    if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetCount_v2(ctypes.byref(n)): return None
+    used = []
+    for i in range(n.value):
+        h, mj = ctypes.c_void_p(), ctypes.c_ulonglong()
+        if nvml.nvmlDeviceGetHandleByIndex_v2(i, ctypes.byref(h)): return None
+        if nvml.nvmlDeviceGetTotalEnergyConsumption(h, ctypes.byref(mj)): return None
+        used.append(mj.value)
+    return used
+
+# %% ../../nbs/slices/01_run.ipynb #36470d0c
 def gpu_joules()->float|None:
     "What the GPUs have used since the driver was loaded, as NVML counts it; None without one."
     import ctypes
-    try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1"); n = ctypes.c_uint(); total = 0
-        if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetCount_v2(ctypes.byref(n)): return None
-        for i in range(n.value):
-            h, mj = ctypes.c_void_p(), ctypes.c_ulonglong()
-            if nvml.nvmlDeviceGetHandleByIndex_v2(i, ctypes.byref(h)) or nvml.nvmlDeviceGetTotalEnergyConsumption(h, ctypes.byref(mj)): return None
-            total += mj.value
-        return total/1000
+    try: used = _counters(ctypes.CDLL("libnvidia-ml.so.1"), ctypes)
     except (OSError, AttributeError): return None
+    return None if used is None else sum(used)/1000
 
+# %% ../../nbs/slices/01_run.ipynb #03f98ed8
 _meter = SimpleNamespace(start=None, shared=1)   # at the start of a run, and how many runs share the device
 
 def _energy(rec):
     "energy of a run on a GPU: its share of what the counter says"
     if rec["env"]["device"] == "cpu": return rec
-    now = gpu_joules()
-    wh, how = (None, "not measured: the device has no counter") if None in (now, _meter.start) else (
-        (now-_meter.start)/3600/_meter.shared, f"measured: GPU counter, an equal share of {_meter.shared} runs at once")
+    now, wh, how = gpu_joules(), None, "not measured: the device has no counter"
+    if None not in (now, _meter.start):
+        wh = (now-_meter.start)/3600/_meter.shared
+        how = f"measured: GPU counter, an equal share of {_meter.shared} runs at once"
     rec["timing"] |= dict(energy_wh=wh, energy_mode=how)
     return rec
 
 # %% ../../nbs/slices/01_run.ipynb #eb169463
 class Over(Exception): "The slice is over."
 
+# %% ../../nbs/slices/01_run.ipynb #fd0fd71f
 class Clock:
     "Ends a run between two epochs when the next might not fit into the slice."
     def __init__(self, end, show=None):
-        self.end, self.show, self.step, self.start_up, self.last, self.begun = end, show, 0., 0., None, None
+        self.end, self.show = end, show
+        self.step = self.start_up = 0.       # seconds of the last epoch, and the longest time to a first one
+        self.last = self.begun = None
     def begin(self):
-        "before a run: refuse to start what would not get through its first epoch"
+        "before a run: raise `Over` where it would not get through its first epoch"
         self.last = self.begun = time.time()
         if self.last + 1.5*self.start_up > self.end: raise Over
     def __call__(self, line):
-        now = time.time(); took = now - self.last
+        now = time.time()
+        took = now - self.last
         if "  epoch " not in line:                       # said before the first epoch, or of a fold found finished
             if self.show: self.show(line)
             return
@@ -161,6 +183,7 @@ def steps_of(inputs:Inputs)->list:
     "The runs as steps of the study."
     return [Step(r.slug, r.kind, r.profile, r.record, {}, r) for r in inputs.runs]
 
+# %% ../../nbs/slices/01_run.ipynb #09feecd5
 @contextmanager
 def _alone(slug):
     "whether this process is the only one at this run"
@@ -170,6 +193,7 @@ def _alone(slug):
         except OSError: yield False
         else: yield True
 
+# %% ../../nbs/slices/01_run.ipynb #d5ef4875
 def _failed(run):
     return work_dir("failed")/f"{run.slug}.txt"
 
@@ -183,7 +207,10 @@ def _next(steps, world):
 # %% ../../nbs/slices/01_run.ipynb #25d72a87
 def _one(s, clock, world, show)->bool:
     "whether a run came to its end; where it failed, why stands in a file"
-    try: clock.begin(); _meter.start = gpu_joules(); transfer_run.execute(s.run, clock, world)
+    try:
+        clock.begin()
+        _meter.start = gpu_joules()
+        transfer_run.execute(s.run, clock, world)
     except Over: raise
     except Exception as e:
         _failed(s.run).write_text(traceback.format_exc())
@@ -192,6 +219,7 @@ def _one(s, clock, world, show)->bool:
     finally: work.start_up = clock.start_up
     return True
 
+# %% ../../nbs/slices/01_run.ipynb #faede7ea
 def _take_one(ready, end, world, show):
     "run the first of these that nobody else is at; True: done, False: it failed, None: others are at all of them"
     for s in ready:
@@ -201,6 +229,7 @@ def _take_one(ready, end, world, show):
             clock.start_up, clock.step = work.start_up, 0.
             return _one(s, clock, world, show)
 
+# %% ../../nbs/slices/01_run.ipynb #ccb43e5a
 def work(
     inputs:Inputs,
     end:float,       # time.time() at which the slice must be over
@@ -224,100 +253,144 @@ work.start_up = 0.  # the longest time from a run's start to its first epoch in 
 # %% ../../nbs/slices/01_run.ipynb #d1165087
 ARCHIVE = "records.zip"
 
+# %% ../../nbs/slices/01_run.ipynb #8b9a24bf
+def _compressed(steps, kept)->dict: # name -> bytes
+    "all finished records, each compressed once"
+    members = {}
+    for s in steps:
+        if not s.product.exists(): continue
+        gz = kept/f"{s.slug}.json.gz"
+        if not gz.exists() or gz.stat().st_mtime_ns < s.product.stat().st_mtime_ns:
+            with atomic(gz) as tmp: tmp.write_bytes(gzip.compress(s.product.read_bytes(), 6, mtime=0))
+        members[gz.name] = gz.read_bytes()
+    return members
+
+# %% ../../nbs/slices/01_run.ipynb #753a7549
+def _about(inputs, members)->dict:
+    "what an archive says of itself"
+    return dict(format=1, profile=inputs.profile.name, inputs=inputs.fingerprint, runs=len(inputs.runs),
+                records={k: hashlib.sha256(v).hexdigest() for k, v in members.items()},
+                images={f"{n} at {s}": d["fingerprint"] for (n, s), d in inputs.sets.items()})
+
+# %% ../../nbs/slices/01_run.ipynb #0cf4df4c
 def pack_records(
     inputs:Inputs,
     out:str|Path,
 )->Path:
     "All finished records in one archive, with the digest of each."
-    out, members = Path(out), {}
-    kept = out/"work"/"packed"; kept.mkdir(parents=True, exist_ok=True)
+    out = Path(out)
+    kept = out/"work"/"packed"
+    kept.mkdir(parents=True, exist_ok=True)
     with locked(kept/".lock"):
-        for s in steps_of(inputs):
-            if not s.product.exists(): continue
-            gz = kept/f"{s.slug}.json.gz"
-            if not gz.exists() or gz.stat().st_mtime_ns < s.product.stat().st_mtime_ns:
-                with atomic(gz) as tmp: tmp.write_bytes(gzip.compress(s.product.read_bytes(), 6, mtime=0))
-            members[gz.name] = gz.read_bytes()
-        about = dict(format=1, profile=inputs.profile.name, inputs=inputs.fingerprint, runs=len(inputs.runs), records={k: hashlib.sha256(v).hexdigest() for k, v in members.items()},
-                     images={f"{n} at {s}": d["fingerprint"] for (n, s), d in inputs.sets.items()})
+        members = _compressed(steps_of(inputs), kept)
         with atomic(out/ARCHIVE) as tmp, zipfile.ZipFile(tmp, "w", zipfile.ZIP_STORED) as z:
-            z.writestr(zipfile.ZipInfo("about.json"), json.dumps(about, indent=1))
+            z.writestr(zipfile.ZipInfo("about.json"), json.dumps(_about(inputs, members), indent=1))
             for k, v in members.items(): z.writestr(zipfile.ZipInfo(k), v)
     return out/ARCHIVE
 
+# %% ../../nbs/slices/01_run.ipynb #5ab8a196
+def _verified(z)->tuple:
+    "what an open archive says of itself, and its records, each compared with its digest"
+    about = json.loads(z.read("about.json"))
+    if about["format"] != 1: raise ValueError(f"format {about['format']}, known is 1")
+    recs = {}
+    for k, sha in about["records"].items():
+        if hashlib.sha256(data := z.read(k)).hexdigest() != sha: raise ValueError(f"{k} is not what was packed")
+        recs[k.removesuffix(".json.gz")] = json.loads(gzip.decompress(data))
+    return about, recs
+
+# %% ../../nbs/slices/01_run.ipynb #276376e3
 def open_records(
     path:str|Path,
 )->tuple: # what the archive says of itself, {slug: record}
-    "The records of an archive, each compared with its digest."
+    "The records of an archive, each compared with its digest; `UserError` where there is none, or a damaged one."
     try:
-        with zipfile.ZipFile(path) as z:
-            about = json.loads(z.read("about.json"))
-            if about["format"] != 1: raise ValueError(f"format {about['format']}, known is 1")
-            recs = {}
-            for k, sha in about["records"].items():
-                if hashlib.sha256(data := z.read(k)).hexdigest() != sha: raise ValueError(f"{k} is not what was packed")
-                recs[k.removesuffix(".json.gz")] = json.loads(gzip.decompress(data))
+        with zipfile.ZipFile(path) as z: return _verified(z)
     except FileNotFoundError: raise UserError(f"no archive at {path}: a slice writes it as OUT/{ARCHIVE}") from None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as e: raise UserError(f"damaged archive {path}: {e}; copy it again") from None
-    return about, recs
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as e:
+        raise UserError(f"damaged archive {path}: {e}; copy it again") from None
 
 # %% ../../nbs/slices/01_run.ipynb #85f3e6cf
-def unpack_records(
-    path:str|Path,       # records.zip
-    replace:bool=False,  # put them in the place of records that differ
-)->list: # of files
-    "Verify an archive, compute the metrics and place its records under results/, all or none."
-    from importlib.metadata import version
-    about, recs = open_records(path)
-    get_profile(about["profile"])
-    whole, wrong, differ = [], [], []
-    for slug, rec in recs.items():
-        rec = fill(fat(rec))
-        rec |= dict(metrics=transfer_run.fold_means(rec["folds"]), env=rec["env"] | dict(scikit_learn=version("scikit-learn")))   # what computed the metrics
-        rec = plain(rec)
-        run = _run_of(rec)
-        if slug != run.slug: wrong.append(f"{slug} holds {run.slug}"); continue
-        validate(rec, slug); whole.append(rec)
-        with tempfile_record(rec) as f:
-            if why := problem(Step(slug, run.kind, run.profile, f, {}, run)): wrong.append(f"{slug}: {why}")
-        if run.record.exists() and not equal(read(run), rec): differ.append(slug)
-    if wrong: raise UserError(f"{path} does not fit this version: {'; '.join(wrong[:5])}{f' and {len(wrong)-5} more' if len(wrong) > 5 else ''}; pack the inputs again and run them anew")
-    if differ and not replace: raise UserError(f"{len(differ)} records are there already and differ: {', '.join(differ[:5])}; keep them, or give --replace")
-    return [write(r) for r in whole]
-
 @contextmanager
 def tempfile_record(rec):
     "a record as a file"
     import tempfile
-    with tempfile.TemporaryDirectory() as d: (f := Path(d)/"record.json").write_text(json.dumps(rec)); yield f
+    with tempfile.TemporaryDirectory() as d:
+        (f := Path(d)/"record.json").write_text(json.dumps(rec))
+        yield f
+
+# %% ../../nbs/slices/01_run.ipynb #6fc27dc1
+def _completed(rec)->dict:
+    "a record with its metrics, and with what computed them"
+    from importlib.metadata import version
+    rec = fill(fat(rec))
+    env = rec["env"] | dict(scikit_learn=version("scikit-learn"))
+    return plain(rec | dict(metrics=transfer_run.fold_means(rec["folds"]), env=env))
+
+# %% ../../nbs/slices/01_run.ipynb #cceaa25c
+def _compared(recs)->tuple:
+    "records completed, why some do not fit this version, and which are there already and differ"
+    whole, wrong, differ = [], [], []
+    for slug, rec in recs.items():
+        rec = _completed(rec)
+        run = _run_of(rec)
+        if slug != run.slug:
+            wrong.append(f"{slug} holds {run.slug}")
+            continue
+        validate(rec, slug)
+        whole.append(rec)
+        with tempfile_record(rec) as f:
+            if why := problem(Step(slug, run.kind, run.profile, f, {}, run)): wrong.append(f"{slug}: {why}")
+        if run.record.exists() and not equal(read(run), rec): differ.append(slug)
+    return whole, wrong, differ
+
+# %% ../../nbs/slices/01_run.ipynb #570985c3
+def unpack_records(
+    path:str|Path,       # records.zip
+    replace:bool=False,  # put them in the place of records that differ
+)->list: # of files
+    """Verify an archive, compute the metrics and place its records under results/, all or none. `UserError` where it is
+    damaged, does not fit this version, or would replace records that differ."""
+    about, recs = open_records(path)
+    get_profile(about["profile"])
+    whole, wrong, differ = _compared(recs)
+    if wrong:
+        more = f" and {len(wrong)-5} more" if len(wrong) > 5 else ""
+        raise UserError(f"{path} does not fit this version: {'; '.join(wrong[:5])}{more}; "
+                        "pack the inputs again and run them anew")
+    if differ and not replace:
+        raise UserError(f"{len(differ)} records are there already and differ: {', '.join(differ[:5])}; "
+                        "keep them, or give --replace")
+    return [write(r) for r in whole]
 
 # %% ../../nbs/slices/01_run.ipynb #8abfbe36
 @contextmanager
 def project(out:str|Path):
     "`OUT` as the project of this process and those it starts."
-    out = Path(out).resolve(); old = {k: os.environ.get(k) for k in ("CATSCANS_PROJECT", "CATSCANS_WORK")}
+    out, old = Path(out).resolve(), {k: os.environ.get(k) for k in ("CATSCANS_PROJECT", "CATSCANS_WORK")}
     os.environ.update(CATSCANS_PROJECT=str(out), CATSCANS_WORK=str(out/"work"))
     try: yield out
     finally:
         for k, v in old.items(): os.environ.pop(k, None) if v is None else os.environ.update({k: v})
 
+# %% ../../nbs/slices/01_run.ipynb #b4533d73
 def prepare(
     inputs:Inputs,
     out:Path,
     show=print,
 )->int: # runs that are left
     "Bring back what an archive holds, put aside what does not count any more."
-    if (out/ARCHIVE).exists():
-        for slug, rec in open_records(out/ARCHIVE)[1].items():
-            r = _run_of(rec)
-            if r in inputs.runs and not r.record.exists():
-                with atomic(r.record) as tmp: tmp.write_text(json.dumps(rec) + "\n")
+    for slug, rec in open_records(out/ARCHIVE)[1].items() if (out/ARCHIVE).exists() else ():
+        r = _run_of(rec)
+        if r not in inputs.runs or r.record.exists(): continue
+        with atomic(r.record) as tmp: tmp.write_text(json.dumps(rec) + "\n")
     for f in (out/"work"/"failed").glob("*.txt"): f.unlink()      # they are tried again
     why = todo(steps := steps_of(inputs), world_of(inputs))
     for s in steps:
-        if s.slug in why and s.product.exists():
-            show(f"{s.slug}  again: {why[s.slug]}")
-            (aside := out/"work"/"aside").mkdir(parents=True, exist_ok=True); s.product.replace(aside/s.product.name)
+        if s.slug not in why or not s.product.exists(): continue
+        show(f"{s.slug}  again: {why[s.slug]}")
+        (aside := out/"work"/"aside").mkdir(parents=True, exist_ok=True)
+        s.product.replace(aside/s.product.name)
     return len(why)
 
 # %% ../../nbs/slices/01_run.ipynb #87d82d91
@@ -325,18 +398,24 @@ def _surroundings(at_once):
     "what must be set before Keras is imported"
     os.environ.setdefault("KERAS_BACKEND", "jax")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if at_once > 1: os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{.9/at_once:.3f}"     # JAX would take three quarters for each
+    # JAX would take three quarters for each
+    if at_once > 1: os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{.9/at_once:.3f}"
     _meter.shared = at_once
 
+# %% ../../nbs/slices/01_run.ipynb #0552fb37
 def _children(args, n):
     "n processes of this module; how many ended badly. None outlives us"
-    ps = [subprocess.Popen([sys.executable, "-m", "catscans.slices", *map(str, args)], env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [
-          str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")])))) for _ in range(n)]
+    path = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, path)))
+    ps = [subprocess.Popen([sys.executable, "-m", "catscans.slices", *map(str, args)], env=env) for _ in range(n)]
     try: return sum(p.wait() != 0 for p in ps)      # killed ones have negative codes
     finally:
         for p in ps:
-            if p.poll() is None: p.terminate(); p.wait()
+            if p.poll() is not None: continue
+            p.terminate()
+            p.wait()
 
+# %% ../../nbs/slices/01_run.ipynb #9a32b84c
 def run_slice(
     data:str|Path,      # a folder of `pack_inputs`
     out:str|Path,
@@ -348,88 +427,130 @@ def run_slice(
     end, died = time.time() + 60*minutes, 0
     with project(out) as out:
         inputs = Inputs(data, out/"work")
-        left = prepare(inputs, out, show); show(f"{len(inputs.runs)-left} of {len(inputs.runs)} runs are done")
+        left = prepare(inputs, out, show)
+        show(f"{len(inputs.runs)-left} of {len(inputs.runs)} runs are done")
         _surroundings(at_once)
+        args = ["worker", "--data", Path(data).resolve(), "--out", out, "--until", end, "--at-once", at_once]
         try:
             if left and at_once == 1: work(inputs, end, show, lambda: pack_records(inputs, out))
-            elif left: died = _children(["worker", "--data", Path(data).resolve(), "--out", out, "--until", end, "--at-once", at_once], at_once)
+            elif left: died = _children(args, at_once)
         finally: archive = pack_records(inputs, out)
-        left, failed = sum(not s.product.exists() for s in steps_of(inputs)), sorted((out/"work"/"failed").glob("*.txt"))
+        left = sum(not s.product.exists() for s in steps_of(inputs))
+        failed = sorted((out/"work"/"failed").glob("*.txt"))
     return dict(done=len(inputs.runs)-left, left=left, failed=failed, died=died, archive=archive)
 
 # %% ../../nbs/slices/01_run.ipynb #0e04f3d8
 class Until:
     "Counts images from the second epoch on, and stops after so many seconds."
-    def __init__(self, seconds, per_epoch): self.seconds, self.per_epoch, self.start, self.n = seconds, per_epoch, None, 0
+    def __init__(self, seconds, per_epoch):
+        self.seconds, self.per_epoch, self.start, self.n = seconds, per_epoch, None, 0
     def __call__(self, epoch, epochs, log):
         now = time.time()
-        if self.start is None: self.start = now; return     # the first epoch compiles
+        if self.start is None:               # the first epoch compiles
+            self.start = now
+            return
         self.n += self.per_epoch
         if now - self.start >= self.seconds: raise Over
     @property
     def rate(self): return self.n/(time.time() - self.start)
 
+# %% ../../nbs/slices/01_run.ipynb #427f30cf
+def _size_of(inputs, run):
+    "(target, image side) of a fine-tuning"
+    return run.target, inputs.recipes["finetune", run.target, run.source].size or inputs.profile.size
+
+def _trains_on(inputs, run)->int:
+    "training images of a fine-tuning"
+    cut = dict(inputs.profile.max_train).get(run.target) or 10**9
+    return min(cut, inputs.sets[_size_of(inputs, run)]["y"]["shape"][0])
+
+# %% ../../nbs/slices/01_run.ipynb #90849275
 def measured(inputs:Inputs, seconds:float=20.)->dict:
-    "Images per second of the largest fine-tuning, in this process."
-    size = lambda r: min(dict(inputs.profile.max_train).get(r.target) or 10**9, inputs.sets[_size_of(inputs, r)]["y"]["shape"][0])   # training images
-    run = max((r for r in inputs.runs if r.target), key=size, default=None)
+    "Images per second of the largest fine-tuning, in this process; `UserError` where there is none."
+    run = max((r for r in inputs.runs if r.target), key=lambda r: _trains_on(inputs, r), default=None)
     if run is None: raise UserError("the inputs hold no fine-tuning to measure")
     name, px = _size_of(inputs, run)
-    im, recipe = inputs.images(name, px), replace(inputs.recipes["finetune", run.target, run.source], epochs=10**6, schedule="constant")
-    index = np.sort(np.random.default_rng(0).permutation(len(im.y))[:size(run)]); batch = min(recipe.batch, len(index))
+    im = inputs.images(name, px)
+    recipe = replace(inputs.recipes["finetune", run.target, run.source], epochs=10**6, schedule="constant")
+    index = np.sort(np.random.default_rng(0).permutation(len(im.y))[:_trains_on(inputs, run)])
+    batch = min(recipe.batch, len(index))
     trainer, until = Trainer(len(im.classes), px, recipe, inputs.profile.arch), Until(seconds, len(index)//batch*batch)
     try: fit(trainer, im.x, im.y, index, 1, on_epoch=until)
     except Over: pass
     return dict(images=until.n, images_per_s=until.rate, size=px, batch=batch, arch=inputs.profile.arch)
 
-def _size_of(inputs, run):
-    "(target, image side) of a fine-tuning"
-    return run.target, inputs.recipes["finetune", run.target, run.source].size or inputs.profile.size
-
 # %% ../../nbs/slices/01_run.ipynb #92815bc9
+def _measure_at(k, data, out, seconds)->dict:
+    "images per second of k processes at once"
+    folder = out/"work"/f"measure-{k}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for f in folder.glob("*.json"): f.unlink()
+    _surroundings(k)
+    died = _children(["measure-worker", "--data", Path(data).resolve(), "--out", folder, "--seconds", seconds], k)
+    if died: raise UserError(f"measuring {k} at once failed: see above")
+    got = [json.loads(f.read_text()) for f in folder.glob("*.json")]
+    each = [g["images_per_s"] for g in got]
+    same = {n: got[0][n] for n in ("size", "batch", "arch", "device")}
+    return dict(at_once=k, images_per_s=sum(each), each=each, **same)
+
+# %% ../../nbs/slices/01_run.ipynb #6f984a51
 def measure(
-    data:str|Path, out:str|Path,
+    data:str|Path,
+    out:str|Path,
     counts=(1, 2, 4),       # processes at once
     seconds:float=20.,      # of training in each
     show=print,
 )->list: # one dict per count
-    "Images per second with several runs sharing one device, printed as a table."
+    "Images per second with several runs sharing one device, printed as a table; `UserError` where one ends badly."
     rows = []
     with project(out) as out:
-        inputs = Inputs(data, out/"work"); inputs.pixels(inputs.profile.size or next(iter(inputs.pools)))
+        inputs = Inputs(data, out/"work")
+        inputs.pixels(inputs.profile.size or next(iter(inputs.pools)))
         for k in counts:
-            folder = out/"work"/f"measure-{k}"; folder.mkdir(parents=True, exist_ok=True)
-            for f in folder.glob("*.json"): f.unlink()
-            _surroundings(k)
-            if _children(["measure-worker", "--data", Path(data).resolve(), "--out", folder, "--seconds", seconds], k): raise UserError(f"measuring {k} at once failed: see above")
-            got = [json.loads(f.read_text()) for f in folder.glob("*.json")]
-            rows.append(dict(at_once=k, images_per_s=sum(g["images_per_s"] for g in got), each=[g["images_per_s"] for g in got], **{n: got[0][n] for n in ("size", "batch", "arch", "device")}))
-            r = rows[-1]; show(f"{k} at once  {r['images_per_s']:>9,.0f} images/s  {r['images_per_s']/rows[0]['images_per_s']:.2f}x  {r['arch']} {r['size']} px batch {r['batch']} on {r['device']}")
+            rows.append(r := _measure_at(k, data, out, seconds))
+            speed, times = r["images_per_s"], r["images_per_s"]/rows[0]["images_per_s"]
+            show(f"{k} at once  {speed:>9,.0f} images/s  {times:.2f}x  "
+                 f"{r['arch']} {r['size']} px batch {r['batch']} on {r['device']}")
     return rows
 
 # %% ../../nbs/slices/01_run.ipynb #c09e3c59
+def _passes_of(p, r)->int:
+    "images that go through training in one run, of all epochs and folds"
+    n = DATASETS[r.target or r.source].n
+    recipe = recipes_of(r, p)[("finetune", r.target, r.source) if r.target else ("pretrain", r.source, None)]
+    if r.target is None: return recipe.epochs*n*8//10
+    return recipe.epochs*p.folds*min(dict(p.max_train).get(r.target, n), n*(p.folds-1)//p.folds)
+
+# %% ../../nbs/slices/01_run.ipynb #8539d90b
 def passes(
-    profile:str|Profile, sources=None, targets=None, protocol:str|None=None, seeds=None, part:str|None=None,  # as for `grid`
+    profile:str|Profile,        # this and what follows as for `grid`
+    sources=None,
+    targets=None,
+    protocol:str|None=None,
+    seeds=None,
+    part:str|None=None,
 )->dict: # runs, images: those that go through training, of all epochs and folds
-    "How much a grid trains, by its cards and recipes: 80 % of a source; of a target what is left beside the held-out fold, or what the profile cuts it to."
-    p, todo, total = get_profile(profile) if isinstance(profile, str) else profile, grid(profile, sources, targets, protocol, seeds, part), 0
-    for r in todo:
-        recipe, n = recipes_of(r, p)[("finetune", r.target, r.source) if r.target else ("pretrain", r.source, None)], DATASETS[r.target or r.source].n
-        if r.target is None: total += recipe.epochs*n*8//10
-        else: total += recipe.epochs*p.folds*min(dict(p.max_train).get(r.target, n), n*(p.folds-1)//p.folds)
-    return dict(runs=len(todo), images=total)
+    """How much a grid trains, by its cards and recipes: 80 % of a source; of a target what is left beside the held-out
+    fold, or what the profile cuts it to."""
+    p = get_profile(profile) if isinstance(profile, str) else profile
+    todo = grid(profile, sources, targets, protocol, seeds, part)
+    return dict(runs=len(todo), images=sum(_passes_of(p, r) for r in todo))
 
 # %% ../../nbs/slices/01_run.ipynb #3928b0da
-HELP = """the profile power (72 pairs and 5 baselines with 3 seeds, 64 px), meant for 25 minutes of one GPU (not run there yet; --measure says first how many processes pay):
+HELP = """the profile power (72 pairs and 5 baselines with 3 seeds, 64 px), meant for 25 minutes of one GPU \
+(not run there yet; --measure says first how many processes pay):
   at home      python -m catscans.slices pack-inputs power-inputs --profile power
   on the GPU   python -m catscans.slices --profile power --data power-inputs --out power-out --minutes 25 --at-once 4
                stopped by the clock, or killed, it goes on with the same command
   at home      python -m catscans.slices unpack power-out/records.zip
 on a CPU, its part of 6 equally large sources and random initialisation, 2 targets, 3 seeds:
-               KERAS_BACKEND=tensorflow python -m catscans.slices --profile power --part balanced --out power-out --minutes 60
+               KERAS_BACKEND=tensorflow python -m catscans.slices --profile power --part balanced --out power-out \
+--minutes 60
                or: catscans run --profile power --part balanced
-               (--part small: 4 sources of 300 images and random initialisation, one target; 80 minutes of four cores at 18 images/s each)"""
+               (--part small: 4 sources of 300 images and random initialisation, one target; \
+80 minutes of four cores at 18 images/s each)"""
 
+# %% ../../nbs/slices/01_run.ipynb #58fc2f95
 def _seed(s):
     if s.isdigit() and int(s) > 0: return int(s)
     raise argparse.ArgumentTypeError(f"received {s!r}, allowed is a whole number from 1")
@@ -438,73 +559,130 @@ class _Parser(argparse.ArgumentParser):
     "As the command `catscans` has it: one line, not the usage."
     def error(self, message): raise UserError(f"{message}; see {self.prog} --help")
 
-def _parser():
-    p = _Parser(prog="python -m catscans.slices", description="Work through a profile's grid in resumable slices, with keras, jax, numpy and Pillow alone.",
-                                epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("action", nargs="?", default="run", choices=("run", "pack-inputs", "unpack", "worker", "measure-worker"), help=argparse.SUPPRESS)
-    p.add_argument("path", nargs="?", help="pack-inputs: the folder to write; unpack: the archive")
-    p.add_argument("--profile"); p.add_argument("--protocol", choices=PROTOCOLS)
-    p.add_argument("--source", "--sources", nargs="+"); p.add_argument("--target", "--targets", nargs="+"); p.add_argument("--seeds", nargs="+", type=_seed, help="default: the profile's")
+# %% ../../nbs/slices/01_run.ipynb #e4baddf8
+def _grid_options(p):
+    p.add_argument("--profile")
+    p.add_argument("--protocol", choices=PROTOCOLS)
+    p.add_argument("--source", "--sources", nargs="+")
+    p.add_argument("--target", "--targets", nargs="+")
+    p.add_argument("--seeds", nargs="+", type=_seed, help="default: the profile's")
     p.add_argument("--part", help="a part of the grid that goes by a name: balanced or small, of power")
+
+# %% ../../nbs/slices/01_run.ipynb #aa555e76
+def _parser():
+    p = _Parser(prog="python -m catscans.slices", epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
+                description="Work through a profile's grid in resumable slices, "
+                            "with keras, jax, numpy and Pillow alone.")
+    p.add_argument("action", nargs="?", default="run", choices=("run", *_ACTIONS), help=argparse.SUPPRESS)
+    p.add_argument("path", nargs="?", help="pack-inputs: the folder to write; unpack: the archive")
+    _grid_options(p)
     p.add_argument("--out", help="folder of records, weights and checkpoints; the next call with it goes on")
     p.add_argument("--data", help="folder written by pack-inputs; default: OUT/inputs, packed when it is not there")
-    p.add_argument("--minutes", type=float, default=8.); p.add_argument("--at-once", nargs="+", type=int, default=None, help="processes that share the device")
-    p.add_argument("--measure", action="store_true", help="print images/s for 1, 2 and 4 processes at once (or those of --at-once)")
-    p.add_argument("--limit", type=float, default=48., help="pack-inputs: MiB in all"); p.add_argument("--replace", action="store_true", help="unpack: over records that differ")
-    p.add_argument("--until", type=float, help=argparse.SUPPRESS); p.add_argument("--seconds", type=float, default=20., help="--measure: seconds of training in each process")
+    p.add_argument("--minutes", type=float, default=8.)
+    p.add_argument("--at-once", nargs="+", type=int, default=None, help="processes that share the device")
+    p.add_argument("--measure", action="store_true",
+                   help="print images/s for 1, 2 and 4 processes at once (or those of --at-once)")
+    p.add_argument("--limit", type=float, default=48., help="pack-inputs: MiB in all")
+    p.add_argument("--replace", action="store_true", help="unpack: over records that differ")
+    p.add_argument("--until", type=float, help=argparse.SUPPRESS)
+    p.add_argument("--seconds", type=float, default=20., help="--measure: seconds of training in each process")
     return p
 
+# %% ../../nbs/slices/01_run.ipynb #3c2ed697
+def _packed_now(a, data):
+    "write the inputs that a request needs and that are not there"
+    if a.data: raise UserError(f"no inputs in {data}: "
+                               f"write them with python -m catscans.slices pack-inputs {data} --profile NAME")
+    if a.profile is None: raise UserError("--profile is needed, or --data with a folder written by pack-inputs")
+    try: pack_inputs(data, a.profile, a.protocol, a.source, a.target, a.seeds, None, a.part)
+    except ModuleNotFoundError as e:
+        raise UserError(f"{e.name} is not installed here: "
+                        "write the inputs elsewhere (pack-inputs) and name them with --data") from None
+    return data
+
+# %% ../../nbs/slices/01_run.ipynb #92a39fda
 def _inputs_of(a):
     "the folder of inputs that a request means, made where it may be made"
     if a.out is None: raise UserError("--out is needed: the folder of records, weights and checkpoints")
     data = Path(a.data or Path(a.out)/"inputs")
-    if not (data/"request.json").exists():
-        if a.data: raise UserError(f"no inputs in {data}: write them with python -m catscans.slices pack-inputs {data} --profile NAME")
-        if a.profile is None: raise UserError("--profile is needed, or --data with a folder written by pack-inputs")
-        try: pack_inputs(data, a.profile, a.protocol, a.source, a.target, a.seeds, None, a.part)
-        except ModuleNotFoundError as e: raise UserError(f"{e.name} is not installed here: write the inputs elsewhere (pack-inputs) and name them with --data") from None
-        return data
+    if not (data/"request.json").exists(): return _packed_now(a, data)
     got = Inputs(data)
-    if a.profile and got.profile.name != a.profile: raise UserError(f"{data} holds inputs of the profile {got.profile.name}, received --profile {a.profile}")
-    asked = a.protocol or a.source or a.target or a.seeds or a.part
-    if asked and [r for r in grid(got.profile, a.source, a.target, a.protocol, a.seeds, a.part) if r not in got.runs]: raise UserError(f"{data} does not hold all runs of this request; pack them into another folder")
-    return data
+    if a.profile and got.profile.name != a.profile:
+        raise UserError(f"{data} holds inputs of the profile {got.profile.name}, received --profile {a.profile}")
+    if not (a.protocol or a.source or a.target or a.seeds or a.part): return data
+    asked = grid(got.profile, a.source, a.target, a.protocol, a.seeds, a.part)
+    if all(r in got.runs for r in asked): return data
+    raise UserError(f"{data} does not hold all runs of this request; pack them into another folder")
 
 # %% ../../nbs/slices/01_run.ipynb #f09fab67
-def _do(a):
-    if a.action == "pack-inputs":
-        if not a.profile: raise UserError("pack-inputs: --profile is missing")
-        choose("profile", a.profile, PROFILES)
-        if not a.path: raise UserError("pack-inputs: the folder to write is missing: pack-inputs FOLDER --profile " + a.profile)
-        d = pack_inputs(a.path, a.profile, a.protocol, a.source, a.target, a.seeds, a.limit, a.part)
-        print(f"{d}: {len(Inputs(d).runs)} runs, {sum(f.stat().st_size for f in d.rglob('*') if f.is_file())/2**20:.1f} MiB"); return 0
-    if a.action == "unpack":
-        if not a.path: raise UserError(f"unpack needs an archive: OUT/{ARCHIVE}")
-        files = unpack_records(a.path, a.replace); print(f"{len(files)} records placed in {files[0].parent if files else 'no folder'}"); return 0
-    if a.action == "worker":
-        with project(a.out) as out:
-            inputs = Inputs(a.data, out/"work"); _surroundings(a.at_once[0])
-            work(inputs, a.until, lambda line: print(line, flush=True), lambda: pack_records(inputs, out)); return 0
-    if a.action == "measure-worker":
-        inputs = Inputs(a.data, os.environ["CATSCANS_WORK"]); got = measured(inputs, a.seconds)
-        (Path(a.out)/f"{os.getpid()}.json").write_text(json.dumps(got | dict(device=environment()["device"]))); return 0
-    if not a.minutes > 0 or any(k < 1 for k in a.at_once or ()): raise UserError("--minutes must be more than 0 and --at-once at least 1")
-    data = _inputs_of(a)
-    if a.measure: measure(data, a.out, a.at_once or (1, 2, 4), a.seconds); return 0
-    got = run_slice(data, a.out, a.minutes, (a.at_once or [1])[0], lambda line: print(line, flush=True))
+def _do_pack(a):
+    if not a.profile: raise UserError("pack-inputs: --profile is missing")
+    choose("profile", a.profile, PROFILES)
+    if not a.path: raise UserError("pack-inputs: the folder to write is missing: "
+                                   "pack-inputs FOLDER --profile " + a.profile)
+    d = pack_inputs(a.path, a.profile, a.protocol, a.source, a.target, a.seeds, a.limit, a.part)
+    size = sum(f.stat().st_size for f in d.rglob("*") if f.is_file())/2**20
+    print(f"{d}: {len(Inputs(d).runs)} runs, {size:.1f} MiB")
+    return 0
+
+# %% ../../nbs/slices/01_run.ipynb #91350341
+def _do_unpack(a):
+    if not a.path: raise UserError(f"unpack needs an archive: OUT/{ARCHIVE}")
+    files = unpack_records(a.path, a.replace)
+    print(f"{len(files)} records placed in {files[0].parent if files else 'no folder'}")
+    return 0
+
+# %% ../../nbs/slices/01_run.ipynb #1b9f2a2d
+def _do_worker(a):
+    with project(a.out) as out:
+        inputs = Inputs(a.data, out/"work")
+        _surroundings(a.at_once[0])
+        work(inputs, a.until, lambda line: print(line, flush=True), lambda: pack_records(inputs, out))
+        return 0
+
+# %% ../../nbs/slices/01_run.ipynb #a0e4e1a7
+def _do_measure_worker(a):
+    got = measured(Inputs(a.data, os.environ["CATSCANS_WORK"]), a.seconds)
+    (Path(a.out)/f"{os.getpid()}.json").write_text(json.dumps(got | dict(device=environment()["device"])))
+    return 0
+
+_ACTIONS = {"pack-inputs": _do_pack, "unpack": _do_unpack, "worker": _do_worker, "measure-worker": _do_measure_worker}
+
+# %% ../../nbs/slices/01_run.ipynb #ad84ad0b
+def _do_slice(a):
+    got = run_slice(_inputs_of(a), a.out, a.minutes, (a.at_once or [1])[0], lambda line: print(line, flush=True))
     print(f"{got['done']} done, {got['left']} left, {len(got['failed'])} failed; {got['archive']}")
-    for f in got["failed"]: print(f"catscans: error: {f.stem} failed: {f.read_text().strip().splitlines()[-1]} ({f})", file=sys.stderr)
-    if got["died"]: print(f"catscans: error: {got['died']} of {a.at_once[0]} processes ended before their time, see above; take fewer with --at-once if memory was short", file=sys.stderr)
+    for f in got["failed"]:
+        print(f"catscans: error: {f.stem} failed: {f.read_text().strip().splitlines()[-1]} ({f})", file=sys.stderr)
+    if got["died"]:
+        print(f"catscans: error: {got['died']} of {a.at_once[0]} processes ended before their time, see above; "
+              "take fewer with --at-once if memory was short", file=sys.stderr)
     return 1 if got["failed"] or got["died"] else 0
 
+# %% ../../nbs/slices/01_run.ipynb #d2a11a4b
+def _do(a):
+    if a.action in _ACTIONS: return _ACTIONS[a.action](a)
+    if not a.minutes > 0 or any(k < 1 for k in a.at_once or ()):
+        raise UserError("--minutes must be more than 0 and --at-once at least 1")
+    if not a.measure: return _do_slice(a)
+    measure(_inputs_of(a), a.out, a.at_once or (1, 2, 4), a.seconds)
+    return 0
+
+# %% ../../nbs/slices/01_run.ipynb #b432555d
+def _stop(*_): raise KeyboardInterrupt
+
+# %% ../../nbs/slices/01_run.ipynb #31bdb8df
 def main(
     argv=None, # default: the command line
 )->int: # 0: a slice ended well (whether or not runs are left), 1: a run failed, 2: a wrong request
     "The command `python -m catscans.slices`."
-    def stop(*_): raise KeyboardInterrupt
     try:
         a = _parser().parse_args(argv)
-        for s in (signal.SIGTERM, signal.SIGINT) if argv is None else (): signal.signal(s, stop)
+        for s in (signal.SIGTERM, signal.SIGINT) if argv is None else (): signal.signal(s, _stop)
         return _do(a)
-    except UserError as e: print(f"catscans: error: {' '.join(str(e).split())}", file=sys.stderr); return 2
-    except KeyboardInterrupt: print("interrupted", file=sys.stderr); return 130
+    except UserError as e:
+        print(f"catscans: error: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

@@ -19,6 +19,7 @@ from ..transfer.world import HERE, World
 # %% ../../nbs/study/00_plan.ipynb #8364c331
 PUBLISHED = "published"  # not a profile: the authors' record, to be drawn and audited
 
+# %% ../../nbs/study/00_plan.ipynb #18a55b03
 @dataclass(frozen=True)
 class Step:
     "One notebook of the study and the file that says that it is done."
@@ -34,10 +35,37 @@ class Step:
     def marker(self)->Path: return work_dir(self.profile, "state")/f"{self.slug}.json"  # running, done, failed
     @property
     def title(self)->str:
-        r = self.run
-        return f"{self.notebook} {self.profile}" if r is None else f"{r.kind} {r.source}" + (f" -> {r.target}" if r.target else "") + (f", seed {r.seed}" if len(get_profile(r.profile).seeds) > 1 else "")
+        if (r := self.run) is None: return f"{self.notebook} {self.profile}"
+        seed = f", seed {r.seed}" if len(get_profile(r.profile).seeds) > 1 else ""
+        return f"{r.kind} {r.source}" + (f" -> {r.target}" if r.target else "") + seed
 
 # %% ../../nbs/study/00_plan.ipynb #e0de25d1
+def _published(asked)->list: # of Step
+    "the drawings of the authors' record"
+    if asked: raise UserError("the authors' record is one whole: "
+                              "leave out --source, --target, --protocol and --seeds for published")
+    drawn, read = work_dir(PUBLISHED, "drawn"), dict(results=dict(profile=PUBLISHED), audit={})
+    return [Step(n, n, PUBLISHED, drawn/f"{n}.json", parameters) for n, parameters in read.items()]
+
+# %% ../../nbs/study/00_plan.ipynb #4c59685f
+def _runs(p, sources, targets, protocol, seeds)->list: # of Step
+    "the runs that a request asks for"
+    grid = runs(p, sources, targets, protocol, seeds)
+    if targets and not [r for r in grid if r.target]:
+        raise UserError(f"profile {p.name} has no pair of {', '.join(sources or ['any source'])} "
+                        f"and {', '.join(targets)}; its pairs are {', '.join('->'.join(x) for x in p.pairs)}")
+    names = lambda r: {k: v for k, v in asdict(r).items() if v is not None}
+    return [Step(r.slug, r.kind, p.name, r.record, names(r), r) for r in grid]
+
+# %% ../../nbs/study/00_plan.ipynb #6d6a4074
+def _of_all(p)->list: # of Step
+    "what follows from the whole grid, in the profile's protocol: distances and figures"
+    slug = f"similarity-{p.protocol}-s{p.seed}"
+    of = dict(profile=p.name, protocol=p.protocol, seed=p.seed)
+    return [Step(slug, "similarity", p.name, results_dir(p.name)/"records"/f"{slug}.json", of),
+            Step("results", "results", p.name, work_dir(p.name, "drawn")/"results.json", dict(profile=p.name))]
+
+# %% ../../nbs/study/00_plan.ipynb #184dd063
 def plan(
     profile:str,             # toy, lite, paper, power or published
     sources=None,            # only these sources
@@ -47,20 +75,11 @@ def plan(
 )->list: # of Step
     "Everything that a request asks for, in the order in which it is needed. Unknown names raise `UserError`."
     choose("profile", profile, (*PROFILES, PUBLISHED))
-    if profile == PUBLISHED:
-        if sources or targets or protocol or seeds: raise UserError("the authors' record is one whole: leave out --source, --target, --protocol and --seeds for published")
-        return [Step(n, n, profile, work_dir(profile, "drawn")/f"{n}.json", {} if n == "audit" else dict(profile=profile)) for n in ("results", "audit")]
+    if profile == PUBLISHED: return _published(sources or targets or protocol or seeds)
     p = get_profile(profile)
-    grid = runs(p, sources, targets, protocol, seeds)
-    if not [r for r in grid if r.target] and targets: raise UserError(f"profile {profile} has no pair of {', '.join(sources or ['any source'])} "
-        f"and {', '.join(targets)}; its pairs are {', '.join('->'.join(x) for x in p.pairs)}")
-    names = lambda r: {k: v for k, v in asdict(r).items() if v is not None}
-    steps = [Step(r.slug, r.kind, p.name, r.record, names(r), r) for r in grid]
-    if sources or targets or seeds or (protocol or p.protocol) != p.protocol: return steps   # figures show the whole grid, in the profile's protocol
-    all_of = dict(profile=p.name, protocol=p.protocol, seed=p.seed)
-    slug = f"similarity-{p.protocol}-s{p.seed}"
-    return [*steps, Step(slug, "similarity", p.name, results_dir(p.name)/"records"/f"{slug}.json", all_of),
-            Step("results", "results", p.name, work_dir(p.name, "drawn")/"results.json", dict(profile=p.name))]
+    steps = _runs(p, sources, targets, protocol, seeds)
+    part = sources or targets or seeds or (protocol or p.protocol) != p.protocol
+    return steps if part else [*steps, *_of_all(p)]
 
 # %% ../../nbs/study/00_plan.ipynb #fde2cb17
 def read_json(path):
@@ -73,8 +92,8 @@ def expected_settings(run, world=HERE):
     "what a record's settings must say today"
     p = world.profile(run.profile)
     recipe = world.recipe_for(p.recipe, run.kind, run.target or run.source, run.protocol, run.source)
-    return asdict(recipe) | dict(arch=p.arch, size=recipe.size or p.size, threads=p.threads, folds=p.folds, max_train=dict(p.max_train).get(run.target),
-                            max_images=dict(p.max_images).get(run.target or run.source))
+    cut = dict(max_train=dict(p.max_train).get(run.target), max_images=dict(p.max_images).get(run.target or run.source))
+    return asdict(recipe) | dict(arch=p.arch, size=recipe.size or p.size, threads=p.threads, folds=p.folds) | cut
 
 # %% ../../nbs/study/00_plan.ipynb #16207bd5
 KINDS = ("missing", "damaged", "settings", "source", "weights", "images", "drawn", "asked")   # of reasons
@@ -98,6 +117,7 @@ def _changed(old, now)->Why:
     said = [f"{k} was {old[k]}, is now {v}" for k, v in now.items() if k in old and old[k] != v]
     return Why(f"made with other settings: {'; '.join(said)}", "settings") if said else Why()
 
+# %% ../../nbs/study/00_plan.ipynb #b9c54ef6
 def _training_problem(step, got, world)->Why:
     "of a pretraining or fine-tuning"
     if got.get("slug") != step.slug: return Why(f"holds {got.get('slug')!r}", "damaged")
@@ -109,18 +129,21 @@ def _training_problem(step, got, world)->Why:
     if not was or old.get("source_relation") != "none": return Why()
     return Why() if _trained(step, world) in ("", was) else Why("its source was trained again", "source")
 
+# %% ../../nbs/study/00_plan.ipynb #0fbe54e5
 def _similarity_problem(step, got, world)->Why:
     "of the distances"
     p, old = world.profile(step.profile), got.get("settings", {})
     if "probe" in old: old = old | dict(probe=(old["probe"] or {}).get("name"))
     return _changed(old, dict(subsets=p.subsets, threads=p.threads, probe=p.probe))
 
+# %% ../../nbs/study/00_plan.ipynb #9078fb50
 def _drawing_problem(step, got, world)->Why:
     "of figures and tables"
     if got.get("drawn_from") != drawn_from(step): return Why("older than what it is drawn from", "drawn")
     gone = [f for f in got.get("files", []) if not (project_dir()/f).exists()]
     return Why(f"{gone[0]} is missing", "drawn") if gone else Why()
 
+# %% ../../nbs/study/00_plan.ipynb #a3213c8d
 def problem(
     step:Step,
     world:World=HERE,  # whose profiles and recipes count
@@ -133,12 +156,18 @@ def problem(
     return of(step, got, world)
 
 # %% ../../nbs/study/00_plan.ipynb #b069a00a
-def _code(path): return [("".join(c["source"])) for c in json.loads(Path(path).read_text())["cells"] if c["cell_type"] == "code"]
+def _code(path):
+    cells = json.loads(Path(path).read_text())["cells"]
+    return ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
 
+def _drawn_with(f)->bool:
+    "is this a file of the package that figures depend on?"
+    return f.is_file() and f.parent.name not in ("study", "slices") and f.name != "_modidx.py" and f.suffix != ".pyc"
+
+# %% ../../nbs/study/00_plan.ipynb #925a4b01
 def drawn_from(step)->str:
     "a digest of everything that the figures of a step depend on"
-    package = Path(str(files("catscans")))
-    src = [f for f in package.rglob("*") if f.is_file() and f.parent.name not in ("study", "slices") and f.name != "_modidx.py" and f.suffix != ".pyc"]
+    src = [f for f in Path(str(files("catscans"))).rglob("*") if _drawn_with(f)]
     # the audit sets beside the authors' record what we obtained on real images
     of = [p.name for p in PROFILES.values() if not p.watermark] if step.notebook == "audit" else [step.profile]
     records = [f for p in of for f in (results_dir(p)/"records").glob("*.json")]
@@ -155,6 +184,7 @@ def starts_from(step, world=HERE):
         p = world.profile(step.profile)
         if p.probe.startswith("source:"): return Run(p.probe.removeprefix("source:"), None, p.name, p.protocol, p.seed)
 
+# %% ../../nbs/study/00_plan.ipynb #19a70425
 def with_needs(
     steps:list, # of Step
     why:dict,   # slug -> why, of those that have to run
@@ -164,10 +194,12 @@ def with_needs(
     why = dict(why)
     need = {r.slug for s in steps if s.slug in why and (r := starts_from(s, world))}
     for s in steps:
-        if s.slug in need and s.slug not in why and not s.run.weights.exists(): why[s.slug] = Why("its weights are needed", "weights")
+        lacking = s.slug in need and s.slug not in why and not s.run.weights.exists()
+        if lacking: why[s.slug] = Why("its weights are needed", "weights")
         if s.notebook == "results" and why: why.setdefault(s.slug, Why("older than what it is drawn from", "drawn"))
     return {s.slug: why[s.slug] for s in steps if s.slug in why}
 
+# %% ../../nbs/study/00_plan.ipynb #e0000129
 def todo(
     steps:list, # of Step
     world:World=HERE, # whose profiles and recipes count
@@ -175,12 +207,14 @@ def todo(
     "The steps that have to run, and why."
     why = {s.slug: w for s in steps if (w := problem(s, world))}
     for s in steps:                     # what starts from a source that will be trained anew starts anew
-        if s.slug not in why and (r := starts_from(s, world)) and r.slug in why and why[r.slug].kind == "settings": why[s.slug] = Why("its source is trained again", "source")
+        if s.slug in why or not (r := starts_from(s, world)) or r.slug not in why: continue
+        if why[r.slug].kind == "settings": why[s.slug] = Why("its source is trained again", "source")
     return with_needs(steps, why, world)
 
 # %% ../../nbs/study/00_plan.ipynb #5939c0a4
 def notebook(name:str)->Path:
-    "The source of a paper notebook."
+    "The source of a paper notebook; `UserError` outside a clone of the project."
     path = project_dir()/"nbs"/"paper"/f"{name}.ipynb"
-    if not path.exists(): raise UserError(f"no notebook {path}: the study runs inside a clone of its project; go there, or name it in CATSCANS_PROJECT")
-    return path
+    if path.exists(): return path
+    raise UserError(f"no notebook {path}: the study runs inside a clone of its project; "
+                    "go there, or name it in CATSCANS_PROJECT")
