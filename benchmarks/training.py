@@ -101,7 +101,7 @@ def step(o):
     trainer = _trainer(o)
     theta = draw_affine(o.batch, trainer.recipe, o.size, np.random.default_rng(0))
     batch = np.arange(o.batch), theta, y[:o.batch].astype("int32"), np.ones(o.batch, "float32")
-    def repeat(steps): trainer._on.steps(x, *([v]*steps for v in batch))
+    def repeat(steps): trainer.engine.steps(x, *([v]*steps for v in batch))
     return repeat, trainer.model.count_params()
 
 def _network(o, loss):

@@ -71,8 +71,8 @@ y = np.arange(96) % 2
 x = (rng.integers(0, 200, (96, 32, 32, 3)) + 50*y[:, None, None, None]).astype("uint8")
 t = Trainer(2, 32, Recipe(lr=1e-4, batch=16, epochs=2, dropout=0., precision="float32"), "resnet50-conv2")
 if how != "as it comes":
-    t._on.k = 4
-    if how == "streamed": t.resident, t._seen = False, (x.shape, 16)
+    t.engine.k = 4
+    if how == "streamed": t.resident, t.checked = False, (x.shape, 16)
 train = np.arange(80)                     # five batches: one dispatch of four, one that is filled up
 loss = [h["loss"] for h in fit(t, x, y, train, seed=1)]
 t.recalibrate(x, train); p = t.predict(x, np.arange(96))

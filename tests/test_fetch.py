@@ -607,7 +607,7 @@ FORMS = {"folder": ("pets", None), "labels.csv": ("pets", {"labels.csv": ROWS.re
 @pytest.mark.parametrize("form", FORMS)
 def test_add_and_find_again(lands, form, capsys):
     mine, (given, more) = lands/"mine", FORMS[form]
-    fill(mine, PETS if form in ("folder", "labels.csv", "table.csv", "table.txt") else {}); own = {**({"labels.csv": None} if form == "labels.csv" else {})}
+    fill(mine, PETS if form in ("folder", "labels.csv", "table.csv", "table.txt") else {})
     for n, b in (more or {}).items(): (mine/("pets/labels.csv" if form == "labels.csv" else n)).write_bytes(b)
     assert main(["data", "add", str(mine/given), "--name", "friends"]) == 0
     out, err = capsys.readouterr()

@@ -20,7 +20,11 @@ ASKS = r"keras\.(?:src\.)?(?:backend|config)"   # which backend, and how it is s
 BACKEND_ROOMS = {"models/backend.py", "training/engines.py"}
 # file -> why it may; an exception that nothing needs any more is an offence, too
 BACKEND_EXCEPTIONS = {}
-HIDDEN_EXCEPTIONS = {}
+HIDDEN_EXCEPTIONS = {
+    "core/basics.py": "asks whether TensorFlow was imported first: then oneDNN can no longer be asked for",
+    "core/faces.py": "makes the faces, which are lazy",
+    "study/notebooks.py": "spares papermill a dependency that takes two seconds, no file of ours",
+}
 
 File = namedtuple("File", "where module package tree")   # where: path below the package's folder
 Import = namedtuple("Import", "file line module name bound late")   # late: libraries imported in the same function, None at the top
@@ -203,8 +207,9 @@ def excepted(found, allowed, root):
     return [say(*sentence) for sentence in dict.fromkeys(found) if sentence[0].where not in allowed] + unused
 
 
-def backends(root, exceptions=BACKEND_EXCEPTIONS):
+def backends(root, exceptions=None):
     "5. Which backend Keras runs on is asked in two rooms only."
+    if exceptions is None: exceptions = BACKEND_EXCEPTIONS if root == PACKAGE else {}
     found, todo = [], f"move it to {' or '.join(sorted(BACKEND_ROOMS))}"
     library = re.compile(rf"(tensorflow|jax|jaxlib|torch|{ASKS})(\..*)?")
     for f in files(root).values():
@@ -226,7 +231,7 @@ names = lambda name: getattr(face(name), "__all__", ())
 faces = sorted(p.parent.name for p in root.glob("*/__init__.py"))
 before = set(sys.modules)
 for name in faces: face(name)
-expected = {root.name, *(f"{root.name}.{name}" for name in faces)}
+expected = {root.name, f"{root.name}.core.faces", *(f"{root.name}.{name}" for name in faces)}   # core.faces makes them lazy
 for m in sorted(set(sys.modules) - before - expected):
     if m.split(".")[0] == root.name or m in sys.argv[2:]: found.append(["", m, "eager"])
 for name in faces:
@@ -279,8 +284,9 @@ def eager(root):
     return [f"{face or '*'}/__init__.py:1: {texts[how].format(name)}" for face, name, how in taken(root) if how in texts]
 
 
-def hidden(root, exceptions=HIDDEN_EXCEPTIONS):
+def hidden(root, exceptions=None):
     "7. Outside faces nothing is imported by a string, no module is swapped, and no file is reached by attribute."
+    if exceptions is None: exceptions = HIDDEN_EXCEPTIONS if root == PACKAGE else {}
     found, todo = [], "import the file at the top by its name, or hand in what is needed as an argument"
     string = re.compile(r"(importlib\.)?(import_module|__import__)|sys\.modules")
     by_attribute = re.compile(rf"{root.name}\.({'|'.join(FOLDERS)})")

@@ -17,11 +17,11 @@ from catscans.study.plan import plan
 
 
 def images(fingerprint, size=32): return Images(np.zeros((4, size, size, 3), "uint8"), np.arange(4) % 2, None, ["a", "b"], None, fingerprint, "toy-dtd", np.arange(4).astype(str))
-def of_transfer(run, world=HERE): return Job(run, get_profile(run.profile), recipe_for("toy", run.kind, run.target, run.protocol), 32, world=world)
+def job_of(run, world=HERE): return Job(run, get_profile(run.profile), recipe_for("toy", run.kind, run.target, run.protocol), 32, world=world)
 
 
 def test_weights_of_other_images_are_refused():
-    job = of_transfer(Run("toy-dtd", "toy-chest"))
+    job = job_of(Run("toy-dtd", "toy-chest"))
     with examples.example_project():
         with pytest.raises(UserError, match="toy-dtd was pretrained on other images"): _source_weights(job, images("other"))
         same = store.read(Run("toy-dtd").record)["data"]["source"]["fingerprint"]
@@ -35,7 +35,7 @@ def test_a_source_larger_than_the_target_is_compared_at_its_own_size():
     with examples.example_project():
         same = store.read(Run("toy-dtd").record)["data"]["source"]["fingerprint"]
         world = World(images_of=lambda name, profile, size, protocol: asked.append((name, size)) or images(same))
-        with pytest.raises(UserError) as e: _source_weights(of_transfer(run, world), images("at another size", 16))
+        with pytest.raises(UserError) as e: _source_weights(job_of(run, world), images("at another size", 16))
         assert "other images" not in str(e.value) and asked == [("toy-dtd", 32)]
 
 

@@ -11,7 +11,7 @@ __all__ = ['MANIFEST', 'FetchError', 'load_json', 'save_json', 'Resume', 'checks
 import json, os, re, shutil, sys, time
 from contextlib import contextmanager
 from pathlib import Path
-from ..core.basics import UserError
+from ..core.basics import method_of, UserError
 from ..core.files import atomic, data_dir
 from .catalogue import CATALOGUE, short
 from .archives import ARCHIVES, HIDDEN_KINDS, KIND_NAMES, PACKED, extract, hidden_folder, kind
@@ -69,7 +69,8 @@ class Resume:
         self.note.unlink(missing_ok=True)
 
 # %% ../../nbs/datasets/09_fetch.ipynb #7c75dd3d
-def _ask(self:Resume, url):
+@method_of(Resume)
+def _ask(self, url):
     "The headers that ask for what is missing, and how many bytes there are already."
     note = load_json(self.note, {}) if self.have() else {}
     same, have = note.get("url") == url and note.get("validator"), self.have()
@@ -80,7 +81,8 @@ def _ask(self:Resume, url):
     if have and same: head["If-Range"] = note["validator"]
     return head, have, have and note.get("url") == url and note.get("total") == have
 
-def _first(self:Resume, r, have):
+@method_of(Resume)
+def _first(self, r, have):
     "The position of the first byte that this answer holds."
     if r.status_code in _BUSY:
         wait = r.headers.get("Retry-After", "")
@@ -92,10 +94,10 @@ def _first(self:Resume, r, have):
         self.forget(); raise _Again("the server went on with another file, or at another place than asked")
     if r.status_code != 200: raise FetchError(f"HTTP {r.status_code} {r.reason}")
     return 0
-Resume._ask, Resume._first = _ask, _first
 
 # %% ../../nbs/datasets/09_fetch.ipynb #4eda814c
-def _once(self:Resume, url):
+@method_of(Resume)
+def _once(self, url):
     "One connection."
     import requests, urllib3
     head, have, whole = self._ask(url)
@@ -117,7 +119,8 @@ def _once(self:Resume, url):
     except OSError as e: raise UserError(f"{self.part} cannot be written ({e.strerror or e}); what has come so far is kept") from e
     if total is not None and self.have() != total: raise _Again(f"the connection was cut at {self.have():,} of {total:,} bytes")
 
-def _receive(self:Resume, r, first, total):
+@method_of(Resume)
+def _receive(self, r, first, total):
     "Write what comes, from the position `first` on."
     from tqdm import tqdm
     with open(self.part, "r+b" if first else "wb") as out, tqdm(total=total, initial=first, unit="B", unit_scale=True, leave=False, file=sys.stderr,
@@ -125,14 +128,14 @@ def _receive(self:Resume, r, first, total):
         out.seek(first); out.truncate()
         for chunk in r.raw.stream(1 << 18, decode_content=False): out.write(chunk); bar.update(len(chunk))
 
-def _room(self:Resume, n):
+@method_of(Resume)
+def _room(self, n):
     if n and n > (free := shutil.disk_usage(self.part.parent).free):
         raise UserError(f"{self.part.name.removesuffix('.part')}: {size_text(n)} are still to come, {size_text(free)} are free in {self.part.parent}; make room, or set CATSCANS_DATA to another disk")
 
 def _reason(e):
     while isinstance(inner := getattr(e, "reason", None) or (e.args[0] if e.args else None), BaseException): e = inner
     return printable_name(re.sub(r"<[^>]*>:? ?|^\(|\)$", "", str(e.args[0] if e.args else e)), 160) or type(e).__name__
-Resume._once, Resume._receive, Resume._room = _once, _receive, _room
 
 # %% ../../nbs/datasets/09_fetch.ipynb #1ce876b0
 MANIFEST = "fetched.json"

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['RESAMPLE', 'UNREADABLE', 'decode', 'Listing', 'Images', 'hashed_pixels', 'sealed_hash', 'as_texts', 'fingerprint',
-           'Swapped', 'montage', 'image_statistics']
+           'subset', 'Swapped', 'montage', 'image_statistics']
 
 # %% ../../nbs/datasets/03_images.ipynb #220b36c8
 import hashlib, io, json, struct, zipfile, zlib
 from dataclasses import dataclass, replace
 import numpy as np
-from ..core.basics import UserError, counted
+from ..core.basics import counted, method_of, UserError
 
 # %% ../../nbs/datasets/03_images.ipynb #0b308608
 def _to_rgb(im):
@@ -123,7 +123,8 @@ def fingerprint(x, y, groups, classes)->str: # `core.basics.digest` of them
     x = np.asarray(x)
     return sealed_hash(hashed_pixels(x.shape, [np.ascontiguousarray(x).data], x.dtype), y, groups, classes)
 
-def _subset(self:Images,
+@method_of(Images)
+def subset(self,
     index, # positions, or a mask
 )->Images:
     "These images, in memory, with a fingerprint of their own."
@@ -131,7 +132,6 @@ def _subset(self:Images,
     index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
     x, y, groups, split = (None if v is None else v[index] for v in (self.x, self.y, self.groups, self.split))
     return Images(x, y, groups, self.classes, self.card, fingerprint(x, y, groups, self.classes), self.name, self.paths[index], split, self.left_out)
-Images.subset = _subset
 
 # %% ../../nbs/datasets/03_images.ipynb #91049a08
 # what Pillow and zipfile raise on damaged input

@@ -10,7 +10,7 @@ __all__ = ['auc_summary', 'drawn_rows', 'counted_folds', 'fig3', 'rank_heatmap',
 import numpy as np, pandas as pd
 from ..core.basics import counted
 from ..core.protocols import setting
-from ..records.view import Study, study
+from ..records.view import of_study, Study
 from ..metrics.comparisons import friedman_nemenyi, minus_baseline
 from ..datasets.catalogue import DATASETS, label, origin
 from .style import ORIGIN, canvas, colour, legend, styled
@@ -35,7 +35,7 @@ def counted_folds(sources):
 
 def _absent(st, source, target):
     "Why a pair has no number."
-    if st.profile == "published": return "not recorded"
+    if st.of_authors: return "not recorded"
     archives = [DATASETS[n].archive for n in (source, target) if n in DATASETS]      # LC25000 and its two lung classes are the same images
     return "self pair: left out" if source == target or len(archives) == 2 and archives[0] and archives[0] == archives[1] else "not run"
 
@@ -47,13 +47,13 @@ def _origins(st):
     return [Patch(color=ORIGIN[o], label=names[o]) for o in ORIGIN if o in there]
 
 @styled
+@of_study
 def fig3(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 ):
     "AUC per source and target: mean over folds, one standard deviation."
     from matplotlib.patches import Patch
     from matplotlib.lines import Line2D
-    st = study(profile)
     data = auc_summary(st.fold_auc())
     sd = ("sd_population", "sd_sample")[setting("error_bars", st.protocol)["fig3"]]
     rows, n = drawn_rows(st), len(st.targets)
@@ -85,11 +85,11 @@ def fig3(
 
 # %% ../../nbs/figures/01_auc.ipynb #8e6015db
 @styled
+@of_study
 def rank_heatmap(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 ):
     "Rank of each source on each target by mean AUC; 1 is the best."
-    st = study(profile)
     data = auc_summary(st.fold_auc())
     rows = drawn_rows(st)
     rank, mean = (data.pivot(index="source", columns="target", values=v).reindex(index=rows, columns=st.targets) for v in ("rank", "mean"))
@@ -114,20 +114,20 @@ def rank_heatmap(
     return fig
 
 # %% ../../nbs/figures/01_auc.ipynb #262c42b8
+@of_study
 def gain_frame(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->pd.DataFrame: # target, source, mean_difference, lo, hi, t, p, p_holm, wins, k
     "AUC minus the baseline's with the corrected 95 % interval."
-    st = study(profile)
     df = st.fold_auc()
     return pd.concat([minus_baseline(df[df.target == t], st.baseline_of(t)) for t in st.targets], ignore_index=True)
 
 @styled
+@of_study
 def gain(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 ):
     "Each source's AUC minus the baseline's: mean difference and corrected 95 % interval."
-    st = study(profile)
     data = gain_frame(st)
     rows = [*st.sources, "mean of sources"]
     per = "the self pair" if st.baseline == "self" else "random initialisation"
@@ -154,11 +154,11 @@ def gain(
 # %% ../../nbs/figures/01_auc.ipynb #60acbb44
 def comparable(st): return [t for t in st.targets if sum(u == t for _, u in st.pairs) >= 3]     # ranks of two sources say nothing
 
+@of_study
 def rank_frame(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->pd.DataFrame: # target, source, mean_rank, critical_difference, chi2, p, groups
     "Mean ranks over folds and the runs of sources that Nemenyi's criterion does not separate."
-    st = study(profile)
     df, out = st.fold_auc(), []
     for t in comparable(st):
         f = friedman_nemenyi(df, t)
@@ -167,11 +167,11 @@ def rank_frame(
     return pd.DataFrame(out)
 
 @styled
+@of_study
 def critical_difference(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 ):
     "Critical-difference diagram of each target."
-    st = study(profile)
     data = rank_frame(st)
     most = data.groupby("target").size().max()
     high = .5+.13*-(-most//2)+.24

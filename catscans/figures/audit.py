@@ -14,7 +14,7 @@ from ..core.basics import p_text
 from ..core.files import atomic, figures_dir
 from ..core.grid import PAPER_SOURCES, PAPER_TARGETS
 from ..records import authors
-from ..records.view import Study, study
+from ..records.view import study
 from ..datasets.catalogue import label
 from ..published import pairs, evidence
 from ..published.claims import copied, learning_rates, random_draws, triangle_violations
@@ -39,17 +39,10 @@ def verdict_table(
 TARGET_COLOUR = dict(zip(PAPER_TARGETS, TARGETS))
 MINUS = str.maketrans("-", "−")
 
-@dataclasses.dataclass(frozen=True)
-class _OfRecord(Study):
-    "The authors' study, with the numbers of any record."
-    rec:object = None
-    def fold_auc(self): return authors.fold_auc(self.rec)
-
 # %% ../../nbs/figures/13_audit.ipynb #10f6e3b4
 def _study(rec):
-    rec, st = authors.record(rec), study("published")
-    values = {f.name: getattr(st, f.name) for f in dataclasses.fields(st)}
-    return _OfRecord(**values | dict(watermark="" if own(rec) else "another record"), rec=rec)
+    rec = authors.record(rec)
+    return dataclasses.replace(study("published"), rec=rec, watermark="" if own(rec) else "another record")
 
 def _canvas(rec, title, size, rows=1, cols=1, what="", more="", **kw):
     more = re.sub(r" ([=<]) ", "\u00a0\\1\u00a0", more).translate(MINUS) if " = " in more or " < " in more else more   # "ρ = 0.83" stays on one line

@@ -9,7 +9,7 @@ __all__ = ['FALLING', 'DASHES', 'fall_frame', 'curves']
 import numpy as np, pandas as pd
 from ..core.basics import UserError, choose
 from ..records import frames
-from ..records.view import Study, study
+from ..records.view import of_study, Study
 from ..datasets.catalogue import label, origin
 from .style import canvas, colour, legend, styled
 from .auc import drawn_rows
@@ -23,13 +23,13 @@ def _fall(loss):
     last = loss[-max(4, -(-len(loss)//4)):]   # two epochs alone would measure the noise of a small training set
     return 100*(1 - np.exp(np.polyfit(np.arange(len(last)), np.log(last), 1)[0])) if len(last) > 1 and (last > 0).all() else np.nan
 
+@of_study
 def fall_frame(
-    profile:str|Study,  # "toy", "lite", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
     by:str="fold",      # "fold": every training; "run": the mean loss over a run's folds
 )->pd.DataFrame: # kind, source, target, (fold), epochs, last_loss, fall_percent
     "How fast the training loss still fell when each training ended."
-    st = study(profile)
-    if st.profile == "published": raise UserError("the authors' record holds no losses: learning curves need profile toy, lite or paper")
+    if st.of_authors: raise UserError("the authors' record holds no losses: learning curves need profile toy, lite or paper")
     h = frames.histories(st.profile, st.protocol)
     h = h[[(s in st.sources if pd.isna(t) else (s, t) in st.pairs) for s, t in zip(h.source, h.target)]]
     key = ["kind", "source", "target"] + (["fold"] if choose("by", by, ("fold", "run")) == "fold" else [])
@@ -40,12 +40,12 @@ def fall_frame(
 DASHES = ("-", (0, (4, 1.2)), (0, (1.2, 1.2)), (0, (6, 1.2, 1.2, 1.2)), (0, (2.5, 2.5)), (0, (4, 1, 1, 1, 1, 1)))*3   # sources of one origin share a colour
 
 @styled
+@of_study
 def curves(
-    profile:str|Study,  # "toy", "lite", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 ):
     "Training loss of every run, and how fast it still fell at the end."
     from matplotlib.lines import Line2D
-    st = study(profile)
     data, mean = fall_frame(st), fall_frame(st, "run")
     h = frames.histories(st.profile, st.protocol)
     parts = [("pretraining", None), *((label(t), t) for t in st.targets)]

@@ -9,7 +9,7 @@ __all__ = ['shown_images', 'fig1', 'fig2']
 import numpy as np, pandas as pd
 from ..core.basics import UserError, seed_for
 from ..core.grid import get_profile
-from ..records.view import Study, study
+from ..records.view import of_study, Study
 from ..datasets.catalogue import DATASETS, label
 from ..datasets.loading import load
 from .style import GREY, TARGETS, canvas, colour, styled
@@ -26,14 +26,14 @@ def shown_images(name, n, size, seed=0):
     return np.stack([images.x[j] for *_, j in sorted(turn)[:n]]), card
 
 @styled
+@of_study
 def fig1(
-    profile:str|Study,  # "toy", "lite", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
     n:int=9,            # images per row
     size:int|None=None, # side of an image in pixels; default: what a network sees for generated images, 96 for real ones
 ):
     "Example images of every dataset."
-    st = study(profile)
-    if st.profile == "published": raise UserError("the authors' record holds no images: Fig. 1 needs profile toy, lite or paper")
+    if st.of_authors: raise UserError("the authors' record holds no images: Fig. 1 needs profile toy, lite or paper")
     names, seen = list(dict.fromkeys((*st.sources, *st.targets))), get_profile(st.profile).size
     size = size or (seen if st.watermark else 96)
     shown = [shown_images(name, n, size) for name in names]
@@ -75,12 +75,12 @@ def _fold_icon(ax, x, y, k, color, cell=.085):
 
 # %% ../../nbs/figures/03_design.ipynb #78a446eb
 @styled
+@of_study
 def fig2(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 ):
     "The design of the study, drawn from its runs: sources, pretraining, fine-tuning per target, folds, distances."
-    st = study(profile)
-    published = st.profile == "published"
+    published = st.of_authors
     rows, k = drawn_rows(st), 5 if published else get_profile(st.profile).folds
     n, m, step = len(rows), len(st.targets), .36
     given = {"imagenet"} if published else set()                                # a source that came with its weights

@@ -12,7 +12,7 @@ from ..core.basics import UserError, p_text
 from ..core.protocols import setting
 from ..records import authors, frames
 from ..records.authors import record
-from ..records.view import Study, study
+from ..records.view import of_study, Study
 from ..metrics.correlation import correlation, correlation_table, printed_as_rho
 from ..datasets.catalogue import label, origin
 from ..similarity.measure import observer
@@ -22,34 +22,34 @@ from .style import TARGETS, canvas, legend, styled
 # %% ../../nbs/figures/02_distance.ipynb #164f48a8
 MEASURES = {"experts": "Experts (Hamming distance)", "task2vec_cosine": "Task2Vec (cosine distance)"}
 
+@of_study
 def measures(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->dict: # measure -> title
     "`MEASURES`, with experts that are no people called what they are."
-    st = study(profile)
     who = observer(st.profile, st.protocol)
     return MEASURES | ({"experts": f"Experts: {who}"} if who else {})
 
+@of_study
 def observed(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->str: # empty: there is nothing to say
     "A sentence on experts that are no people."
-    st = study(profile)
     who = observer(st.profile, st.protocol)
     return f"Experts: the answers are those of {who}, not of people." if who else ""
 
 def distances_of(st):
-    if st.profile != "published": return frames.distances(st.profile, st.protocol)
+    if not st.of_authors: return frames.distances(st.profile, st.protocol)
     return pd.concat([authors.distances(name, protocol=st.protocol).rename("value").reset_index().assign(measure=m)
                       for m, name in (("experts", "experts"), ("task2vec_cosine", "task2vec"))])
 
 def _fig4_sd(st): return ("sd_population", "sd_sample")[setting("error_bars", st.protocol)["fig4"]]
 
+@of_study
 def transfer_frame(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->pd.DataFrame: # measure, source, target, distance, transferability, sd_sample or sd_population, self_pair
     "Distance and mean transferability (Eq. 1 per fold) of every pair that has both; self pairs only where the protocol has them in."
-    st = study(profile)
     sd, self_pairs = _fig4_sd(st), setting("self_pairs", st.protocol)
     t = transferability_frame(st.fold_auc(), st.baseline).groupby(["source", "target"], sort=False).transferability
     t = pd.DataFrame(dict(transferability=t.mean(), **{sd: t.std(ddof=int(sd == "sd_sample"))})).reset_index()
@@ -76,7 +76,7 @@ def _correlation_lines(st, d, measure):
     if c["undefined"]: return f"no correlation: {c['undefined']}"
     def line(name, key):
         ci = f"  [{c[f'{key}_lo']:.2f}, {c[f'{key}_hi']:.2f}]" if c[f"{key}_lo"] is not None else ""
-        said = f"\n     which the text prints as “Spearman's ρ = {printed_rho(measure):.2f}”" if st.profile == "published" and key == printed_as_rho(st.protocol) else ""
+        said = f"\n     which the text prints as “Spearman's ρ = {printed_rho(measure):.2f}”" if st.of_authors and key == printed_as_rho(st.protocol) else ""
         return f"{name} = {c[key]:.3f}{ci}{said}".replace("-", "−")
     inside = f"\n{within_text(c)}".rstrip().replace("-", "−")
     return f"{line('Pearson r', 'pearson_r')}\n{line('Spearman ρ', 'spearman_rho')}{inside}\nn = {c['n']} pairs"
@@ -91,13 +91,13 @@ def within_text(
 
 # %% ../../nbs/figures/02_distance.ipynb #d5bc5c38
 @styled
+@of_study
 def fig4(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 ):
     "Transferability against the experts' and the Task2Vec distance."
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
-    st = study(profile)
     data = transfer_frame(st)
     there = [m for m in MEASURES if (data.measure == m).any()]
     if not there: raise UserError(f"profile {st.profile} has no distances of its pairs: run its similarity notebook first")
@@ -105,7 +105,7 @@ def fig4(
     fig, [axes] = canvas(st, "Transferability against distance", (7.2, 4.2), 1, len(there), f"{data.groupby('measure').size().max()} pairs",
         f"Baseline AUC($D_T$): {per}. Lines: standard deviation over folds (divisor {'n' if sd == 'sd_population' else 'n-1'}). Intervals: 95 % bootstrap over pairs."
         + " Within targets: sources of one target compared, p by permutation."
-        + (" ImageNet's Task2Vec distances are STL-10's: it was never embedded." if st.profile == "published" else "") + f" {observed(st)}".rstrip(), sharey=True)
+        + (" ImageNet's Task2Vec distances are STL-10's: it was never embedded." if st.of_authors else "") + f" {observed(st)}".rstrip(), sharey=True)
     titles = measures(st)
     for ax, m in zip(axes, there):
         d = data[data.measure == m]
@@ -129,13 +129,13 @@ def fig4(
     return fig
 
 # %% ../../nbs/figures/02_distance.ipynb #3b2968fa
+@of_study
 def correlations(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->pd.DataFrame:
     "Correlation of distance and transferability for all pairs and for those not in doubt; tests by permutation."
-    st = study(profile)
     data, out = transfer_frame(st), []
-    doubt = ("imagenet",) if st.profile == "published" else ()
+    doubt = ("imagenet",) if st.of_authors else ()
     for m, d in data.groupby("measure", sort=False):
         try: t = correlation_table(d.reset_index(drop=True), "distance", "transferability", without=doubt)
         except UserError as e: t = pd.DataFrame([dict(pairs="all", n=len(d), permutation=str(e))])

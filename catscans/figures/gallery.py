@@ -12,7 +12,7 @@ from ..core.basics import UserError
 from ..core.grid import get_profile
 from ..core.protocols import setting
 from ..records import store
-from ..records.view import Study, study
+from ..records.view import of_study, Study
 from ..metrics import ranking
 from ..metrics.comparisons import holm
 from ..datasets.catalogue import family, label
@@ -24,7 +24,7 @@ from .distance import MEASURES, distances_of, measures
 def _scores(st):
     "the distances of a profile and, where its record holds them, the other estimates: measure, source, target, score"
     d = distances_of(st).rename(columns={"value": "score"})[["measure", "source", "target", "score"]]
-    if st.profile == "published": return d
+    if st.of_authors: return d
     more = similarity_record(st).get("estimates")
     return pd.concat([d, pd.DataFrame(more).rename(columns={"value": "score"})[list(d)]], ignore_index=True) if more else d
 
@@ -33,11 +33,11 @@ def similarity_record(st):
     p = get_profile(st.profile)
     return store.read(store.path_of(dict(kind="similarity", profile=p.name, protocol=st.protocol, seed=p.seed)))
 
+@of_study
 def pairs_of(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->dict: # measure -> target, source, score, auc, group: as `metrics.ranking.agreement` takes them
     "Score and mean AUC of every pair, per measure."
-    st = study(profile)
     auc = st.fold_auc().groupby(["source", "target"], sort=False).auc_ovr_weighted.mean().rename("auc").reset_index()
     d = _scores(st).merge(auc, on=["source", "target"])
     d = d[(d.source != "random") & ((setting("self_pairs", st.protocol) == "include") | (d.source != d.target))].assign(group=d.target.map(family))
@@ -60,7 +60,7 @@ def direction(
 
 def _directions(st, many):
     "which way each measure points: as its record says, which may know estimators that this process has never met, else as its card"
-    said = {} if st.profile == "published" else similarity_record(st)["settings"].get("directions", {})
+    said = {} if st.of_authors else similarity_record(st)["settings"].get("directions", {})
     return {m: said[m] if m in said else direction(m) for m in many}
 
 # %% ../../nbs/figures/08_gallery.ipynb #a2ed1f52
@@ -178,20 +178,22 @@ def panels(
     return fig
 panels = styled(panels)
 
+@of_study
 def estimators(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
     **kw,               # of `panels`
 ):  # matplotlib Figure
     "Fig. 4 of a profile with one panel per measure of its similarity record, the paper's two first."
-    st, many = study(profile), pairs_of(profile)
+    many = pairs_of(st)
     return panels(many, fold_noise(st.fold_auc()), _directions(st, many), titles=measures(st), st=st, more="Noise is that between folds, not that between pretrainings, so the ceiling is too high; it is 0, "
                   "and its regret that of chance, where the sources differ no more than noise does: then no score can be told from chance.", **kw)
 
+@of_study
 def estimator_table(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->pd.DataFrame:
     "The numbers of `estimators`, one row per measure."
-    st, many = study(profile), pairs_of(profile)
+    many = pairs_of(st)
     t = table(many, fold_noise(st.fold_auc()), _directions(st, many)).reset_index().rename(columns=dict(estimator="measure"))
     keep = ["measure", "pairs", "targets", "permutation_p", "permutation_p_holm", *(f"{k}{e}" for k in _NAMES for e in ("", "_lo", "_hi", "_ceiling")), "regret_random"]
     values = {f"{k} per target": ["; ".join(f"{label(u)} {v:.2f}" for u, v in (x or {}).items() if not pd.isna(v)) for x in t[f"{k}_values"]] for k in _NAMES}

@@ -9,7 +9,7 @@ __all__ = ['atlas_of', 'matrices_of', 'atlas']
 import numpy as np, pandas as pd
 from ..core.basics import UserError
 from ..records import authors
-from ..records.view import Study, study
+from ..records.view import of_study, Study
 from ..datasets.catalogue import label, origin
 from ..similarity.measure import matrix, plane
 from .style import GREY, ORIGIN, canvas, colour, legend, styled
@@ -17,12 +17,12 @@ from .distance import MEASURES, measures
 from .gallery import TITLES, similarity_record
 
 # %% ../../nbs/figures/07_maps.ipynb #215f683d
+@of_study
 def matrices_of(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->dict: # measure -> datasets x datasets
     "Every symmetric distance between all datasets of a profile that its record holds; the paper's two first."
-    st = study(profile)
-    if st.profile == "published":                      # the experts' distances are known from sources to targets only
+    if st.of_authors:                      # the experts' distances are known from sources to targets only
         got = dict(task2vec_cosine=authors.matrix("cosine_all_cross"), task2vec_scaled_cosine=authors.matrix("scaled_cosine_all_cross"))
     else:
         rec = similarity_record(st)
@@ -118,12 +118,13 @@ atlas_of = styled(atlas_of)
 def _colour(kind):
     return ORIGIN[kind]
 
+@of_study
 def atlas(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 ):  # matplotlib Figure
     "The datasets of a profile in two dimensions under each distance that its record holds."
-    st, got = study(profile), matrices_of(profile)
-    published = st.profile == "published"
+    got = matrices_of(st)
+    published = st.of_authors
     probe = "" if published else (similarity_record(st)["settings"].get("probe") or {}).get("name", "")
     told = f"The probe was trained on {label(probe.removeprefix('source:'))}, and sees that dataset with other eyes than the rest." if probe.startswith("source:") else ""
     return atlas_of(got, st, f"{max(map(len, got.values()))} datasets" if got else "",

@@ -14,7 +14,7 @@ from ..core.files import atomic, data_dir, figures_dir, results_dir, work_dir
 from ..core.grid import PROFILES, get_profile
 from ..records import frames
 from ..records.frames import fixed_cost_line
-from ..records.view import Study, study
+from ..records.view import of_study, study, Study
 from ..datasets.catalogue import label
 from .style import markdown, provenance, save, save_table, small
 from .auc import auc_summary, comparable, critical_difference, fig3, gain, gain_frame, rank_heatmap
@@ -40,13 +40,13 @@ _MAKE = dict(table1_datasets=table1, fig1_samples=fig1, fig2_design=fig2, table2
     fig9_gallery=estimators, table8_estimators=estimator_table, fig10_atlas=atlas, fig11_seeds=seeds)
 _ONLY_OURS = ("fig1_samples", "fig8_curves", "table5_metrics", "table7_cost")
 
+@of_study
 def why_not(
-    profile:str|Study,  # "published", "toy", ... or `study(...)` for a part of a grid
+    st:Study|str,  # what is shown; a profile's name stands for all of it
     name:str,           # of a table or figure
 )->str: # empty: it can be drawn
     "Why a profile, or a part of its grid, cannot have a table or figure."
-    st = study(profile)
-    published = st.profile == "published"
+    published = st.of_authors
     if published and name in _ONLY_OURS: return "the authors' record has no images, losses, predictions or times"
     if not published and name == "table3_finetuning": return "the git history belongs to published"
     if name == "fig1_samples" and not st.watermark and data_dir() is None: return "CATSCANS_DATA is not set, so there are no images to show"
@@ -61,33 +61,34 @@ def why_not(
     if name in ("fig9_gallery", "table8_estimators") and not any(map(len, pairs_of(st).values())): return "a choice needs two sources of a target"
     return ""
 
+@of_study
 def items(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->list: # of names
     "The tables and figures that a profile has, in the order of the paper."
-    return [n for n in _MAKE if not why_not(profile, n)]
+    return [n for n in _MAKE if not why_not(st, n)]
 
 def _under(st, name):
     "The line under a table: where its numbers come from, and whose the experts' answers are."
     said = [observed(st)] if name in ("table6_correlations", "table8_estimators") else []
     return " ".join([provenance(st, where="dataset cards" if name.startswith("table1") else None), *filter(None, said)])
 
+@of_study
 def make_one(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
     name:str,           # of `items`
 ):
     "Draw and write one table or figure: the figure or frame, and the paths."
-    st = study(profile)
     made = _MAKE[choose("table or figure", name, items(st))](st)
     if name.startswith("table"): return made, save_table(made, st.profile, name, _under(st, name))
     return made, save(made, None, st.profile, name)
 
+@of_study
 def make(
-    profile:str|Study,  # "published", "toy", ... or `study(...)` for a part of a grid
+    st:Study|str,  # what is shown; a profile's name stands for all of it
     only=None,          # names, or their beginnings: "fig3", "table1_datasets"
 )->list: # of paths
     "Draw and write every table and figure of a profile."
-    st = study(profile)
     names = items(st)
     for o in only or (): choose("table or figure", o, [*names, *(n.split("_")[0] for n in names)])
     return [p for n in names if not only or n in only or n.split("_")[0] in only for p in make_one(st, n)[1]]
@@ -106,21 +107,21 @@ def _still_falling(st, most=3):
             + " A loss also comes to rest where a schedule lets the learning rate run out (table 3).")
 
 # %% ../../nbs/figures/15_report.ipynb #b7afb247
+@of_study
 def sentences(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->dict: # name of a figure -> its sentence
     "What Figs. 3, 4, 6 and, of our own profiles, 8 and, where cells are repeated, 11 show, in words made from their numbers; of a part, what it can have."
-    st = study(profile)
     out, auc = {}, auc_summary(st.fold_auc())
     best = auc[auc["rank"] == 1].sort_values("target", key=lambda v: v.map(st.targets.index))
-    printed = lambda m: f" (the text prints Spearman's ρ = {printed_rho(m)})" if st.profile == "published" else ""
+    printed = lambda m: f" (the text prints Spearman's ρ = {printed_rho(m)})" if st.of_authors else ""
     out["fig3_auc"] = "Highest mean AUC: " + "; ".join(f"{label(s)} on {label(u)} ({m:.3f})" for s, u, m in best[["source", "target", "mean"]].to_numpy()) + "."
     if not why_not(st, "fig6_gain"):
         each = gain_frame(st).query("source != 'mean of sources'")
         up, down = each[each.lo > 0], each[each.hi < 0]
         per = "the self pair" if st.baseline == "self" else "random initialisation"
         out["fig6_gain"] = f"Of {len(each)} differences from {per}, {len(up)} lie above zero with their whole interval, {len(down)} below, and {len(each)-len(up)-len(down)} cannot be told from zero."
-    if st.profile != "published" and (falling := _still_falling(st)): out["fig8_curves"] = falling
+    if not st.of_authors and (falling := _still_falling(st)): out["fig8_curves"] = falling
     if not why_not(st, "fig11_seeds"): out["fig11_seeds"] = seeds_sentence(st)
     if why_not(st, "fig4_distance"): return out
     titles, t = measures(st), transfer_frame(st)
@@ -133,14 +134,14 @@ def sentences(
     return out | dict(fig4_distance="; ".join(cor) + f".{between}" + f" {observed(st)}".rstrip())
 
 # %% ../../nbs/figures/15_report.ipynb #e681eba7
+@of_study
 def about(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->str:
     "What a profile is, what it can show, and from what it was made."
-    st = study(profile)
     lines = [f"**Profile `{st.profile}`, protocol `{st.protocol}`.** {st.note}"]
     if st.watermark: lines.append(f"**{st.watermark.capitalize()}: not a finding.**")
-    if st.profile == "published": return _Text("\n\n".join([*lines, provenance(st, f"{len(st.fold_auc())} folds of {len(st.pairs)} pairs")]))
+    if st.of_authors: return _Text("\n\n".join([*lines, provenance(st, f"{len(st.fold_auc())} folds of {len(st.pairs)} pairs")]))
     p, s = get_profile(st.profile), frames.settings_frame(st.profile, st.protocol)
     if len(s):
         one = lambda c: ", ".join(map(str, s[c].unique()))
@@ -156,12 +157,13 @@ class _Text(str):
     def _repr_markdown_(self): return str(self)
     __repr__ = str.__str__
 
+@of_study
 def say(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
     name:str,           # of `sentences`
 )->str:
     "One of `sentences`, as a paragraph."
-    return _Text(sentences(profile).get(name, ""))
+    return _Text(sentences(st).get(name, ""))
 
 # %% ../../nbs/figures/15_report.ipynb #26ea8390
 class Presented:
@@ -176,12 +178,12 @@ _HIDE = {"table1_datasets": ("note", "licence", "kept together"), "table3_settin
 _BRIEF = ("measure", "pairs", "n", "pearson_r", "pearson_r_lo", "pearson_r_hi", "pearson_r_perm_p", "spearman_rho", "spearman_rho_lo", "spearman_rho_hi", "spearman_rho_perm_p",
           "pearson_r_within", "pearson_r_within_perm_p", "spearman_rho_within", "spearman_rho_within_perm_p")
 
+@of_study
 def present(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
     name:str,           # of `items`
 )->Presented:
     "Make one table or figure, write its files and show it."
-    st = study(profile)
     if (why := why_not(st, choose("table or figure", name, _MAKE))):
         drawn = figures_dir(st.profile)/f"{name}.png"
         return Presented(name, f"*{TITLES[name]}: not for profile {st.profile}, {why}.*" + (f" *An earlier drawing is figures/{st.profile}/{drawn.name}.*" if drawn.exists() else ""), None)

@@ -9,18 +9,18 @@ __all__ = ['why_not_seeds', 'seeds', 'seeds_sentence']
 import pandas as pd
 from ..core.basics import p_text
 from ..core.grid import get_profile, seeds_of
-from ..records.view import Study, study
+from ..records.view import of_study, Study
 from ..metrics.ranking import reliability, repeats
 from ..datasets.catalogue import label
 from .style import GREY, PALETTE, canvas, legend, styled
 
 # %% ../../nbs/figures/09_seeds.ipynb #005dd3b2
+@of_study
 def why_not_seeds(
-    profile:str|Study,  # "power", or another with several seeds
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->str: # empty: the figure can be drawn
     "Why a profile cannot say what another seed would have."
-    st = study(profile)
-    if st.profile == "published" or len(seeds_of(get_profile(st.profile))) < 2: return "each pair stands in it once"
+    if st.of_authors or len(seeds_of(get_profile(st.profile))) < 2: return "each pair stands in it once"
     r = reliability(_cells(st), n_sim=1)     # asked for every figure of a profile: the ceiling is of no interest here
     return "" if len(r) else "no target has two sources with two seeds yet"
 
@@ -33,12 +33,12 @@ def _line(r):
             f"and loses {r.regret:.1f} points there, any source {r.regret_random:.1f}")
 
 @styled
+@of_study
 def seeds(
-    profile:str|Study="power",
+    st:Study|str="power",  # what is shown; a profile's name stands for all of it
     cells:pd.DataFrame|None=None, # target, source, seed, auc; default: `metrics.ranking.repeats`
 ):  # matplotlib Figure
     "The AUC of every source with every seed, and what one seed's choice is worth in another."
-    st = study(profile)
     d = _cells(st) if cells is None else cells
     r = reliability(d)
     targets, many = [t for t in r.index if t != "all"], sorted(d.seed.unique())
@@ -71,12 +71,12 @@ def seeds(
     return fig
 
 # %% ../../nbs/figures/09_seeds.ipynb #ee035159
+@of_study
 def seeds_sentence(
-    profile:str|Study="power",
+    st:Study|str="power",  # what is shown; a profile's name stands for all of it
     cells:pd.DataFrame|None=None, # as of `seeds`
 )->str:
     "What the repeats say about choosing by one of them."
-    st = study(profile)
     d = _cells(st) if cells is None else cells
     r = reliability(d)
     if not len(r): return r.attrs["note"]

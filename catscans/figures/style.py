@@ -55,7 +55,7 @@ def provenance(
     one_seed=True, # False: it shows all seeds of the profile
 )->str:
     "The line under every figure and table."
-    where = where or ("the authors' record (vcheplygina/cats-scans, results/)" if st.profile == "published" else f"results/{st.profile}/records")
+    where = where or st.where
     p = PROFILES.get(st.profile)
     seed = f", seed {p.seed} of {len(p.seeds)}" if one_seed and p and len(p.seeds) > 1 else ""       # most show one
     return f"Profile {st.profile}, protocol {st.protocol}{seed}: {what + ' from ' if what else ''}{where}."

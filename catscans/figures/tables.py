@@ -10,14 +10,14 @@ import pandas as pd
 from ..core.basics import UserError
 from ..records import frames
 from ..records.authors import record
-from ..records.view import Study, study
+from ..records.view import of_study, Study
 from ..datasets.catalogue import DATASETS, label
 from ..datasets.loading import counted_images
 from . import cards
 
 # %% ../../nbs/figures/06_tables.ipynb #bcccb9bb
 def _need_records(st, what):
-    if st.profile == "published": raise UserError(f"the authors' record holds no {what}: this table needs profile toy, lite or paper")
+    if st.of_authors: raise UserError(f"the authors' record holds no {what}: this table needs profile toy, lite or paper")
 
 def _printed(st, name):
     "The rows of a printed table that belong to a study."
@@ -31,28 +31,28 @@ def _used(st):
     pairs = [(r[side], r[f"n_{side}"]) for side in ("source", "target") for r in s[[side, f"n_{side}"]].dropna().to_dict("records")]
     return {name: int(n) for name, n in pairs}
 
+@of_study
 def table1(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->pd.DataFrame:
     "Table I: `cards.table1` of a profile's datasets, with their roles and the images that its runs have used."
-    st = study(profile)
     names = list(dict.fromkeys((*st.sources, *st.targets)))
-    used, at = {} if st.profile == "published" else _used(st), [DATASETS[n] for n in names]
+    used, at = {} if st.of_authors else _used(st), [DATASETS[n] for n in names]
     out = cards.table1(names, None if st.watermark else counted_images(names)).reset_index(drop=True).drop(columns=["task", "target"])      # generated images are not counted: they are made to their number
     out["dataset"] = [label(n) for n in names]
     out.insert(list(out).index("counted")+1, "used", pd.array([used.get(n) for n in names], dtype="Int64"))
     out.insert(list(out).index("kept together"), "role", ["source, target" if {n} <= {*st.sources} & {*st.targets} else "target" if n in st.targets else "source" for n in names])
     out.insert(list(out).index("licence"), "stands for", [label(c.stands_for) if c.stands_for else "" for c in at])
-    needless = ("used", "stands for") if st.profile == "published" else ("printed", "corrected", "counted", "used", "stands for")
+    needless = ("used", "stands for") if st.of_authors else ("printed", "corrected", "counted", "used", "stands for")
     return out.drop(columns=[c for c in needless if (out[c].isna() | (out[c] == "")).all()])
 
 # %% ../../nbs/figures/06_tables.ipynb #a66e0c8c
+@of_study
 def table2(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->pd.DataFrame:
     "Table II: accuracy and AUC of each source on its training, validation and test part."
-    st = study(profile)
-    if st.profile == "published": return _printed(st, "table2").rename(columns=lambda c: c.replace("_", " ").replace("auc", "AUC"))
+    if st.of_authors: return _printed(st, "table2").rename(columns=lambda c: c.replace("_", " ").replace("auc", "AUC"))
     frames.require(st.profile, st.protocol, "pretrain", st.sources)
     e = frames.evaluations(st.profile, st.protocol).set_index(["source", "part"])
     parts = {"train": "train", "valid": "valid", "test": "test"}
@@ -68,24 +68,24 @@ def _values(v):
     v = v.dropna().unique()
     return v[0] if len(v) == 1 else " / ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in v)
 
+@of_study
 def table3(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->pd.DataFrame:
     "Table III: settings of each pretraining, and of the fine-tunings per target."
-    st = study(profile)
-    if st.profile == "published": return _printed(st, "table3").rename(columns={"image_size": "image size", "lr": "learning rate", "git_commit": "commit in git", "note": "what git shows"})
+    if st.of_authors: return _printed(st, "table3").rename(columns={"image_size": "image size", "lr": "learning rate", "git_commit": "commit in git", "note": "what git shows"})
     s = frames.settings_frame(st.profile, st.protocol)
     s = s[[(a in st.sources if pd.isna(b) else (a, b) in st.pairs) for a, b in zip(s.source, s.target)]]
     s = s.assign(run=[f"{label(a)}: pretraining" if pd.isna(b) else f"{label(b)}: fine-tuning" for a, b in zip(s.source, s.target)])
     out = s.groupby("run", sort=False)[list(_SETTINGS)].agg(_values).rename(columns=_SETTINGS)
     return out.assign(runs=s.groupby("run", sort=False).size()).reset_index()
 
+@of_study
 def table3_finetuning(
-    profile:str|Study="published",
+    st:Study|str="published",  # what is shown; a profile's name stands for all of it
 )->pd.DataFrame:
     "The settings of the authors' fine-tunings as their git history has them (the paper gives them by target)."
-    st = study(profile)
-    if st.profile != "published": raise UserError(f"profile {st.profile} has its fine-tunings in table3; the git history belongs to published")
+    if not st.of_authors: raise UserError(f"profile {st.profile} has its fine-tunings in table3; the git history belongs to published")
     t = record().finetune_settings
     t = t.assign(source=t.source.map(label), target=t.target.map(label)).drop(columns=["date", "preprocessing"])
     return t.rename(columns={"lr": "learning rate", "image_size": "image size", "lrs_tried": "learning rates tried"})
@@ -93,11 +93,11 @@ def table3_finetuning(
 # %% ../../nbs/figures/06_tables.ipynb #088b6fdf
 def _mean_sd(v): return f"{v.mean():.3f} ± {v.std(ddof=1):.3f}"
 
+@of_study
 def table4(
-    profile:str|Study,  # "published", "toy", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->pd.DataFrame:
     "AUC of every pair: mean ± sample standard deviation over folds."
-    st = study(profile)
     g = st.fold_auc().groupby(["source", "target"]).auc_ovr_weighted.agg(_mean_sd)
     rows = st.sources + (("random",) if ("random", st.targets[0]) in st.pairs else ())
     return pd.DataFrame({"source": [label(s) for s in rows], **{label(t): [g.get((s, t), "") for s in rows] for t in st.targets}})
@@ -105,22 +105,22 @@ def table4(
 _METRICS = {"auc_ovr_weighted": "AUC weighted", "auc_ovr_weighted_as_trained": "AUC weighted, BatchNorm as trained", "auc_ovr_macro": "AUC macro",
             "average_precision_macro": "average precision macro", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
 
+@of_study
 def table5(
-    profile:str|Study,  # "toy", "lite", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->pd.DataFrame:
     "Every metric of every pair, mean over folds: what an AUC hides shows in its neighbours."
-    st = study(profile)
     _need_records(st, "predictions")
     df = st.fold_auc()
     out = df.groupby(["target", "source"], sort=False)[[m for m in _METRICS if m in df]].mean().rename(columns=_METRICS).reset_index()
     return out.assign(target=out.target.map(label), source=out.source.map(label))
 
 # %% ../../nbs/figures/06_tables.ipynb #54601fc5
+@of_study
 def table7(
-    profile:str|Study,  # "toy", "lite", ... or `study(...)`
+    st:Study|str,  # what is shown; a profile's name stands for all of it
 )->pd.DataFrame:
     "Runs, wall time, time outside training steps and energy by kind of run."
-    st = study(profile)
     _need_records(st, "times")
     s = frames.settings_frame(st.profile, st.protocol)
     g = s.groupby(["kind", "device", "energy_mode"], sort=False, dropna=False)

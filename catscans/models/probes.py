@@ -10,54 +10,10 @@ import io, os
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 import numpy as np
-from ..core.basics import UserError, choose
-from .backend import gradients_of
+from ..core.basics import UserError
+from .backend import gradients_of, pulled_gradients
 from .resnet import ARCHS, caffe_preprocess, resnet50
 from .squeezenet import SQUEEZENET_FILE, squeezenet
-
-# %% ../../nbs/models/04_probes.ipynb #9f9a39fa
-def _pulled(
-    net,      # keras.Model: [images, and what to add to the output of each watched layer] -> [features (n, d), the input of each watched layer]
-    prepare,  # inputs of the layers -> anything; once per batch of images
-    reduce,   # (gradients for what was added, what `prepare` gave) -> array
-):  # compiled function: images (n, ...), u (r, n, d) -> sum over r of reduce(gradients of sum_i u[r, i] . features_i, ...)
-    "Gradients for outputs of layers: one pass forward, r passes back. The second part of what is backend-specific."
-    import keras
-    backend = choose("Keras backend", keras.backend.backend(), ("tensorflow", "jax", "torch"))
-    zeros = lambda n: [keras.ops.zeros((n, *i.shape[1:])) for i in net.inputs[1:]]
-    if backend == "tensorflow":
-        import tensorflow as tf
-        @tf.function(input_signature=[tf.TensorSpec((None, *net.inputs[0].shape[1:])), tf.TensorSpec((None, None, net.outputs[0].shape[-1]))], autograph=False)
-        def run(x, u):
-            at = zeros(tf.shape(x)[0])
-            with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-                tape.watch(at)
-                f, *seen = net([x, *at], training=False)
-            ready = prepare(seen)
-            back = lambda v: reduce(tape.gradient(f, at, output_gradients=v), ready)
-            return tf.foldl(lambda total, v: total + back(v), u[1:], back(u[0]))
-        return lambda x, u: run(x, u).numpy()
-    if backend == "jax":
-        import jax
-        @jax.jit
-        def run(weights, x, u):
-            def f(at):
-                (f, *seen), _ = net.stateless_call(*weights, [x, *at], training=False)
-                return f, seen
-            _, pull, seen = jax.vjp(f, zeros(x.shape[0]), has_aux=True)
-            ready = prepare(seen)
-            back = lambda v: reduce(pull(v)[0], ready)
-            return jax.lax.scan(lambda total, v: (total + back(v), None), back(u[0]), u[1:])[0]
-        now = lambda: [[v.value for v in vs] for vs in (net.trainable_variables, net.non_trainable_variables)]
-        return lambda x, u: np.asarray(run(now(), x, u))
-    import torch
-    def run(x, u):
-        at = [z.requires_grad_() for z in zeros(len(x))]
-        with torch.enable_grad(): f, *seen = net([keras.ops.convert_to_tensor(x), *at], training=False)
-        with torch.no_grad():
-            ready = prepare([s.detach() for s in seen])
-            return sum(reduce(torch.autograd.grad(f, at, v, retain_graph=True), ready) for v in keras.ops.convert_to_tensor(u)).cpu().numpy()
-    return run
 
 # %% ../../nbs/models/04_probes.ipynb #ebe238e0
 def _sees(x, layer):
@@ -178,7 +134,7 @@ class Probe:
         again = keras.models.clone_model(keras.Model(inputs, self.body.outputs[0]), inputs, clone_function=lambda l: l, call_function=call)
         net = keras.Model(inputs, [again.outputs[0], *(seen[n] for n in add)])
         prepare = lambda seen: [_informed(l, s) for l, s in zip(self._picked, seen)]
-        return _pulled(net, prepare, lambda grads, ready: ops.concatenate([f(g) for f, g in zip(ready, grads)]))
+        return pulled_gradients(net, prepare, lambda grads, ready: ops.concatenate([f(g) for f, g in zip(ready, grads)]))
 
     def features(self, x, batch:int=100)->np.ndarray: # (n, d)
         "Pooled features of images, BatchNorm and Dropout at inference."

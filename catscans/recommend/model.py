@@ -77,24 +77,34 @@ class Rows:
     def __len__(self): return len(self.s)
     def take(self, keep): return Rows(self.sources, *(getattr(self, k)[keep] for k in ("s", "f", "z", "points", "sd", "target", "group", "family", "w")))
 
+def _code(values, of):
+    "each value as the number under which `of` knows it; new ones are added"
+    return np.array([of.setdefault(v, len(of)) for v in values])
+
+def _about(v, at):
+    "(v less its target's mean, the target's standard deviation); what is not known is 0 and does not count"
+    ok = np.isfinite(v)
+    n = np.maximum(np.bincount(at, ok), 1)
+    mean = np.bincount(at, np.where(ok, v, 0))/n
+    c = np.where(ok, v - mean[at], 0)
+    return c, np.sqrt(np.bincount(at, c*c)/n)[at]
+
+def _unit(v, at):
+    "v in standard deviations of its target; 0 where a target's values are all alike"
+    c, sd = _about(np.asarray(v, float), at)
+    return c/np.where(sd > 1e-12, sd, np.inf)
+
 def rows(
     d,              # frame as of `candidates`
     features=(),    # columns
 )->Rows:
     "Standardise within targets; what is not known is average."
-    code = lambda v, of: np.array([of.setdefault(i, len(of)) for i in v])
     sources, families = {}, {}
-    at, auc = code(d.target, {}), d.auc.to_numpy(float)
-    def about(v):
-        "less the target's mean, and its standard deviation"
-        ok = np.isfinite(v)
-        n = np.maximum(np.bincount(at, ok), 1)
-        c = np.where(ok, v - (np.bincount(at, np.where(ok, v, 0))/n)[at], 0)
-        return c, np.sqrt(np.bincount(at, c*c)/n)[at]
-    unit = lambda v: (lambda c, sd: c/np.where(sd > 1e-12, sd, np.inf))(*about(np.asarray(v, float)))
-    points, sd = about(auc)
-    return Rows(sources, code(d.source, sources), np.column_stack([unit(d[c]) for c in features]) if features else np.zeros((len(d), 0)), unit(auc),
-                100*points, 100*sd, at, code(d.group, families), code(d.family, families), 1/d.groupby("group").target.transform("nunique").to_numpy())
+    at, auc = _code(d.target, {}), d.auc.to_numpy(float)
+    points, sd = _about(auc, at)
+    f = np.column_stack([_unit(d[c], at) for c in features]) if features else np.zeros((len(d), 0))
+    weight = 1/d.groupby("group").target.transform("nunique").to_numpy()      # a family counts once, however many targets it has
+    return Rows(sources, _code(d.source, sources), f, _unit(auc, at), 100*points, 100*sd, at, _code(d.group, families), _code(d.family, families), weight)
 
 def _solver(r):
     "(a, b) -> effects (sources,) and weights (k,); the sums over rows are made once"

@@ -211,7 +211,7 @@ def pack_inputs(
     part:str|None=None,        # as for `grid`
 )->Path:
     """Write everything that a machine without data and without scikit-learn needs to run a grid. `UserError` where the
-    folder holds other files, where the grid or its data do not exist, and where the inputs are larger than the limit."""
+    folder holds other files, the grid or its data do not exist, or the inputs are larger than the limit."""
     p, out = get_profile(profile) if isinstance(profile, str) else profile, Path(out)
     if out.exists() and any(out.iterdir()) and not (out/"request.json").exists():
         raise UserError(f"{out} holds other files; give pack-inputs a folder of its own")

@@ -101,7 +101,8 @@ def _run_of(rec)->Run: return Run(rec["source"], rec["target"], rec["profile"], 
 def _put(rec)->Path:
     "the record as it is, metrics still to come"
     r = _run_of(rec)
-    with atomic(r.record) as tmp: tmp.write_text(json.dumps(slim(_energy(rec)), allow_nan=False) + "\n")
+    rec = slim(_energy(plain(rec)))
+    with atomic(r.record) as tmp: tmp.write_text(json.dumps(rec, allow_nan=False) + "\n")
     return r.record
 
 def _get(path)->dict: return json.loads(Path(path).read_text())

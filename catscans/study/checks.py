@@ -22,7 +22,7 @@ def check_splits(
     images,        # datasets.Images: a target
     records:list,  # of finished fine-tunings on it
 ):
-    "Refuse with a `UserError` folds that would be cut otherwise than finished runs met them: another library may cut otherwise."
+    "Refuse with a `UserError` where folds would be cut otherwise than finished runs met them, by another library say."
     now = {}
     for r in records:
         how = r["splits"]["protocol"], r["splits"]["k"], r["seed"], r["settings"].get("max_train")
@@ -87,8 +87,8 @@ def check_data(
     steps:list,         # of Step: what is about to run
     decode:bool=True,   # also decode the images now, so that a damaged one is named before work starts
 ):
-    """Refuse with a `UserError` settings that do not exist, datasets that cannot be found, and classes with fewer images
-    or groups than folds."""
+    """Refuse with a `UserError` settings that do not exist, datasets that cannot be found, and classes with fewer
+    images or groups than folds."""
     p = PROFILES[steps[0].profile]
     if any(s.notebook == "results" for s in steps) and data_dir() and not p.watermark: _check_shown(p, decode)
     need = _needed(p, steps)

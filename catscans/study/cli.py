@@ -70,11 +70,11 @@ def _study_options(subs):
 
 # %% ../../nbs/study/10_cli.ipynb #e4e489ca
 _TABLE = (
-    "a CSV (or the labels.csv in a folder or zip): one row per image, with the columns path (relative to the CSV) and "
-    "class, and, where images belong together, one that names the group: patient, patient_id, lesion_id, lesion, slide, "
-    "slide_id, wsi or group (the first of these that is there). Also read: label (whole numbers, the order of the "
-    "classes), split. A folder: one sub-folder per class. An .npz: train_images, train_labels and, if any, train_groups "
-    "(also val_, test_).")
+    "a CSV (or the labels.csv in a folder or zip): one row per image, with the columns path (relative to the CSV) "
+    "and class, and, where images belong together, one that names the group: patient, patient_id, lesion_id, lesion, "
+    "slide, slide_id, wsi or group (the first of these that is there). Also read: label (whole numbers, the order of "
+    "the classes), split. A folder: one sub-folder per class. An .npz: train_images, train_labels and, if any, "
+    "train_groups (also val_, test_).")
 
 # %% ../../nbs/study/10_cli.ipynb #1b1e5a3f
 def _rank_options(subs):

@@ -16,7 +16,9 @@ from ..datasets.loading import load
 from .plan import Why, read_json, todo, with_needs
 
 # %% ../../nbs/study/03_left.ipynb #00d515b1
-def _work(profile): return Path(os.environ.get("CATSCANS_WORK") or project_dir()/"work")/profile  # `work_dir` would make it
+def _work(profile):
+    "where the work of a profile lies; `work_dir` would make it"
+    return Path(os.environ.get("CATSCANS_WORK") or project_dir()/"work")/profile
 
 # %% ../../nbs/study/03_left.ipynb #953246a0
 @contextmanager

@@ -93,7 +93,7 @@ BACKENDS = dict(                                 # name -> how to get it
 )
 
 def check_backend():
-    "`UserError` for a Keras backend that does not exist or is not installed; none named is that of Keras' own settings."
+    "`UserError` for a Keras backend that does not exist or is not installed; none named is that of Keras' settings."
     from importlib.util import find_spec
     if not (name := os.environ.get("KERAS_BACKEND")): return
     if name not in BACKENDS: raise UserError(f"KERAS_BACKEND: received {name!r}, allowed are {', '.join(BACKENDS)}")

@@ -16,7 +16,7 @@ from .plan import drawn_from, notebook, plan
 
 # %% ../../nbs/study/01_notebooks.ipynb #63d5531e
 def parameters_of(path:str|Path)->dict:
-    "Names and default values of the one cell tagged `parameters`; `UserError` where it holds more than literals."
+    "Names and default values of the cell tagged `parameters`; `UserError` without it, or where it holds no literals."
     tagged = [c for c in json.loads(Path(path).read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1: raise UserError(f"{path} has {len(tagged)} cells tagged `parameters`, needed is one; "
                                          "nbdev-clean removes the tag unless pyproject.toml allows `tags`")

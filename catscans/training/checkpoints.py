@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from ..core.basics import UserError
 from ..core.files import atomic, writing
+from ..models.backend import backend_name
 from ..models.weights import as_array, set_backbone
 from .recipes import settled
 
 # %% ../../nbs/training/03_checkpoints.ipynb #78101e55
 def _about(trainer)->dict:
     "what a checkpoint says of its training, to be told when it is not this one"
-    import keras
-    return asdict(settled(trainer.recipe)) | dict(arch=trainer.arch, size=trainer.size, classes=trainer.n_classes, backend=keras.backend.backend())
+    return asdict(settled(trainer.recipe)) | dict(arch=trainer.arch, size=trainer.size, classes=trainer.n_classes, backend=backend_name())
 
 def save_checkpoint(
     path:Path,

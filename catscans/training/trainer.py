@@ -10,14 +10,14 @@ import os, time
 from collections import Counter
 from pathlib import Path
 import numpy as np
-from ..core.basics import UserError, digest, seed_for
+from ..core.basics import digest, method_of, seed_for, UserError
 from ..core.files import remove_halves
-from ..models.backend import available_memory, keep_compiled, on_gpu, uncollected
+from ..models.backend import available_memory, backend_name, keep_compiled, uncollected
 from ..models.resnet import random_weights, resnet50, undrawn
 from ..models.weights import is_head, named_weights, set_backbone
 from .recipes import Recipe, balanced_weights, lr_at, recipe_key, settled
 from .augmentation import draw_affine
-from .engines import JaxEngine, KerasEngine, SECONDS, TensorFlowEngine, adam, clock
+from .engines import SECONDS, adam, clock, engine_for
 from .checkpoints import load_checkpoint, save_checkpoint
 
 # %% ../../nbs/training/04_trainer.ipynb #158b8d48
@@ -29,16 +29,14 @@ class Trainer:
         recipe:Recipe,
         arch:str="resnet50",
     ):
-        import keras
         self.n_classes, self.size, self.recipe, self.arch, self.precision = n_classes, size, recipe, arch, settled(recipe).precision
-        self.traces, self.resident, self._seen, self.saving = Counter(), True, None, 0.   # saving: seconds that the last checkpoint took
+        self.traces, self.resident, self.checked, self.saving = Counter(), True, None, 0.   # checked: for which images memory was counted; saving: seconds of the last checkpoint
         with clock("build"), uncollected():
-            backend = keras.backend.backend()
-            if backend == "jax": keep_compiled()
+            if backend_name() == "jax": keep_compiled()
             with undrawn(): self.model = resnet50(n_classes, size, dropout=recipe.dropout, arch=arch, precision=self.precision)
             self.optimizer = adam(recipe.lr)
             self.optimizer.build(self.model.trainable_variables)
-            self._on = {"tensorflow": TensorFlowEngine, "jax": JaxEngine}.get(backend, KerasEngine)(self)   # what computes
+            self.engine = engine_for(self)
 
     def use(self, recipe:Recipe):
         "Go on with another recipe: learning rate, schedule, epochs, augmentation and class weights need nothing compiled anew."
@@ -48,11 +46,7 @@ class Trainer:
         return self
 
 # %% ../../nbs/training/04_trainer.ipynb #967b2fbf
-def _patch(cls):
-    def deco(f): setattr(cls, f.__name__, f); return f
-    return deco
-
-@_patch(Trainer)
+@method_of(Trainer)
 def reset(self,
     weights:dict|None=None,  # a backbone by name; None: random
     seed:int=0,              # of everything that is random
@@ -61,22 +55,22 @@ def reset(self,
     given = {k: v for k, v in (weights or {}).items() if not is_head(k)}
     set_backbone(self.model, random_weights(self.model, seed_for("init", seed), is_head if given else lambda k: True) | given, head=True)
     for v in self.optimizer.variables: v.assign(np.zeros(v.shape, v.dtype))   # the learning rate too: every epoch sets its own
-    self._on.host = None   # images may have changed since they were brought to the device
+    self.engine.forget()
     return self
 
-@_patch(Trainer)
+@method_of(Trainer)
 def weights(self)->dict:
     "All weights by name."
     return named_weights(self.model)
 
 # %% ../../nbs/training/04_trainer.ipynb #f6bfe977
-@_patch(Trainer)
+@method_of(Trainer)
 def _dropout_state(self, *key):
     for layer in self.model.layers:
         if layer.__class__.__name__ == "Dropout" and getattr(layer, "seed_generator", None) is not None:
             layer.seed_generator.state.assign(np.array([seed_for("dropout", *key), 0], "uint32"))
 
-@_patch(Trainer)
+@method_of(Trainer)
 def epoch(self,
     x,            # (n, h, w, 3) uint8, all images
     y,            # (n,) class index
@@ -94,26 +88,26 @@ def epoch(self,
     at = [np.sort(order[i:i+batch]) for i in range(0, len(order)-batch+1, batch)]   # reading a memory map in order is faster, and a batch has no order
     theta = [draw_affine(batch, r, self.size, rng) for _ in at]
     weight = [w[y[i]] if r.class_weight else np.ones(batch, "float32") for i in at]
-    logs = self._on.steps(x, at, theta, [y[i].astype("int32") for i in at], weight)
+    logs = self.engine.steps(x, at, theta, [y[i].astype("int32") for i in at], weight)
     mean = {k: float(np.mean([l[j] for l in logs])) for j, k in enumerate(("loss", "accuracy"))}
     if not np.isfinite(mean["loss"]):
         raise FloatingPointError(f"the loss became {mean['loss']} in epoch {epoch+1}: lower the learning rate (now {lr:g}); the last checkpoint is intact")
     return dict(**mean, lr=lr)
 
 # %% ../../nbs/training/04_trainer.ipynb #84634e9c
-@_patch(Trainer)
+@method_of(Trainer)
 def predict(self,
     x,              # (n, h, w, 3) uint8
     index,          # (m,) which images
     batch:int|None=None,  # default 128; 32 where JAX computes on a CPU, which fills the last batch up
 )->np.ndarray:  # (m, n_classes) float32 softmax
     "Class probabilities, without augmentation."
-    if batch is None: batch = 32 if isinstance(self._on, JaxEngine) and not on_gpu() else 128
+    if batch is None: batch = self.engine.predict_batch()
     parts = [index[i:i+batch] for i in range(0, len(index), batch)]
-    return np.concatenate([np.zeros((0, self.n_classes), "float32"), *self._on.predict(x, parts, batch)])
+    return np.concatenate([np.zeros((0, self.n_classes), "float32"), *self.engine.predict(x, parts, batch)])
 
 # %% ../../nbs/training/04_trainer.ipynb #5a1699b8
-@_patch(Trainer)
+@method_of(Trainer)
 def recalibrate(self,
     x,
     index,          # (m,) training images
@@ -127,7 +121,7 @@ def recalibrate(self,
     batches = [np.sort(order[i:i+batch]) for i in range(0, len(order)-batch+1, batch)[:max_batches]]
     norms = [l for l in self.model.layers if isinstance(l, keras.layers.BatchNormalization)]
     for l in norms: l.moving_mean.assign(np.zeros(l.moving_mean.shape)); l.moving_variance.assign(np.zeros(l.moving_variance.shape))
-    self._on.average(x, batches)
+    self.engine.average(x, batches)
     for l in norms:
         share = 1 - l.momentum**len(batches)
         l.moving_mean.assign(np.asarray(l.moving_mean)/share); l.moving_variance.assign(np.asarray(l.moving_variance)/share)
@@ -154,14 +148,14 @@ def guard(
     "Decide whether images lie on the device or are streamed; refuse images of another size, and a training of which not even one batch fits."
     want, batch = (trainer.size, trainer.size, 3), min(trainer.recipe.batch, len(x) if n is None else n)
     if x.shape[1:] != want: raise UserError(f"this network takes images of {want} (rows, columns, colours), received {x.shape[1:]}: load them at {trainer.size} pixels, or make another Trainer")
-    if trainer._seen == (x.shape, batch) and not show: return None    # asked again at every fold
+    if trainer.checked == (x.shape, batch) and not show: return None    # asked again at every fold
     need, free, gib = memory_need(trainer, int(np.prod(x.shape)), batch), available_memory(), lambda b: f"{b/2**30:.2g} GiB"
     least = need["state"] + need["batch"]
     if free is not None and least > free:
         raise UserError(f"training {trainer.arch} at {trainer.size} pixels in batches of {batch} needs about {gib(least)} ({gib(need['state'])} for weights and optimizer, "
                         f"{gib(need['batch'])} for a batch), {gib(free)} are free: take smaller batches or images, or free memory")
-    trainer.resident = isinstance(trainer._on, JaxEngine) and (free is None or sum(need.values()) < .9*free)
-    trainer._seen = x.shape, batch
+    trainer.resident = trainer.engine.keeps_images and (free is None or sum(need.values()) < .9*free)
+    trainer.checked = x.shape, batch
     if show: show(f"memory: about {gib(least)} for training, {gib(need['images'])} of images "
                   f"{'on the device' if trainer.resident else 'streamed batch by batch'}; {'unknown' if free is None else gib(free)} free")
     return need
