@@ -11,11 +11,13 @@ from importlib import import_module
 # %% ../../nbs/core/04_faces.ipynb #3eda36ec
 def lazy(
     package:str,  # `__name__` of the folder
-    files:dict,   # file of the folder -> its public names, separated by blanks; `.metrics.x` is a file of another folder
+    files:dict,   # file of the folder -> its public names, with blanks between; `.metrics.x`: a file of another folder
 )->tuple: # `__all__`, `__getattr__` and `__dir__` of the folder (PEP 562)
     "The public names of a folder, imported when they are asked for. An unknown name raises `AttributeError`."
     where = {name: file for file, names in files.items() for name in names.split()}
     def get(name):
-        if name not in where: raise AttributeError(f"module {package!r} has no attribute {name!r}; its public names are {', '.join(sorted(where))}")
+        if name not in where:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}; "
+                                 f"its public names are {', '.join(sorted(where))}")
         return getattr(import_module(f".{where[name]}", package), name)
     return sorted(where), get, lambda: sorted(where)

@@ -26,11 +26,13 @@ def data_dir()->Path|None:
     return Path(p).expanduser().resolve() if p else None
 
 def work_dir(*parts)->Path:
-    "A folder for what can be made again, created when asked for."
+    "A folder for what can be made again, created when asked for. `UserError` where it cannot be made."
     d = Path(os.environ.get("CATSCANS_WORK") or project_dir()/"work").joinpath(*map(str, parts))
     try: d.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise UserError(f"cannot make the folder {d} ({e.strerror}): CATSCANS_WORK is {os.environ.get('CATSCANS_WORK') or 'not set'}; set it to a folder that can be written") from None
+        raise UserError(f"cannot make the folder {d} ({e.strerror}): "
+                        f"CATSCANS_WORK is {os.environ.get('CATSCANS_WORK') or 'not set'}; "
+                        "set it to a folder that can be written") from None
     return d
 
 def results_dir(profile:str)->Path: return project_dir()/"results"/profile
@@ -41,20 +43,25 @@ def _lock(fd, wait=False)->bool:
     "Lock a file until `fd` is closed; False where another has it, or where there are no such locks."
     if sys.platform != "linux": return False
     import fcntl, struct
-    # a lock of this one opening of the file: others that the writer opens and closes do not end it, and HDF5, which takes `flock`, is not refused by it
-    try: fcntl.fcntl(fd, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    # a lock of this one opening of the file: others that the writer opens and closes do not end it, and HDF5, which
+    # takes `flock`, is not refused by it
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK,
+                    struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     except OSError: return False
     return True
 
 def remove_halves(
     path:str|Path, # a file that `atomic` writes; its next writer calls this, and whoever may end without writing it
 ):
-    "Remove what killed writers of a file left beside it; where there are no locks nobody knows who lives, and all stays."
+    """Remove what killed writers of a file left beside it;
+    where there are no locks nobody knows who lives, and all stays."""
     path = Path(path)
     for half in path.parent.glob(f".{glob.escape(path.stem)}-????????{glob.escape(path.suffix)}"):
         with suppress(OSError), open(half, "r+b") as f:
             if _lock(f.fileno()): half.unlink()
 
+# %% ../../nbs/core/01_files.ipynb #e19182a1
 @contextmanager
 def _half(path):
     "A temporary file next to `path`, locked from its first byte, gone when the block ends."
@@ -73,7 +80,8 @@ def _half(path):
 def atomic(
     path:str|Path, # final place of the file
 ):
-    "A temporary path next to `path` that replaces it when the block ends without an error; what killed writers of `path` left is removed."
+    """A temporary path next to `path` that replaces it when the block ends without an error;
+    what killed writers of `path` left is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_halves(path)
@@ -90,16 +98,19 @@ def writing(
     need:int,      # bytes
     then:str,      # what to do
 ):
-    "A block that writes a file: an `OSError` becomes a `UserError` that says how much room is needed and how much is free."
+    """A block that writes a file:
+    an `OSError` becomes a `UserError` that says how much room is needed and how much is free."""
     try: yield
     except OSError as e:
         free = shutil.disk_usage(next(d for d in Path(path).absolute().parents if d.exists())).free
-        raise UserError(f"cannot write {what} {path} ({e.strerror or e}): it needs {need/2**20:.1f} MiB, {free/2**20:.0f} MiB are free; {then}") from None
+        raise UserError(f"cannot write {what} {path} ({e.strerror or e}): it needs {need/2**20:.1f} MiB, "
+                        f"{free/2**20:.0f} MiB are free; {then}") from None
 
 # %% ../../nbs/core/01_files.ipynb #db8c178c
 @contextmanager
 def locked(path):
-    "Only one process at a time, where the system has file locks (says whether); a process that dies gives its lock back."
+    """Only one process at a time, where the system has file locks (says whether);
+    a process that dies gives its lock back."""
     with open(path, "w") as f:
         try:
             import fcntl

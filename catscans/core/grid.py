@@ -44,7 +44,8 @@ class Profile:
     ready:tuple = ()         # sources whose weights come with Keras: not pretrained here
     note:str = ""            # what the profile can and cannot show
     budget:str = ""          # expected wall time, printed in the report
-    quick:bool = False       # to be done in minutes: estimators that are slow, or that need the networks of all sources, are left out
+    # to be done in minutes: estimators that are slow, or that need the networks of all sources, are left out
+    quick:bool = False
 
 # %% ../../nbs/core/02_grid.ipynb #767d1d30
 def _toy(n): return f"toy-{n}"
@@ -59,37 +60,52 @@ PROFILES = {p.name: p for p in (
         tuple((_toy(s), _toy(t)) for s, t in _recorded) + tuple(("random", _toy(t)) for t in PAPER_TARGETS),
         size=32, recipe="toy", arch="resnet50-conv2", threads=1, probe="source:toy-imagenet",
         watermark="generated images", quick=True, budget="about 10 minutes on two cores",
-        note="Generated images: they show that every stage runs and is wired correctly. Their numbers mean nothing. The network is ResNet50 cut after its second stage."),
+        note="Generated images: they show that every stage runs and is wired correctly. Their numbers mean nothing. "
+             "The network is ResNet50 cut after its second stage."),
     Profile("lite", _lite_sources, _lite_targets,
         tuple((s, t) for t in _lite_targets for s in (*_lite_sources, "random") if (s, t) not in _lite_self),
         size=32, recipe="lite", threads=1, probe="source:tinyimagenet",
         max_images=(("ham10000", 2000),), max_train=(("kermany", 300),),
-        note="A real miniature at 32 pixels: real images, honest splits, a short recipe. It can show the direction of large effects; "
-             "it cannot settle small differences between sources nor speak for 112-pixel training. "
-             "The experts' answers were given by an AI model in five passes over nine images of each dataset, not by five people.",
-        budget="about two hours on four cores; table 7 holds what the committed run took, on cores that small jobs shared"),
+        note="A real miniature at 32 pixels: real images, honest splits, a short recipe. "
+             "It can show the direction of large effects; it cannot settle small differences between sources "
+             "nor speak for 112-pixel training. The experts' answers were given by an AI model in five passes "
+             "over nine images of each dataset, not by five people.",
+        budget="about two hours on four cores; table 7 holds what the committed run took, "
+               "on cores that small jobs shared"),
     Profile("paper", PAPER_SOURCES, PAPER_TARGETS,
         tuple((s, t) for t in PAPER_TARGETS for s in (*PAPER_SOURCES, "random")),
         size=None, recipe="paper", threads=4, probe="imagenet", subsets=100, ready=("imagenet",),
-        note="The nine datasets with the settings of Table III and Appendix B.", budget="about 215 million training passes: GPU-days"),
+        note="The nine datasets with the settings of Table III and Appendix B.",
+        budget="about 215 million training passes: GPU-days"),
 )}
 
-_EQUAL = ("tinyimagenet@1000x22", "imagenette@1000", "dtd10@1000", "ham10000@1000", "kermany@1000", "lc25000@1000")   # one size, six domains
-_BALANCED = ("tinyimagenet@1000x22", "imagenette@1000", "imagenette@1000-grey", "dtd10@1000", "lc25000@1000", "lc25000@1000-grey")   # no image of the two targets below
+# %% ../../nbs/core/02_grid.ipynb #6e83cb42
+# one size, six domains
+_EQUAL = ("tinyimagenet@1000x22", "imagenette@1000", "dtd10@1000", "ham10000@1000", "kermany@1000", "lc25000@1000")
+# no image of the two targets below
+_BALANCED = ("tinyimagenet@1000x22", "imagenette@1000", "imagenette@1000-grey", "dtd10@1000", "lc25000@1000",
+             "lc25000@1000-grey")
 _SMALL = ("tinyimagenet@300x22", "imagenette@300", "dtd10@300", "lc25000@300")   # as large as what a hospital may have
-_POWER_SOURCES = ("tinyimagenet@2000", "tinyimagenet@1000x100", *_EQUAL, "imagenette@1000-grey", "ham10000@1000-grey", "lc25000@1000-grey",
-                  "tinyimagenet@300x22", "imagenette@300", "dtd10@300", "kermany@300", "lc25000@300", "ham10000@1600")
+_POWER_SOURCES = ("tinyimagenet@2000", "tinyimagenet@1000x100", *_EQUAL,
+                  "imagenette@1000-grey", "ham10000@1000-grey", "lc25000@1000-grey", "tinyimagenet@300x22",
+                  "imagenette@300", "dtd10@300", "kermany@300", "lc25000@300", "ham10000@1600")
 _POWER_TARGETS = ("ham10000@1600", "kermany@1000", "lc25000-lung2", "imagenette@1000", "dtd10@1000")
 _whole = lambda name: name.split("@")[0].split("-")[0]
 PROFILES["power"] = Profile("power", _POWER_SOURCES, _POWER_TARGETS,
     tuple((s, t) for t in _POWER_TARGETS for s in (*_POWER_SOURCES, "random") if _whole(s) != _whole(t)),
     size=64, recipe="power", threads=1, probe="source:tinyimagenet@2000", seeds=(1, 2, 3),
-    max_train=(("ham10000@1600", 640), ("kermany@1000", 192), ("lc25000-lung2", 384), ("imagenette@1000", 512), ("dtd10@1000", 512)),
-    note="Real images at 64 pixels, 17 sources that differ in size, number of classes, domain and colour, five targets with few training images, three "
-         "seeds that change initial weights, pretraining, data order and folds. It can tell real differences between sources from noise; it says nothing about large targets or 112 pixels.",
-    parts=(("balanced", (*_BALANCED, "random"), ("ham10000@1600", "kermany@1000")), ("small", (*_SMALL, "random"), ("kermany@1000",))),
-    budget="meant for 25 minutes of one GPU in slices (catscans.slices), not run yet as a whole; its parts `balanced` and `small` for the hours of a CPU")
+    max_train=(("ham10000@1600", 640), ("kermany@1000", 192), ("lc25000-lung2", 384), ("imagenette@1000", 512),
+               ("dtd10@1000", 512)),
+    note="Real images at 64 pixels, 17 sources that differ in size, number of classes, domain and colour, "
+         "five targets with few training images, three seeds that change initial weights, pretraining, data order "
+         "and folds. "
+         "It can tell real differences between sources from noise; it says nothing about large targets or 112 pixels.",
+    parts=(("balanced", (*_BALANCED, "random"), ("ham10000@1600", "kermany@1000")),
+           ("small", (*_SMALL, "random"), ("kermany@1000",))),
+    budget="meant for 25 minutes of one GPU in slices (catscans.slices), not run yet as a whole; "
+           "its parts `balanced` and `small` for the hours of a CPU")
 
+# %% ../../nbs/core/02_grid.ipynb #d45a7c12
 def get_profile(name:str)->Profile: return PROFILES[choose("profile", name, PROFILES)]
 
 # %% ../../nbs/core/02_grid.ipynb #8c6128a1
@@ -128,16 +144,19 @@ def runs(
     protocol = choose("protocol", p.protocol if protocol is None else protocol, PROTOCOLS)
     pairs = [(s, t) for s, t in p.pairs if s in sources and t in targets]
     needed = [s for s in p.sources if s in sources and s not in p.ready]
-    return [Run(s, t, p.name, protocol, seed) for seed in seeds or seeds_of(p) for s, t in [*((s, None) for s in needed), *pairs]]
+    return [Run(s, t, p.name, protocol, seed) for seed in seeds or seeds_of(p)
+            for s, t in [*((s, None) for s in needed), *pairs]]
 
 def seeds_of(p:Profile)->tuple: return p.seeds or (p.seed,)
 
+# %% ../../nbs/core/02_grid.ipynb #0ff4743b
 def part_of(
     p:Profile,
     name:str, # of one of `Profile.parts`
 )->tuple: # sources, targets
-    "A part of a profile's grid that goes by a name."
-    if not p.parts: raise UserError(f"profile {p.name} has no parts; received {name!r}, name sources and targets instead")
+    "A part of a profile's grid that goes by a name. `UserError` where there is none of that name."
+    if not p.parts:
+        raise UserError(f"profile {p.name} has no parts; received {name!r}, name sources and targets instead")
     return {n: (s, t) for n, s, t in p.parts}[choose(f"part of {p.name}", name, [n for n, *_ in p.parts])]
 
 def _resolve(p, kind, name, allowed):

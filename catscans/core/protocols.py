@@ -12,36 +12,50 @@ from .grid import PROTOCOLS
 # %% ../../nbs/core/03_protocols.ipynb #1fdf24d7
 PROTOCOL_SETTINGS = {
     # training and evaluation
-    "fold_protocol":      dict(published="80/20-watched", described="80/10/10-untouched"),  # train/valid(/test) and which part is scored
-    "grouping":           dict(published=("image",), described=("image", "group")),         # units that folds keep whole; each gives a variant
-    "baseline":           dict(published="self", described="random"),                       # AUC(D_T) of Eq. 1: self pair, or random initialisation
+    # train/valid(/test) and which part is scored
+    "fold_protocol":      dict(published="80/20-watched", described="80/10/10-untouched"),
+    # units that folds keep whole; each gives a variant
+    "grouping":           dict(published=("image",), described=("image", "group")),
+    # AUC(D_T) of Eq. 1: self pair, or random initialisation
+    "baseline":           dict(published="self", described="random"),
     "finetune_lr":        dict(published="per_pair", described="per_target"),               # see `FINETUNE_LR`
-    "lr_schedule":        dict(published="compound", described="step"),                     # x0.5 every epoch from the start epoch, or once
-    "finetune_dropout":   dict(published="source_layer", described=.5),                     # the pretrained dropout layer is reused, or a new one
-    "validation_steps":   dict(published="floor", described="all"),                         # the last incomplete batch is missing from the curves, or not
+    # x0.5 every epoch from the start epoch, or once
+    "lr_schedule":        dict(published="compound", described="step"),
+    # the pretrained dropout layer is reused, or a new one
+    "finetune_dropout":   dict(published="source_layer", described=.5),
+    # the last incomplete batch is missing from the curves, or not
+    "validation_steps":   dict(published="floor", described="all"),
     # images
     "pcam_subset":        dict(published="sample", described="stratified"),
     "sti10_colour_order": dict(published="BGR", described="RGB"),
     "kimia_orientation":  dict(published=(308, 168), described=(168, 308)),                 # height x width
     # distances
-    "expert_distances":   dict(published="recorded", described="annotated"),                # the 27 numbers, or observers' answers
+    # the 27 numbers, or observers' answers
+    "expert_distances":   dict(published="recorded", described="annotated"),
     "task2vec_distance":  dict(published=("cosine",), described=("cosine", "scaled_cosine")),
     "task2vec_batch_norm": dict(published=("train",), described=("train", "eval")),
     "task2vec_normalisation": dict(published="cifar100", described="imagenet"),
-    "task2vec_sampling":  dict(published="proportional", described="stratified"),           # class weights ~ n per image, so classes ~ n squared
+    # class weights ~ n per image, so classes ~ n squared
+    "task2vec_sampling":  dict(published="proportional", described="stratified"),
     "subset_pairs":       dict(published=(62, 62, 47, 62, 51), described="all_cross"),      # which subsets are compared
-    "imagenet_distance":  dict(published="stl10", described="measured"),                    # whose embedding stands for ImageNet
+    # whose embedding stands for ImageNet
+    "imagenet_distance":  dict(published="stl10", described="measured"),
     # statistics and figures
     "correlation":        dict(published="pearson", described="spearman"),                  # what is printed as rho
-    "self_pairs":         dict(published="include", described="exclude"),                   # the three points at (0, 0) of Fig. 4
+    # the three points at (0, 0) of Fig. 4
+    "self_pairs":         dict(published="include", described="exclude"),
     "distance_scaling":   dict(published="maximum", described="none"),
     "error_bars":         dict(published={"fig3": 0, "fig4": 1}, described={"fig3": 1, "fig4": 1}),  # ddof
 }
 
 # %% ../../nbs/core/03_protocols.ipynb #e27379ef
-OBEYED = ("fold_protocol", "grouping", "baseline", "finetune_lr", "lr_schedule", "finetune_dropout",  # by training and transfer
-          "pcam_subset", "sti10_colour_order",                                                        # by layouts of the original archives
-          "subset_pairs", "imagenet_distance", "correlation", "self_pairs", "error_bars")             # by the analysis of results
+OBEYED = (
+    # by training and transfer
+    "fold_protocol", "grouping", "baseline", "finetune_lr", "lr_schedule", "finetune_dropout",
+    # by layouts of the original archives
+    "pcam_subset", "sti10_colour_order",
+    # by the analysis of results
+    "subset_pairs", "imagenet_distance", "correlation", "self_pairs", "error_bars")
 
 # %% ../../nbs/core/03_protocols.ipynb #f28ca3a5
 OUR_SETTINGS = {"batchnorm": dict(published="keras", described="recalibrate")}
@@ -54,11 +68,13 @@ def settings(
 )->dict: # setting -> value
     "All settings of a protocol."
     choose("protocol", protocol, PROTOCOLS)
-    return {k: _GROUPED.get(k, v["described"]) if protocol == "grouped" else v[protocol] for k, v in PROTOCOL_SETTINGS.items()}
+    return {k: _GROUPED.get(k, v["described"]) if protocol == "grouped" else v[protocol]
+            for k, v in PROTOCOL_SETTINGS.items()}
 
 def batchnorm(protocol:str)->str:
     "The BatchNorm policy of a protocol: keras or recalibrate."
-    return OUR_SETTINGS["batchnorm"]["published" if choose("protocol", protocol, PROTOCOLS) == "published" else "described"]
+    return OUR_SETTINGS["batchnorm"][
+        "published" if choose("protocol", protocol, PROTOCOLS) == "published" else "described"]
 
 def setting(
     name:str,      # a key of `PROTOCOL_SETTINGS`

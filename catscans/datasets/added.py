@@ -19,10 +19,12 @@ from .own import from_csv, from_npz, from_path
 REGISTER, CHECK_SIZE = "added.json", 32
 
 def entries()->dict:
-    "name -> path, kind, fingerprint and counts of the images that were added"
+    "name -> path, kind, fingerprint and counts of the images that were added; `UserError` where an entry is damaged"
     if data_dir() is None: return {}
     d = load_json(path := data_dir()/REGISTER, {})
-    if bad := [n for n, e in d.items() if not isinstance(e, dict) or not {"path", "kind", "fingerprint", "images", "counts", "group_key"} <= set(e)]:
+    if bad := [n for n, e in d.items()
+               if not isinstance(e, dict) or
+               not {"path", "kind", "fingerprint", "images", "counts", "group_key"} <= set(e)]:
         raise UserError(f"{path}: the entry {bad[0]} is not what catscans data add wrote; repair or delete it")
     return d
 
@@ -35,9 +37,13 @@ def check_name(
     at=None,  # where its images lie
 )->str:
     "`name` if it can be given to a dataset, else a `UserError`."
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or "--" in name or name.endswith((".", ".json")) or name.startswith("toy-"):
-        raise UserError(f"name: received {printable_name(name)!r}, allowed are up to 64 letters, digits and . _ - (no --, not toy-..., first a letter or digit); give one with --name")
-    if name.lower() in {n.lower() for n in (*CATALOGUE, *entries(), *(c.fetch for c in CATALOGUE.values()), "random", "lite")}: raise UserError(f"name: {name} is taken; give another one with --name")
+    if (not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or "--" in name or
+            name.endswith((".", ".json")) or name.startswith("toy-")):
+        raise UserError(f"name: received {printable_name(name)!r}, allowed are up to 64 letters, digits "
+                        "and . _ - (no --, not toy-..., first a letter or digit); give one with --name")
+    if name.lower() in {n.lower() for n in (*CATALOGUE, *entries(), *(c.fetch for c in CATALOGUE.values()),
+                                            "random", "lite")}:
+        raise UserError(f"name: {name} is taken; give another one with --name")
     for p in (p for p in data_home().iterdir() if p.name.lower() in {name.lower() + s for s in ("", ".zip", ".npz")}):
         if at is None or p.resolve() != at: raise UserError(f"name: {p} is there already; give another one with --name")
     return name
@@ -47,7 +53,9 @@ _READS = dict(folder=from_path, table=from_csv, npz=from_npz)
 
 def _read(path, what, name, size, say=None, **kw):
     "Images by their kind; warnings are told to `say`."
-    if what not in _READS: raise UserError(f"{path} is {KIND_NAMES.get(what, what)}; allowed are a folder of class sub-folders or with a labels.csv, a CSV, an .npz, or a zip or tar of these")
+    if what not in _READS:
+        raise UserError(f"{path} is {KIND_NAMES.get(what, what)}; allowed are a folder of class sub-folders or with a "
+                        "labels.csv, a CSV, an .npz, or a zip or tar of these")
     with warnings.catch_warnings(record=say is not None) as heard:
         if say: warnings.simplefilter("always", UserWarning)
         images = _READS[what](path, size=size, name=name, **kw)
@@ -56,15 +64,19 @@ def _read(path, what, name, size, say=None, **kw):
 
 def _register(name, path, what, images, columns):
     base = data_home()
-    entry = dict(path=str(path.relative_to(base) if path.is_relative_to(base) else path), kind=what, size=CHECK_SIZE, resample="draft", fingerprint=images.fingerprint, images=len(images),
-                 counts=images.counts, group_key=getattr(images.card, "group_key", None) if images.groups is not None else None, **({"columns": columns} if columns else {}))
+    entry = dict(path=str(path.relative_to(base) if path.is_relative_to(base) else path), kind=what, size=CHECK_SIZE,
+                 resample="draft", fingerprint=images.fingerprint, images=len(images), counts=images.counts,
+                 group_key=getattr(images.card, "group_key", None) if images.groups is not None else None,
+                 **({"columns": columns} if columns else {}))
     save_json(base/REGISTER, {**entries(), name: entry})
     return entry
 
 def _contents(folder):
     "What an unpacked archive holds: without the one folder around everything; or the one file"
     top = list(folder.iterdir())
-    if len(top) == 1 and (top[0].is_file() or sum(p.is_dir() for p in top[0].iterdir()) > 1 or (top[0]/"labels.csv").exists()): return top[0]
+    if (len(top) == 1 and (top[0].is_file() or sum(p.is_dir() for p in top[0].iterdir()) > 1 or
+                           (top[0]/"labels.csv").exists())):
+        return top[0]
     return folder
 
 # %% ../../nbs/datasets/11_added.ipynb #2eec920f
@@ -74,42 +86,59 @@ def add(
     say=None,           # told what was left out
     **columns,          # path_col, class_col, group_col of a CSV
 )->dict: # what is remembered of it
-    "Check a user's images and remember them under a name."
-    if not str(path).strip(): raise UserError("data add: received an empty path; give a folder, a CSV, an .npz or an archive (. is the folder you are in)")
+    "Check a user's images and remember them under a name; `UserError` where they cannot be read or the name is taken."
+    if not str(path).strip():
+        raise UserError("data add: received an empty path; give a folder, a CSV, an .npz or an archive "
+                        "(. is the folder you are in)")
     base, path = data_home(), Path(path).expanduser()
     if not path.exists(): raise UserError(f"data add: there is nothing at {path}")
-    if not path.is_dir() and not path.is_file(): raise UserError(f"data add: {path} is a pipe, a device or the like; give a folder, a CSV, an .npz or an archive")
-    path = path.resolve(); what = kind(path)
+    if not path.is_dir() and not path.is_file():
+        raise UserError(f"data add: {path} is a pipe, a device or the like; give a folder, a CSV, "
+                        "an .npz or an archive")
+    path = path.resolve()
+    what = kind(path)
     name = check_name((path.name if what == "folder" else path.name.split(".")[0]) if name is None else name, path)
     with alone_in(base):
-        if what not in ARCHIVES: return _register(name, path, what, _read(path, what, name, CHECK_SIZE, say, **_columns(path, what, columns)), columns)
+        if what not in ARCHIVES:
+            return _register(name, path, what,
+                             _read(path, what, name, CHECK_SIZE, say, **_columns(path, what, columns)), columns)
         with hidden_folder(base, "adding") as tmp:
-            got = _contents(extract(path, tmp/"all")); what = kind(got)
+            got = _contents(extract(path, tmp/"all"))
+            what = kind(got)
             try: images = _read(got, what, name, CHECK_SIZE, say, **_columns(got, what, columns))
             except UserError as e: raise UserError(str(e).replace(str(got), str(path))) from e
             place = base/(name if got.is_dir() else f"{name}.{'npz' if what == 'npz' else 'csv'}")
             got.rename(place)
         try: return _register(name, place, what, images, columns)
-        except BaseException: shutil.rmtree(place) if place.is_dir() else place.unlink(); raise
+        except BaseException:
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+            raise
 
+# %% ../../nbs/datasets/11_added.ipynb #62093327
 def _columns(path, what, columns)->dict:
     "Names of columns, where there is a table to have them"
     if columns and what != "table" and not (what == "folder" and (path/"labels.csv").exists()):
-        raise UserError(f"data add: received --{next(iter(columns)).replace('_', '-')}, but {path} holds no table; allowed with a CSV or a folder with a labels.csv")
+        raise UserError(f"data add: received --{next(iter(columns)).replace('_', '-')}, but {path} holds no table; "
+                        "allowed with a CSV or a folder with a labels.csv")
     return columns
 
 def remove(
     name:str, # of images that were added
 )->dict: # what was remembered of them
-    "Forget images that were added; the images stay."
+    "Forget images that were added; the images stay. `UserError` where none were added under that name."
     mine = entries()
     if name not in mine:
-        raise UserError(f"data remove: {printable_name(name)} " + ("comes with catscans: it was not added" if name in CATALOGUE else "was never added") + f"; allowed are {', '.join(mine) or 'only added datasets, and there are none'}"
+        raise UserError(f"data remove: {printable_name(name)} " +
+                        ("comes with catscans: it was not added" if name in CATALOGUE else "was never added") +
+                        f"; allowed are {', '.join(mine) or 'only added datasets, and there are none'}"
                         + ("" if data_dir() else " (CATSCANS_DATA is not set)"))
     with alone_in(data_home()):
-        mine = entries(); gone = mine.pop(name); save_json(data_home()/REGISTER, mine)
+        mine = entries()
+        gone = mine.pop(name)
+        save_json(data_home()/REGISTER, mine)
     return gone
 
+# %% ../../nbs/datasets/11_added.ipynb #d800c885
 def open_added(
     name:str,                 # one that was added
     size:int=112,
@@ -118,15 +147,20 @@ def open_added(
     resample:str|None=None,   # default: as when it was added
     allow_unreadable=(),      # names of images that are left out if they cannot be read
 ):  # Images
-    "The images that were added under a name."
+    "The images that were added under a name; `UserError` where they are gone."
     e, path = entries()[name], added()[name]
-    if not path.exists(): raise UserError(f"{name} was added from {path}, where nothing is any more; put it back, or forget it: catscans data remove {name}")
-    return _read(path, e["kind"], name, size, max_images=max_images, seed=seed, resample=resample or e.get("resample", "bilinear"), allow_unreadable=allow_unreadable, **e.get("columns", {}))
+    if not path.exists():
+        raise UserError(f"{name} was added from {path}, where nothing is any more; put it back, or forget it: "
+                        f"catscans data remove {name}")
+    return _read(path, e["kind"], name, size, max_images=max_images, seed=seed,
+                 resample=resample or e.get("resample", "bilinear"), allow_unreadable=allow_unreadable,
+                 **e.get("columns", {}))
 
 def check_added(name:str):
-    "Its images, if they are still those that were added."
+    "Its images, if they are still those that were added; `UserError` where they have changed."
     images, e = open_added(name, CHECK_SIZE), entries()[name]
     if images.fingerprint != e["fingerprint"]:
-        raise UserError(f"{name} at {added()[name]} has changed: fingerprint {images.fingerprint} of {len(images)} images, {e['fingerprint']} of {e['images']} when it was added; "
-                        f"add it again under another name")
+        raise UserError(f"{name} at {added()[name]} has changed: fingerprint {images.fingerprint} of {len(images)} "
+                        f"images, {e['fingerprint']} of {e['images']} when it was added; add it again under "
+                        "another name")
     return images

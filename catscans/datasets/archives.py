@@ -14,11 +14,12 @@ from pathlib import Path
 from ..core.basics import UserError
 
 # %% ../../nbs/datasets/08_archives.ipynb #d46f800e
-_MAGIC = ((b"PK\3\4", "zip"), (b"PK\5\6", "zip"), (b"\x1f\x8b", "gz"), (b"BZh", "bz2"), (b"\xfd7zXZ\0", "xz"), (b"\x89HDF\r\n\x1a\n", "hdf5"))
+_MAGIC = ((b"PK\3\4", "zip"), (b"PK\5\6", "zip"), (b"\x1f\x8b", "gz"), (b"BZh", "bz2"), (b"\xfd7zXZ\0", "xz"),
+          (b"\x89HDF\r\n\x1a\n", "hdf5"))
 PACKED = dict(gz=gzip.open, bz2=bz2.open, xz=lzma.open)
 ARCHIVES = ("zip", "tar", *PACKED)
-_DAMAGED = (EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, RecursionError,
-            OverflowError, IndexError, gzip.BadGzipFile)
+_DAMAGED = (EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error,
+            NotImplementedError, RecursionError, OverflowError, IndexError, gzip.BadGzipFile)
 
 def _magic(path):
     with open(path, "rb") as f: head = f.read(4096)
@@ -56,7 +57,8 @@ def _text_kind(head):
         if e.start < len(head) - 4: return "unknown"         # later: a character cut in two
         text = head[:e.start].decode("utf-8-sig")
     if "\0" in text or not text.strip(): return "unknown"
-    return "page" if text.lstrip()[:1] == "<" else "table" if re.search("[,;\t]", text.splitlines()[0]) else "unknown"      # which of them it must be, the reader says
+    # which of them it must be, the reader says
+    return "page" if text.lstrip()[:1] == "<" else "table" if re.search("[,;\t]", text.splitlines()[0]) else "unknown"
 
 # %% ../../nbs/datasets/08_archives.ipynb #4402bd62
 def printable_name(name, most=120):
@@ -83,8 +85,10 @@ def _zip_members(path):
     with zipfile.ZipFile(path) as z:
         for i in z.infolist():
             mode = stat.S_IFMT(i.external_attr >> 16)
-            what = ("an encrypted file" if i.flag_bits & 1 else "a folder" if i.is_dir() and mode in (0, stat.S_IFDIR) else
-                    "a file" if mode in (0, stat.S_IFREG) and not i.is_dir() else "a link" if mode == stat.S_IFLNK else "a device or the like")
+            what = ("an encrypted file" if i.flag_bits & 1 else
+                    "a folder" if i.is_dir() and mode in (0, stat.S_IFDIR) else
+                    "a file" if mode in (0, stat.S_IFREG) and not i.is_dir() else
+                    "a link" if mode == stat.S_IFLNK else "a device or the like")
             yield i.filename, i.file_size, what, partial(z.open, i)
 
 class _Stream:
@@ -95,6 +99,7 @@ class _Stream:
         self.last = self.f.read(n)
         return self.last
 
+# %% ../../nbs/datasets/08_archives.ipynb #16f7c0df
 def _tar_members(path):
     with (PACKED[k] if (k := _magic(path)[1]) else open)(path, "rb") as f:
         stream = _Stream(f)
@@ -103,18 +108,21 @@ def _tar_members(path):
             while (m := t.next()) is not None:
                 if m.size < 0 or t.offset <= at: raise tarfile.ReadError("a header that leads backwards")
                 at = t.offset
-                what = ("a folder" if m.isdir() else "a file" if m.isreg() and not m.issparse() else "a link" if m.issym() or m.islnk() else
+                what = ("a folder" if m.isdir() else "a file" if m.isreg() and not m.issparse() else
+                        "a link" if m.issym() or m.islnk() else
                         "a sparse file" if m.issparse() else "a device or the like")
                 yield m.name, m.size, what, partial(t.extractfile, m)
                 t.members.clear()                                         # a million members need no memory
-            if len(stream.last) < 512 or stream.last.strip(b"\0"): raise tarfile.ReadError("it ends too early or its next header is damaged")
+            if len(stream.last) < 512 or stream.last.strip(b"\0"):
+                raise tarfile.ReadError("it ends too early or its next header is damaged")
         while f.read(1 << 20): pass
 
 def _single_member(path):
     name = path.name.removesuffix(path.suffix) if path.suffix.lower() in (".gz", ".bz2", ".xz") else path.name
     yield name, 0, "a file", partial(PACKED[_magic(path)[1]], path)
 
-def _members(path, what): return {"zip": _zip_members, "npz": _zip_members, "tar": _tar_members}.get(what, _single_member)(path)
+def _members(path, what):
+    return {"zip": _zip_members, "npz": _zip_members, "tar": _tar_members}.get(what, _single_member)(path)
 
 # %% ../../nbs/datasets/08_archives.ipynb #39e8dec7
 class _Names:
@@ -123,7 +131,8 @@ class _Names:
     def add(self, rel, is_file):
         key = unicodedata.normalize("NFC", rel).casefold()
         if (old := self.taken.get(key)) is not None:
-            if old[0] != rel: raise ValueError(f"its name differs from {printable_name(old[0])} only in the case of letters")
+            if old[0] != rel:
+                raise ValueError(f"its name differs from {printable_name(old[0])} only in the case of letters")
             if is_file or old[1]: raise ValueError("its name is there twice")
             return
         if "/" in rel: self.add(rel.rsplit("/", 1)[0], False)
@@ -132,13 +141,21 @@ class _Names:
 class _Room:
     "How much may be written: by the archive's own size, by a limit, and by the disk."
     def __init__(self, archive, limit, ratio, floor, free):
-        self.most, self.free, self.declared, self.written = min(limit, max(floor, ratio*archive.stat().st_size)), free, 0, 0
+        self.most, self.free, self.declared, self.written = (
+            min(limit, max(floor, ratio*archive.stat().st_size)), free, 0, 0)
     def _check(self, n, verb):
-        if n > self.most: raise ValueError(f"with it the archive {verb} {size_text(n)}, more than the {size_text(self.most)} that an archive of its size may hold")
+        if n > self.most:
+            raise ValueError(f"with it the archive {verb} {size_text(n)}, more than the {size_text(self.most)} that an "
+                             "archive of its size may hold")
         if n > self.free: raise OSError(errno.ENOSPC, "disk full")
-    def declare(self, n): self.declared += n; self._check(self.declared, "says that it holds")
-    def write(self, n): self.written += n; self._check(self.written, "holds")
+    def declare(self, n):
+        self.declared += n
+        self._check(self.declared, "says that it holds")
+    def write(self, n):
+        self.written += n
+        self._check(self.written, "holds")
 
+# %% ../../nbs/datasets/08_archives.ipynb #a7448bdc
 def size_text(n:int)->str:
     "A number of bytes as people say it."
     for unit in ("bytes", "kB", "MB", "GB"):
@@ -147,7 +164,8 @@ def size_text(n:int)->str:
     return f"{n:.1f} TB"
 
 # %% ../../nbs/datasets/08_archives.ipynb #5896f278
-LIMIT, RATIO, FLOOR = 2 << 40, 100, 64 << 20     # the largest set here is 148 GB; images hardly pack, PCam's label files by 12
+# the largest set here is 148 GB; images hardly pack, PCam's label files by 12
+LIMIT, RATIO, FLOOR = 2 << 40, 100, 64 << 20
 
 def _write(archive, what, tmp, room, dry):
     "The members of `archive` in the folder `tmp`; `dry`: only looked at. Returns how many files there are."
@@ -160,23 +178,35 @@ def _write(archive, what, tmp, room, dry):
             if not rel: raise ValueError("it has no name")
             names.add(rel, sort == "a file")
             if sort == "a file": room.declare(size)
-            if dry: n += sort == "a file"; continue
+            if dry:
+                n += sort == "a file"
+                continue
             place = tmp/rel
             (place if sort == "a folder" else place.parent).mkdir(parents=True, exist_ok=True)
             if sort == "a folder": continue
             with opened() as src, open(place, "xb") as out:
-                while chunk := src.read(1 << 20): room.write(len(chunk)); out.write(chunk)
+                while chunk := src.read(1 << 20):
+                    room.write(len(chunk))
+                    out.write(chunk)
             n += 1
-    except _DAMAGED as e: raise UserError(f"{archive} is damaged at {printable_name(member)} ({printable_name(e) or type(e).__name__}); fetch or copy it again") from e
-    except (ValueError, RuntimeError) as e: raise UserError(f"{archive} is refused because of its member {printable_name(member)}: {printable_name(e, 300)}; nothing was unpacked") from e
+    except _DAMAGED as e:
+        raise UserError(f"{archive} is damaged at {printable_name(member)} ({printable_name(e) or type(e).__name__}); "
+                        "fetch or copy it again") from e
+    except (ValueError, RuntimeError) as e:
+        raise UserError(f"{archive} is refused because of its member {printable_name(member)}: "
+                        f"{printable_name(e, 300)}; nothing was unpacked") from e
     except OSError as e:
-        if e.errno == errno.ENOSPC: raise UserError(f"{archive} does not fit on the disk: {size_text(room.free)} are free in {tmp.parent}; make room, or choose another folder") from e
-        raise UserError(f"{archive} is damaged at {printable_name(member)} ({printable_name(e)}), or {tmp.parent} cannot be written") from e
+        if e.errno == errno.ENOSPC:
+            raise UserError(f"{archive} does not fit on the disk: {size_text(room.free)} are free in {tmp.parent}; "
+                            "make room, or choose another folder") from e
+        raise UserError(f"{archive} is damaged at {printable_name(member)} ({printable_name(e)}), or {tmp.parent} "
+                        "cannot be written") from e
     if not n: raise UserError(f"{archive} holds no file; fetch or copy it again")
     return n
 
 # %% ../../nbs/datasets/08_archives.ipynb #6e7b2f7e
-KIND_NAMES = dict(folder="a folder", hdf5="an HDF5 file", page="a web page", table="a table", unknown="of no known kind", npz="an .npz")
+KIND_NAMES = dict(folder="a folder", hdf5="an HDF5 file", page="a web page", table="a table",
+                  unknown="of no known kind", npz="an .npz")
 
 HIDDEN_KINDS = ("incoming", "unpacking", "adding")
 
@@ -184,9 +214,12 @@ HIDDEN_KINDS = ("incoming", "unpacking", "adding")
 def hidden_folder(folder, name):
     "A temporary folder in `folder`, gone afterwards."
     tmp = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}-"))
-    try: os.chmod(tmp, 0o755); yield tmp
+    try:
+        os.chmod(tmp, 0o755)
+        yield tmp
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
+# %% ../../nbs/datasets/08_archives.ipynb #747964f7
 def extract(
     archive:str|Path,  # zip; tar, plain or packed with gz, bz2, xz; a single file packed with one of these
     dest:str|Path,     # a folder that does not exist yet
@@ -194,15 +227,18 @@ def extract(
     ratio:float=RATIO, # bytes that may come out of one byte
     floor:int=FLOOR,   # bytes that come out of the smallest archive
 )->Path:
-    "Unpack an archive into a new folder, or leave everything as it was."
+    """Unpack an archive into a new folder, or leave everything as it was.
+    `UserError` where it is none, damaged, hostile or too large, or `dest` exists."""
     archive, dest = Path(archive), Path(dest)
     if not archive.is_file(): raise UserError(f"there is no archive {archive}")
     if dest.exists(): raise UserError(f"{dest} exists already: received it as the new folder for {archive.name}")
     if (what := kind(archive)) not in (*ARCHIVES, "npz"):
-        raise UserError(f"{archive} is {KIND_NAMES[what]}, not an archive; allowed are zip, tar (plain or packed with gz, bz2, xz) and a single file packed with one of these")
+        raise UserError(f"{archive} is {KIND_NAMES[what]}, not an archive; allowed are zip, tar (plain or packed with "
+                        "gz, bz2, xz) and a single file packed with one of these")
     home = next(p for p in dest.absolute().parents if p.is_dir())
     new = partial(_Room, archive, limit, ratio, floor, shutil.disk_usage(home).free)
-    if what in ("zip", "npz"): _write(archive, what, home/".none", new(), dry=True)      # a zip says first what it holds
+    if what in ("zip", "npz"):
+        _write(archive, what, home/".none", new(), dry=True)  # a zip says first what it holds
     with hidden_folder(home, dest.name) as tmp:
         _write(archive, what, tmp/"all", new(), dry=False)
         dest.parent.mkdir(parents=True, exist_ok=True)

@@ -25,13 +25,15 @@ class File:
     def member(self)->bool: return self.note.startswith("member of")
     @property
     def instead(self)->tuple: # names of the files that it can stand for, with the files that bear the same note
-        return tuple(self.note[len("instead of "):].split(":")[0].split(" and ")) if self.note.startswith("instead of ") else ()
+        return (tuple(self.note[len("instead of "):].split(":")[0].split(" and "))
+                if self.note.startswith("instead of ") else ())
     @property
     def about(self)->int: # bytes, roughly, where only that is known
         return int(float(self.note.split("about ")[1].split(" GB")[0])*1e9) if self.note.startswith("about ") else 0
     @property
     def checksum(self)->str: return "sha256" if self.sha256 else "md5" if self.md5 else ""
 
+# %% ../../nbs/datasets/00_cards.ipynb #eafd889d
 @lru_cache(maxsize=1)
 def _files()->dict:
     "dataset -> its files"
@@ -40,8 +42,9 @@ def _files()->dict:
     out = {}
     with (files("catscans")/"data"/"cards"/"files.csv").open(encoding="utf-8", newline="") as f:
         for r in csv.DictReader(f):
-            out.setdefault(r["dataset"], []).append(File(r["file"], tuple(u for u in (r["url"], r["mirror"]) if u), int(r["bytes"]) if r["bytes"] else None,
-                                                         r["md5"], r["sha256"], r["login"] == "1", r["note"]))
+            out.setdefault(r["dataset"], []).append(File(r["file"], tuple(u for u in (r["url"], r["mirror"]) if u),
+                                                         int(r["bytes"]) if r["bytes"] else None, r["md5"], r["sha256"],
+                                                         r["login"] == "1", r["note"]))
     return {d: tuple(fs) for d, fs in out.items()}
 
 # %% ../../nbs/datasets/00_cards.ipynb #174224c3
@@ -88,25 +91,36 @@ class Card:
     def original(self)->str: # what a reduced file was cut from
         return f"{self.title.split(' (')[0].split(',')[0]} ({'; '.join(filter(None, (self.citation, self.url)))})"
     @property
-    def access(self)->str: return "not known" if self.files and all("whether a login is needed is not known" in f.note for f in self.files) else "no login" if self.open else "login" if any(f.login for f in self.files) else "by hand" if self.files else ""
+    def access(self)->str:
+        return ("not known" if self.files and
+                all("whether a login is needed is not known" in f.note for f in self.files) else
+                "no login" if self.open else "login" if any(f.login for f in self.files) else
+                "by hand" if self.files else "")
     @property
     def noncommercial(self)->bool: return any(w in self.licence for w in ("non-commercial", "research purposes"))
     @property
-    def resample(self)->str: return "bilinear" if self.layout == "lite" else "draft"   # records of lite are kept: they name the fingerprints of fully decoded images
+    def resample(self)->str:
+        # records of lite are kept: they name the fingerprints of fully decoded images
+        return "bilinear" if self.layout == "lite" else "draft"
     @property
     def checksum(self)->str:
         "What is known of the checksums of its files."
         if self.layout in ("toy", "lite"): return "generated" if self.layout == "toy" else "none known: packed here"
         fs = [f for f in self.files if not f.member and not f.instead and (not f.login or not self.open)]
-        known = Counter(f.checksum or ("to be recorded on first fetch" if f.urls and not f.login else "none published") for f in fs)
+        known = Counter(f.checksum or ("to be recorded on first fetch" if f.urls and not f.login else "none published")
+                        for f in fs)
         return ", ".join(k if len(known) == 1 else f"{n} {k}" for k, n in known.items()) or "no file is offered"
     def __repr__(self):
         n = f"{self.n:,} images" if self.n else "images not counted"
         return f"Card({self.name}: {self.title}, {n}, {self.classes} classes, {self.licence})"
     def _repr_html_(self):
-        rows = "".join(f"<tr><td>{f.name}</td><td>{getattr(self, f.name)}</td></tr>" for f in fields(self) if getattr(self, f.name) not in ("", None, ()))
+        rows = "".join(f"<tr><td>{f.name}</td><td>{getattr(self, f.name)}</td></tr>" for f in fields(self)
+                       if getattr(self, f.name) not in ("", None, ()))
         return f"<table>{rows}</table>"
 
 # %% ../../nbs/datasets/00_cards.ipynb #dc9adaf2
-LAYOUTS = ("stl10", "dtd", "isic2018", "kermany", "pcam", "kimia", "wordnet", "imagenet", "medmnist", "folders", "toy", "lite", "none")  # none: no reader
-GROUP_KEYS = dict(lesion_id="lesion", lesion="lesion", patient="patient", wsi="whole slide", slide="slide", group="source tile", sample="physical sample", case="case", image="image its cells are cut from")
+# `none`: no reader
+LAYOUTS = ("stl10", "dtd", "isic2018", "kermany", "pcam", "kimia", "wordnet", "imagenet", "medmnist", "folders", "toy",
+           "lite", "none")
+GROUP_KEYS = dict(lesion_id="lesion", lesion="lesion", patient="patient", wsi="whole slide", slide="slide",
+                  group="source tile", sample="physical sample", case="case", image="image its cells are cut from")

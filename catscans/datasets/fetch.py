@@ -26,13 +26,18 @@ _BUSY = (408, 425, 429, 500, 502, 503, 504)      # worth another try
 
 class _Again(Exception):
     "This try failed, the next may not."
-    def __init__(self, why, wait=None): super().__init__(why); self.wait = wait
+    def __init__(self, why, wait=None):
+        super().__init__(why)
+        self.wait = wait
 
 def load_json(path, default):
     if not path.exists(): return default
     try: d = json.loads(path.read_text())
-    except (OSError, ValueError) as e: raise UserError(f"{path} is not readable JSON ({printable_name(e)}); repair it, or delete it if it was made by catscans data") from e
-    if not isinstance(d, dict): raise UserError(f"{path} holds a {type(d).__name__}, needed is a JSON object; repair or delete it")
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path} is not readable JSON ({printable_name(e)}); repair it, or delete it if it was made by "
+                        "catscans data") from e
+    if not isinstance(d, dict):
+        raise UserError(f"{path} holds a {type(d).__name__}, needed is a JSON object; repair or delete it")
     return d
 
 def save_json(path, d):
@@ -50,16 +55,21 @@ class Resume:
         timeout=(10, 60),     # seconds to connect, seconds without a byte
         progress:bool=True,   # a bar, where there is a terminal
     ):
-        self.part, self.checked, self.bytes, self.tries, self.sleep, self.timeout, self.progress = Path(part), checked, bytes, tries, sleep, timeout, progress
+        self.part, self.checked, self.bytes, self.tries, self.sleep, self.timeout, self.progress = (
+            Path(part), checked, bytes, tries, sleep, timeout, progress)
         self.note, self.resumed = self.part.with_name(self.part.name + ".json"), False
 
     def have(self)->int: return self.part.stat().st_size if self.part.exists() else 0
-    def forget(self): self.part.unlink(missing_ok=True); self.note.unlink(missing_ok=True)
+    def forget(self):
+        self.part.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
 
     def __call__(self, url, output_file, pooch=None):
         most, bad = self.have(), 0
         while True:
-            try: self._once(url); break
+            try:
+                self._once(url)
+                break
             except _Again as e:
                 bad = bad + 1 if self.have() <= most else 1
                 most = max(most, self.have())
@@ -76,7 +86,8 @@ def _ask(self, url):
     same, have = note.get("url") == url and note.get("validator"), self.have()
     self.total = note.get("total") if same else None
     if not (same or self.checked): have = 0
-    head = {"Accept-Encoding": "identity", "User-Agent": "catscans (research; python-requests)"}   # as it lies there: lengths and checksums agree
+    # as it lies there: lengths and checksums agree
+    head = {"Accept-Encoding": "identity", "User-Agent": "catscans (research; python-requests)"}
     if have: head["Range"] = f"bytes={have}-"
     if have and same: head["If-Range"] = note["validator"]
     return head, have, have and note.get("url") == url and note.get("total") == have
@@ -87,11 +98,14 @@ def _first(self, r, have):
     if r.status_code in _BUSY:
         wait = r.headers.get("Retry-After", "")
         raise _Again(f"HTTP {r.status_code} {r.reason}", int(wait) if wait.isdigit() else None)
-    if r.status_code == 416: self.forget(); raise _Again("HTTP 416: what had come so far did not fit")
+    if r.status_code == 416:
+        self.forget()
+        raise _Again("HTTP 416: what had come so far did not fit")
     if r.status_code == 206:
         at = re.match(r"bytes (\d+)-\d+/(\d+|\*)$", r.headers.get("Content-Range", ""))
         if at and int(at[1]) == have and at[2] in ("*", str(self.total or at[2])): return have
-        self.forget(); raise _Again("the server went on with another file, or at another place than asked")
+        self.forget()
+        raise _Again("the server went on with another file, or at another place than asked")
     if r.status_code != 200: raise FetchError(f"HTTP {r.status_code} {r.reason}")
     return 0
 
@@ -107,31 +121,43 @@ def _once(self, url):
             first = self._first(r, have)
             length = r.headers.get("Content-Length", "")
             total = first + int(length) if length.isdigit() else None
-            if total and self.bytes and total != self.bytes: raise FetchError(f"there it has {total:,} bytes, expected are {self.bytes:,}")
+            if total and self.bytes and total != self.bytes:
+                raise FetchError(f"there it has {total:,} bytes, expected are {self.bytes:,}")
             self._room(total and total - first)
             self.resumed |= first > 0
-            validator = e if (e := r.headers.get("ETag", "")) and not e.startswith("W/") else r.headers.get("Last-Modified")
+            validator = (e if (e := r.headers.get("ETag", "")) and not e.startswith("W/") else
+                         r.headers.get("Last-Modified"))
             save_json(self.note, dict(url=url, validator=validator, total=total))
             self._receive(r, first, total)
-    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema, requests.exceptions.SSLError,
+    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema,
+            requests.exceptions.SSLError,
             requests.exceptions.TooManyRedirects) as e: raise FetchError(_reason(e)) from e
-    except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as e: raise _Again(_reason(e)) from e
-    except OSError as e: raise UserError(f"{self.part} cannot be written ({e.strerror or e}); what has come so far is kept") from e
-    if total is not None and self.have() != total: raise _Again(f"the connection was cut at {self.have():,} of {total:,} bytes")
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as e:
+        raise _Again(_reason(e)) from e
+    except OSError as e:
+        raise UserError(f"{self.part} cannot be written ({e.strerror or e}); what has come so far is kept") from e
+    if total is not None and self.have() != total:
+        raise _Again(f"the connection was cut at {self.have():,} of {total:,} bytes")
 
+# %% ../../nbs/datasets/09_fetch.ipynb #0f850dd0
 @method_of(Resume)
 def _receive(self, r, first, total):
     "Write what comes, from the position `first` on."
     from tqdm import tqdm
-    with open(self.part, "r+b" if first else "wb") as out, tqdm(total=total, initial=first, unit="B", unit_scale=True, leave=False, file=sys.stderr,
-              desc=self.part.name.removesuffix(".part"), disable=None if self.progress else True) as bar:
-        out.seek(first); out.truncate()
-        for chunk in r.raw.stream(1 << 18, decode_content=False): out.write(chunk); bar.update(len(chunk))
+    with open(self.part, "r+b" if first else "wb") as out, tqdm(total=total, initial=first, unit="B", unit_scale=True,
+              leave=False, file=sys.stderr, desc=self.part.name.removesuffix(".part"),
+              disable=None if self.progress else True) as bar:
+        out.seek(first)
+        out.truncate()
+        for chunk in r.raw.stream(1 << 18, decode_content=False):
+            out.write(chunk)
+            bar.update(len(chunk))
 
 @method_of(Resume)
 def _room(self, n):
     if n and n > (free := shutil.disk_usage(self.part.parent).free):
-        raise UserError(f"{self.part.name.removesuffix('.part')}: {size_text(n)} are still to come, {size_text(free)} are free in {self.part.parent}; make room, or set CATSCANS_DATA to another disk")
+        raise UserError(f"{self.part.name.removesuffix('.part')}: {size_text(n)} are still to come, {size_text(free)} "
+                        f"are free in {self.part.parent}; make room, or set CATSCANS_DATA to another disk")
 
 def _reason(e):
     while isinstance(inner := getattr(e, "reason", None) or (e.args[0] if e.args else None), BaseException): e = inner
@@ -146,13 +172,16 @@ def checksum(path, alg="sha256")->str:
     return f"{alg}:{pooch.file_hash(str(path), alg)}"
 
 def manifest(folder)->dict:
-    "file name -> what is known about it: checksum, whether that was published, url, what it was unpacked to"
+    """file name -> what is known about it: checksum, whether that was published, url, what it was unpacked to.
+    `UserError` where the file cannot be read."""
     d = load_json(path := Path(folder)/MANIFEST, {})
-    if not all(isinstance(v, dict) for v in d.values()): raise UserError(f"{path} holds an entry that is no JSON object; repair or delete it")
+    if not all(isinstance(v, dict) for v in d.values()):
+        raise UserError(f"{path} holds an entry that is no JSON object; repair or delete it")
     return d
 
 def _note(folder, name, **facts):
-    d = manifest(folder); d[name] = {**d.get(name, {}), **facts}
+    d = manifest(folder)
+    d[name] = {**d.get(name, {}), **facts}
     save_json(Path(folder)/MANIFEST, d)
 
 def expected(
@@ -164,38 +193,52 @@ def expected(
         if (s := getattr(f, alg, None)): return f"{alg}:{s.lower()}", True
     return manifest(folder).get(f.name, {}).get("checksum"), False
 
+# %% ../../nbs/datasets/09_fetch.ipynb #7392c4c5
 def _name_of(f):
     try: rel = member_path(f.name)
     except ValueError as e: raise UserError(f"file {printable_name(f.name)}: {e}") from e
-    if rel != f.name or rel.endswith(".part") or rel == MANIFEST: raise UserError(f"file {printable_name(f.name)} is not a plain relative name")
+    if rel != f.name or rel.endswith(".part") or rel == MANIFEST:
+        raise UserError(f"file {printable_name(f.name)} is not a plain relative name")
     return rel
 
 # %% ../../nbs/datasets/09_fetch.ipynb #82a667ef
-_LOOKS = {".zip": ("zip",), ".npz": ("npz",), ".tar": ("tar",), ".tgz": ("tar",), ".gz": ("gz", "tar"), ".bz2": ("bz2", "tar"), ".xz": ("xz", "tar"), ".h5": ("hdf5",)}
+_LOOKS = {".zip": ("zip",), ".npz": ("npz",), ".tar": ("tar",), ".tgz": ("tar",), ".gz": ("gz", "tar"),
+          ".bz2": ("bz2", "tar"), ".xz": ("xz", "tar"), ".h5": ("hdf5",)}
 
 def _odd(path, name)->str:
-    "What a file is that cannot be the one of that name, else \"\": without a published checksum nothing else tells an error page from it."
-    k = kind(path); looks = _LOOKS.get(Path(name).suffix.lower())
+    """What a file is that cannot be the one of that name, else an empty text:
+    without a published checksum nothing else tells an error page from it."""
+    k = kind(path)
+    looks = _LOOKS.get(Path(name).suffix.lower())
     return KIND_NAMES.get(k, k) if k == "page" or looks and k not in looks else ""
 
+# %% ../../nbs/datasets/09_fetch.ipynb #06a8e8f6
 def _from(url, f, folder, sum_, again=False, **options):
     "One file from one mirror, checked, at its final place."
     import pooch
-    name = _name_of(f); load = Resume(folder/f"{name}.part", checked=sum_ is not None, bytes=f.bytes, **options)
-    level = pooch.get_logger().level; pooch.get_logger().setLevel("ERROR")      # its advice on hashes is for programmers
+    name = _name_of(f)
+    load = Resume(folder/f"{name}.part", checked=sum_ is not None, bytes=f.bytes, **options)
+    level = pooch.get_logger().level
+    pooch.get_logger().setLevel("ERROR")      # its advice on hashes is for programmers
     try:
         with hidden_folder(folder, "incoming") as tmp:
             got = Path(pooch.retrieve(url, known_hash=sum_, fname=Path(name).name, path=tmp, downloader=load))
-            n = got.stat().st_size                                              # a server need not say how much is to come
+            # a server need not say how much is to come
+            n = got.stat().st_size
             if f.bytes and n != f.bytes: raise FetchError(f"gave {n:,} bytes, expected are {f.bytes:,}")
-            if sum_ is None and (odd := _odd(got, name)): raise FetchError(f"gave something that is {odd} instead of {name}")
+            if sum_ is None and (odd := _odd(got, name)):
+                raise FetchError(f"gave something that is {odd} instead of {name}")
             os.chmod(got, 0o644)
             got.replace(folder/name)
     except UserError: raise
-    except ValueError as e:                                                     # pooch: the checksum is not the expected one
-        if load.resumed and not again: return _from(url, f, folder, sum_, again=True, **options)   # what lay here may be wrong: once more, from the first byte
+    except ValueError as e:
+        # pooch: the checksum is not the expected one
+        if load.resumed and not again:
+            # what lay here may be wrong: once more, from the first byte
+            return _from(url, f, folder, sum_, again=True, **options)
         got = re.search(r"got (\w+)", str(e))
-        raise FetchError(f"the {sum_.split(':')[0]} is {got[1] if got else '?'}, expected is {sum_.split(':')[1]}") from e
+        raise FetchError(f"the {sum_.split(':')[0]} is {got[1] if got else '?'}, expected is "
+                         f"{sum_.split(':')[1]}") from e
     finally: pooch.get_logger().setLevel(level)
 
 # %% ../../nbs/datasets/09_fetch.ipynb #a3c7da92
@@ -205,16 +248,20 @@ def fetch(
     say=None,        # told what happens, one line at a time
     **options,       # of `Resume`
 )->Path:
-    "One file: from here if it is right, else from the first of its mirrors that gives it right."
+    """One file: from here if it is right, else from the first of its mirrors that gives it right.
+    `FetchError` where none does; `UserError` where only a hand or an account can get it."""
     folder, say = Path(folder), say or (lambda s: None)
     path, (sum_, published) = folder/_name_of(f), expected(f, folder)
     if path.is_dir(): return _given_folder(f, path)
-    changed = "" if published or sum_ is None else f"; {sum_} was recorded when it was there first: if the change is meant, delete its entry in {folder/MANIFEST}"
+    changed = ("" if published or sum_ is None else
+               f"; {sum_} was recorded when it was there first: if the change is meant, delete its entry in "
+               f"{folder/MANIFEST}")
     if path.exists():
         odd = "" if sum_ else _odd(path, f.name)
         is_ = checksum(path, sum_.split(":")[0]) if sum_ else ""
         if not odd and is_ == (sum_ or ""): return _keep(f, folder, sum_, published)
-        wrong = f"{path} is not what it should be: " + (f"received {odd}" if odd else f"received {is_}, expected is {sum_}")
+        wrong = (f"{path} is not what it should be: " +
+                 (f"received {odd}" if odd else f"received {is_}, expected is {sum_}"))
         if _by_hand(f): raise UserError(f"{wrong}; put the right file there{changed}")
         say(f"{wrong}; fetching it again")
     elif _by_hand(f): raise UserError(put_text([f], folder))
@@ -223,15 +270,20 @@ def fetch(
     for url in f.urls:
         say(f"{f.name}{f' ({size_text(f.bytes)})' if f.bytes else ''} from {url}")
         try: _from(url, f, folder, sum_, **options)
-        except FetchError as e: why.append(f"{url}: {e}"); say(why[-1]); continue
+        except FetchError as e:
+            why.append(f"{url}: {e}")
+            say(why[-1])
+            continue
         return _keep(f, folder, sum_, published, url=url)
     raise FetchError(f"{f.name} could not be fetched: {'; '.join(why)}{changed}")
 
+# %% ../../nbs/datasets/09_fetch.ipynb #2f4577c8
 def _by_hand(f): return f.login or not f.urls
 
 def _given_folder(f, path):
     "A folder where a file belongs: right only where its owner offers no archive by a name."
-    if not _by_hand(f) or Path(f.name).suffix: raise UserError(f"{path} is a folder: received it as the place of the file {f.name}; move it away")
+    if not _by_hand(f) or Path(f.name).suffix:
+        raise UserError(f"{path} is a folder: received it as the place of the file {f.name}; move it away")
     if not any(path.iterdir()): raise UserError(f"{path} is empty: put {f.name} into it, unpacked")
     return path
 
@@ -262,7 +314,8 @@ def file_text(
     f, # a file's description
 )->str:
     "Name, size, checksum and addresses of a file; its note where it has no address."
-    facts = "; ".join(filter(None, [size_text(f.bytes) if f.bytes else "", _sum(f), "" if f.urls else getattr(f, "note", "")]))
+    facts = "; ".join(filter(None, [size_text(f.bytes) if f.bytes else "", _sum(f),
+                                    "" if f.urls else getattr(f, "note", "")]))
     return f.name + (f" ({facts})" if facts else "") + (f" from {' or '.join(f.urls)}" if f.urls else "")
 
 def _sum(f): return f"sha256 {f.sha256}" if f.sha256 else f"md5 {f.md5}" if f.md5 else ""
@@ -275,34 +328,43 @@ def facts_text(
     from urllib.parse import urlsplit
     lines = [f"licence: {c.licence}", *([f"see: {c.url}"] if c.url else [])]
     for f in c.files:
-        known = [size_text(f.bytes) if f.bytes else "", *(f"{k} {s}" for k, s in (("md5", f.md5), ("sha256", f.sha256)) if s), "an account is needed" if f.login else "", f.note]
-        lines += [f"{f.name}: " + ("; ".join(filter(None, known)) or "nothing more is known"), *(f"    {u}" for u in f.urls)]
+        known = [size_text(f.bytes) if f.bytes else "",
+                 *(f"{k} {s}" for k, s in (("md5", f.md5), ("sha256", f.sha256)) if s),
+                 "an account is needed" if f.login else "", f.note]
+        lines += [f"{f.name}: " + ("; ".join(filter(None, known)) or "nothing more is known"),
+                  *(f"    {u}" for u in f.urls)]
     hosts = {urlsplit(u).hostname for f in c.files if not f.login for u in f.urls}
     return "\n".join([*lines, *([f"one host only: {hosts.pop()}"] if len(hosts) == 1 else [])])
 
 # %% ../../nbs/datasets/09_fetch.ipynb #706eb6e2
 def data_home()->Path:
-    "CATSCANS_DATA, an existing folder"
+    "CATSCANS_DATA, an existing folder; `UserError` where it is not set or is none"
     base = data_dir()
     if base is None: raise UserError("CATSCANS_DATA is not set: set it to the folder where datasets shall lie")
     if not base.is_dir(): raise UserError(f"CATSCANS_DATA is {base}, which is not a folder: make it first")
     return base
 
 def card_of(name):
-    "A card that has files"
-    if name not in CATALOGUE: raise UserError(f"unknown dataset: received {printable_name(name)!r}, allowed are {', '.join(short(n for n in CATALOGUE if CATALOGUE[n].files))}")
+    "A card that has files; `UserError` where there is none of that name, or nothing to get"
+    if name not in CATALOGUE:
+        raise UserError(f"unknown dataset: received {printable_name(name)!r}, allowed are "
+                        f"{', '.join(short(n for n in CATALOGUE if CATALOGUE[n].files))}")
     c = CATALOGUE[name]
     if c.layout == "toy": raise UserError(f"{name} is generated: there is nothing to get")
-    if c.archive: raise UserError(f"{name} is not distributed with catscans and cannot be fetched: it is a reduced file, {c.archive}, cut from {c.original}, licence: {c.licence}; "
-                                  "who has that file puts it into CATSCANS_DATA, and images of your own (a folder, CSV or .npz) go through catscans data add")
+    if c.archive:
+        raise UserError(f"{name} is not distributed with catscans and cannot be fetched: it is a reduced file, "
+                        f"{c.archive}, cut from {c.original}, licence: {c.licence}; who has that file puts it into "
+                        "CATSCANS_DATA, and images of your own (a folder, CSV or .npz) go through catscans data add")
     if not c.files: raise UserError(f"{name}: no file is offered" + (f"; see {c.url}" if c.url else ""))
     return c
 
+# %% ../../nbs/datasets/09_fetch.ipynb #65125c4b
 def files_of(
     c,           # a card, or anything with `files`
     folder=None, # where alternatives are looked for
 )->list:
-    "The files that `get` is about: those that need no login where there are such, else all; members of archives come by themselves, alternatives count if they are there."
+    """The files that `get` is about: those that need no login where there are such, else all;
+    members of archives come by themselves, alternatives count if they are there."""
     files = [f for f in c.files if not getattr(f, "member", False) and not _instead(f)]
     files = [f for f in files if not _by_hand(f)] or files
     here = lambda f: folder and ((folder/f.name).exists() or _is_done(f, folder))
@@ -324,9 +386,11 @@ def other_ways(
 )->str:
     "What can be put in place of a card's files, in words; \"\" where there is nothing."
     where = lambda f: "; ".join(filter(None, [f.note.split(": ", 1)[-1], " or ".join(f.urls)]))
-    ways = [f"{' and '.join(f.name for f in fs)} ({where(fs[0])}) into {folder}/" for fs in _alternatives(c).values() if name is None or any(name in _instead(f) for f in fs)]
+    ways = [f"{' and '.join(f.name for f in fs)} ({where(fs[0])}) into {folder}/" for fs in _alternatives(c).values()
+            if name is None or any(name in _instead(f) for f in fs)]
     return f"or put {', or '.join(ways)}" if ways else ""
 
+# %% ../../nbs/datasets/09_fetch.ipynb #5243ba96
 def home_of(c, dest=None)->Path:
     "The folder of a dataset's files."
     return (Path(dest) if dest else data_home())/(getattr(c, "fetch", "") or c.name)
@@ -344,20 +408,29 @@ def _check_disk(name, files, folder, unpack):
     part = lambda f: p.stat().st_size if (p := folder/f"{f.name}.part").exists() else 0
     size = lambda f: f.bytes or getattr(f, "about", 0)
     need = sum(size(f) - part(f) for f in files if not (folder/f.name).exists())
-    if unpack: need += sum(int(_UNPACKED*size(f)) for f in files if re.search(r"\.(zip|tar|tgz|gz|bz2|xz)$", f.name) and not manifest(folder).get(f.name, {}).get("unpacked"))
+    if unpack:
+        need += sum(int(_UNPACKED*size(f)) for f in files
+                    if re.search(r"\.(zip|tar|tgz|gz|bz2|xz)$", f.name) and
+                    not manifest(folder).get(f.name, {}).get("unpacked"))
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.is_dir())).free
-    if need > free: raise UserError(f"{name}: about {size_text(need)} are needed (files, and what they are unpacked to), {size_text(free)} are free at {folder.parent}; "
-                                    "make room, or set CATSCANS_DATA to another disk")
+    if need > free:
+        raise UserError(f"{name}: about {size_text(need)} are needed (files, and what they are unpacked to), "
+                        f"{size_text(free)} are free at {folder.parent}; make room, or set CATSCANS_DATA to "
+                        "another disk")
 
+# %% ../../nbs/datasets/09_fetch.ipynb #9a8b3e58
 @contextmanager
 def alone_in(folder):
-    "Only one process works on a folder; a process that dies gives it back."
+    "Only one process works on a folder; `UserError` where another does. A process that dies gives it back."
     fd = os.open(folder, os.O_RDONLY)
     try:
-        try: import fcntl; fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            import fcntl
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except ImportError: pass
         except OSError as e: raise UserError(f"{folder}: another process is at work in it; wait for it to end") from e
-        for left in (p for how in HIDDEN_KINDS for p in Path(folder).glob(f".{how}-*")): shutil.rmtree(left)     # of a process that was killed
+        for left in (p for how in HIDDEN_KINDS for p in Path(folder).glob(f".{how}-*")):
+            shutil.rmtree(left)  # of a process that was killed
         yield
     finally: os.close(fd)
 
@@ -368,17 +441,20 @@ def wanted(
     "What `get` would do; a `UserError` where that needs an account, or more room than there is."
     c = card_of(what) if isinstance(what, str) else what
     folder = home_of(c, dest)
-    if os.path.lexists(folder) and not folder.is_dir(): raise UserError(f"{folder} is a file: received it as the folder of {c.name}; move it away")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UserError(f"{folder} is a file: received it as the folder of {c.name}; move it away")
     files = [f for f in files_of(c, folder) if not _is_done(f, folder)]
     if asked := [f for f in files if _by_hand(f) and not (folder/_name_of(f)).exists()]:
-        raise UserError(put_text(asked, folder, c.name + (f" (licence: {c.licence})" if getattr(c, "licence", "") else "") + ": "))
+        raise UserError(put_text(
+            asked, folder, c.name + (f" (licence: {c.licence})" if getattr(c, "licence", "") else "") + ": "))
     _check_disk(c.name, files, folder, unpack)
     return c, folder, files
 
 # %% ../../nbs/datasets/09_fetch.ipynb #8e1139fb
 def _inner(folder):
     "Unpack the archives directly in `folder`, each into a folder of its name."
-    for f in sorted(p for p in (*folder.glob("*"), *folder.glob("*/*")) if p.is_file() and re.search(r"\.(zip|tar|tgz|tar\.(gz|bz2|xz))$", p.name)):
+    for f in sorted(p for p in (*folder.glob("*"), *folder.glob("*/*"))
+                    if p.is_file() and re.search(r"\.(zip|tar|tgz|tar\.(gz|bz2|xz))$", p.name)):
         to = f.with_name(re.sub(r"\.(zip|tar|tgz|tar\.(gz|bz2|xz))$", "", f.name))
         if to.exists(): continue
         with hidden_folder(f.parent, "inner") as tmp: _one(extract(f, tmp/"all"), to.name).rename(to)
@@ -395,7 +471,8 @@ def _unpack(f, folder, say):
     if (what := kind(path)) not in ARCHIVES or facts.get("unpacked") and (folder/facts["unpacked"]).exists(): return
     say(f"unpacking {f.name}")
     with hidden_folder(folder, "unpacking") as tmp:
-        out = extract(path, tmp/"all"); _inner(out)
+        out = extract(path, tmp/"all")
+        _inner(out)
         got = next(out.iterdir()) if what in PACKED else _one(out)
         place = folder/(got.name if got != out else re.sub(r"(\.(zip|tar|tgz|gz|bz2|xz))+$", "", f.name))
         if place.exists(): say(f"{place} is there already and stays as it is")
@@ -410,12 +487,15 @@ def get(
     say=None,         # told what happens, one line at a time; default: standard error
     **options,        # of `Resume`
 )->Path: # the dataset's folder
-    "Fetch what is missing of a dataset, check it and unpack it; what is there and right stays."
+    """Fetch what is missing of a dataset, check it and unpack it; what is there and right stays.
+    `FetchError` where no server gives it right; `UserError` where it needs an account, a folder or more room."""
     c, folder, files = wanted(what, dest, unpack)
     say = say or (lambda s: print(f"{c.name}: {s}", file=sys.stderr))
     new = not folder.exists()
     try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise UserError(f"{folder} cannot be made ({e.strerror}): make it, or set CATSCANS_DATA to another folder") from e
+    except OSError as e:
+        raise UserError(f"{folder} cannot be made ({e.strerror}): make it, or set CATSCANS_DATA to "
+                        "another folder") from e
     try:
         with alone_in(folder):
             for f in files: _get_one(c, f, folder, unpack, say, options)
@@ -424,6 +504,7 @@ def get(
         if new and not any(folder.iterdir()): folder.rmdir()
     return folder
 
+# %% ../../nbs/datasets/09_fetch.ipynb #128a4b63
 def _get_one(c, f, folder, unpack, say, options):
     "One file of a dataset, unpacked; a checksum that nobody published is kept only of what is whole."
     first = expected(f, folder)[0] is None
@@ -442,18 +523,23 @@ def check_files(
     members:bool=False, # only members of archives
     say=None,           # told which large file is being read
 )->dict: # file name -> "sha256", "md5", or with "recorded" where nobody published one
-    "The files of a dataset that are there and have a checksum, if they are what they should be."
+    "The files of a dataset that are there and have a checksum; `UserError` where one is not what it should be."
     folder, out = Path(folder), {}
     for f in c.files if folder.is_dir() else ():
         path, member = folder/_name_of(f), getattr(f, "member", False)
         if members and not member or not os.path.lexists(path): continue
-        if path.is_dir() and not member: _given_folder(f, path); continue
+        if path.is_dir() and not member:
+            _given_folder(f, path)
+            continue
         sum_, published = expected(f, folder)
         if sum_ is None: continue
         alg = sum_.split(":")[0]
-        if say and path.is_file() and path.stat().st_size > 100_000_000: say(f"{f.name} ({size_text(path.stat().st_size)}) is compared with its {alg}")
+        if say and path.is_file() and path.stat().st_size > 100_000_000:
+            say(f"{f.name} ({size_text(path.stat().st_size)}) is compared with its {alg}")
         if (is_ := checksum(path, alg) if path.is_file() else "a folder") != sum_:
-            raise UserError(f"{path} is not what it should be: received {is_}, expected is {sum_}; " + (f"delete {folder} and get {c.name} again" if member else
-                            "put the right file there" if _by_hand(f) else f"`catscans data get {c.name}` fetches it again"))
+            raise UserError(f"{path} is not what it should be: received {is_}, expected is {sum_}; " +
+                            (f"delete {folder} and get {c.name} again" if member else
+                             "put the right file there" if _by_hand(f) else
+                             f"`catscans data get {c.name}` fetches it again"))
         out[f.name] = alg + ("" if published else ", recorded here")
     return out

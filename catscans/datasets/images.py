@@ -40,18 +40,20 @@ def decode(
     size:int,               # side of the result in pixels
     resample:str="draft",   # one of RESAMPLE: draft and bilinear are antialiased, nearest is Keras' default
 )->np.ndarray: # (size, size, 3) uint8
-    "One image as RGB at `size` x `size`."
+    "One image as RGB at `size` x `size`; `ValueError` where there is no one way to 8 bits."
     from PIL import Image, ImageOps
     if isinstance(src, np.ndarray): im = Image.fromarray(src[..., 0] if src.ndim == 3 and src.shape[-1] == 1 else src)
     else: im = Image.open(io.BytesIO(src) if isinstance(src, bytes) else src)
     with im:
         box = _draft(im, size) if resample == "draft" else None
         im.load()                                         # PNG may hold its EXIF behind the pixels
-        turned = im.getexif().get(0x0112, 1) != 1         # where not, exif_transpose would only copy: a tenth of the time
+        # an image that is not turned would only be copied by exif_transpose: a tenth of the time
+        turned = im.getexif().get(0x0112, 1) != 1
         if turned and box is None: im = ImageOps.exif_transpose(im)
         if im.mode != "L" or "transparency" in im.info: im = _to_rgb(im)      # grey is resized as one channel
         if resample == "nearest": im = im.resize((size, size), Image.Resampling.NEAREST)
-        elif box or im.size != (size, size): im = im.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=None if box else 3.0)
+        elif box or im.size != (size, size):
+            im = im.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=None if box else 3.0)
         if turned and box: im = ImageOps.exif_transpose(im)                   # the box is that of the file
         return np.asarray(_to_rgb(im))
 
@@ -101,7 +103,8 @@ class Images:
         g = "no groups" if self.groups is None else f"{counted(n, 'group')}" + (
             f" ({self.card.group_key})" if getattr(self.card, "group_key", None) else "")
         out = f", {len(self.left_out)} unreadable left out" if self.left_out else ""
-        return f"Images({self.name}: {len(self):,} at {self.size}x{self.size}, {len(self.classes)} classes, {g}{out}, {self.fingerprint})"
+        return (f"Images({self.name}: {len(self):,} at {self.size}x{self.size}, {len(self.classes)} classes, "
+                f"{g}{out}, {self.fingerprint})")
 
 # %% ../../nbs/datasets/03_images.ipynb #7b710df0
 def hashed_pixels(shape, parts=(), dtype="uint8"):
@@ -113,7 +116,10 @@ def hashed_pixels(shape, parts=(), dtype="uint8"):
 def sealed_hash(pixels, y, groups, classes)->str:
     "The fingerprint from the hash of the pixels"
     h, y = pixels.copy(), np.asarray(y, np.int64)
-    for p in (f"{y.dtype}{y.shape}".encode() + y.tobytes(), *(json.dumps(as_texts(v)).encode() for v in (groups, classes)), b""): h.update(b"\0"); h.update(p)
+    for p in (f"{y.dtype}{y.shape}".encode() + y.tobytes(),
+              *(json.dumps(as_texts(v)).encode() for v in (groups, classes)), b""):
+        h.update(b"\0")
+        h.update(p)
     return h.hexdigest()[:16]
 
 def as_texts(a): return None if a is None else [str(v) for v in a]
@@ -131,11 +137,13 @@ def subset(self,
     index = np.asarray(index)
     index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
     x, y, groups, split = (None if v is None else v[index] for v in (self.x, self.y, self.groups, self.split))
-    return Images(x, y, groups, self.classes, self.card, fingerprint(x, y, groups, self.classes), self.name, self.paths[index], split, self.left_out)
+    return Images(x, y, groups, self.classes, self.card, fingerprint(x, y, groups, self.classes), self.name,
+                  self.paths[index], split, self.left_out)
 
 # %% ../../nbs/datasets/03_images.ipynb #91049a08
 # what Pillow and zipfile raise on damaged input
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, TypeError, struct.error, zlib.error, zipfile.BadZipFile, OverflowError)
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, TypeError, struct.error, zlib.error, zipfile.BadZipFile,
+              OverflowError)
 
 # %% ../../nbs/datasets/03_images.ipynb #18fbf814
 @dataclass(frozen=True)
@@ -153,7 +161,8 @@ def montage(
     rows = []
     for c in range(min(classes, len(images.classes))):
         i = np.flatnonzero(images.y == c)[:n]
-        row = np.full((n, *images.x.shape[1:]), 255, np.uint8); row[:len(i)] = images.x[i]
+        row = np.full((n, *images.x.shape[1:]), 255, np.uint8)
+        row[:len(i)] = images.x[i]
         rows.append(np.concatenate(list(row), axis=1))
     return np.concatenate(rows)
 
@@ -176,12 +185,16 @@ def image_statistics(
     most:int=200,     # images used, evenly spaced
     quality:int=90,   # of the JPEG
 )->dict: # size, n, mean (RGB, 0 to 255), slope, jpeg (bytes per pixel)
-    "What a dataset looks like on average."
+    "What a dataset looks like on average; `UserError` where there are no images, no such images, or all are flat."
     from PIL import Image
-    if x.ndim != 4 or x.shape[1] != x.shape[2] or x.shape[3] != 3 or x.dtype != np.uint8 or x.shape[1] < 8: raise UserError(f"image statistics: received {x.dtype} of shape {x.shape}, needed are uint8 images (n, size, size, 3) of at least 8 pixels")
+    if x.ndim != 4 or x.shape[1] != x.shape[2] or x.shape[3] != 3 or x.dtype != np.uint8 or x.shape[1] < 8:
+        raise UserError(f"image statistics: received {x.dtype} of shape {x.shape}, needed are uint8 images "
+                        "(n, size, size, 3) of at least 8 pixels")
     if not len(x): raise UserError("image statistics: received no image")
     x = np.asarray(x[np.unique(np.linspace(0, len(x) - 1, min(most, len(x))).round().astype(int))])
     def size(a):
         Image.fromarray(a).save(out := io.BytesIO(), "JPEG", quality=quality)
         return out.tell()
-    return dict(size=int(x.shape[1]), n=len(x), mean=[float(v) for v in x.mean((0, 1, 2))], slope=_slope(x @ np.array([.299, .587, .114])), jpeg=float(np.mean([size(a) for a in x])/x[0, ..., 0].size))
+    return dict(size=int(x.shape[1]), n=len(x), mean=[float(v) for v in x.mean((0, 1, 2))],
+                slope=_slope(x @ np.array([.299, .587, .114])),
+                jpeg=float(np.mean([size(a) for a in x])/x[0, ..., 0].size))

@@ -31,16 +31,20 @@ def _find(
         for _ in range(depth + 1):
             for d in level:
                 if hits := [f for f in sorted(d.glob(pattern)) if visible_entries(f.name)]: return hits[0]
-            level = [Path(e.path) for d in level for e in sorted(os.scandir(d), key=lambda e: e.name) if e.is_dir() and visible_entries(e.name)]
+            level = [Path(e.path) for d in level for e in sorted(os.scandir(d), key=lambda e: e.name)
+                     if e.is_dir() and visible_entries(e.name)]
     return None
 
 def _found(folder, name, what="")->Path:
     "The same, or a `UserError` that names what is missing."
     if not Path(folder).is_dir(): raise UserError(f"{folder} is not a folder: received it as the place of {name}")
-    if (f := _find(folder, name)) is None: raise UserError(f"{folder} holds no {name}{f', {what}' if what else ''}: unpack the original archives there")
+    if (f := _find(folder, name)) is None:
+        raise UserError(f"{folder} holds no {name}{f', {what}' if what else ''}: unpack the original archives there")
     return f
 
-_PAPERS = ("attribution.txt", "license.txt", "licence.txt", "readme.txt", "readme.md", "thumbs.db")     # that archives bring with them
+# %% ../../nbs/datasets/06_layouts.ipynb #a8656f2c
+# files that archives bring with them
+_PAPERS = ("attribution.txt", "license.txt", "licence.txt", "readme.txt", "readme.md", "thumbs.db")
 
 def _pictures(folder:Path)->list:
     "(name, path, sign) of the images in a folder, in order; other files are said to be left out."
@@ -48,7 +52,9 @@ def _pictures(folder:Path)->list:
     for e in sorted(os.scandir(folder), key=lambda e: e.name):
         if e.name.startswith((".", "__MACOSX")) or e.name.lower() in _PAPERS: continue
         if is_image(e.name) and e.is_symlink() and not os.path.exists(e.path): raise link_to_nothing(e.path)
-        if is_image(e.name) and e.is_file(): s = e.stat(); found.append((e.name, e.path, (s.st_size, s.st_mtime_ns)))
+        if is_image(e.name) and e.is_file():
+            s = e.stat()
+            found.append((e.name, e.path, (s.st_size, s.st_mtime_ns)))
         else: other.append(e.name)
     if other: warnings.warn(f"{folder}: what is not an image is left out ({', '.join(other[:5])})")
     return found
@@ -59,46 +65,60 @@ def _stl10_part(folder, part, classes):
     x, y = _found(folder, f"{part}_X.bin"), _found(folder, f"{part}_y.bin")
     with reading_file(y, "list of labels"): labels = np.fromfile(y, np.uint8)
     if (size := x.stat().st_size) != len(labels)*3*96*96 or not size:
-        raise UserError(f"{x} has {size:,} bytes, {len(labels)} labels in {y.name} need {len(labels)*3*96*96:,}; unpack the archive again")
-    if ((labels < 1) | (labels > classes)).any(): raise UserError(f"{y} holds the label {labels[(labels < 1) | (labels > classes)][0]}, allowed are 1 to {classes}; unpack the archive again")
+        raise UserError(f"{x} has {size:,} bytes, {len(labels)} labels in {y.name} need {len(labels)*3*96*96:,}; "
+                        "unpack the archive again")
+    if ((labels < 1) | (labels > classes)).any():
+        raise UserError(f"{y} holds the label {labels[(labels < 1) | (labels > classes)][0]}, allowed are 1 to "
+                        f"{classes}; unpack the archive again")
     with reading_file(x, "array"): pixels = np.memmap(x, np.uint8, "r", shape=(len(labels), 3, 96, 96))
-    row = lambda i: np.ascontiguousarray(pixels[i].transpose(2, 1, 0))            # (channel, column, row) -> (row, column, channel)
-    return [(partial(row, i), file_sign(x)) for i in range(len(labels))], labels.astype(int) - 1, [f"{part}/{i}" for i in range(len(labels))]
+    # (channel, column, row) -> (row, column, channel)
+    row = lambda i: np.ascontiguousarray(pixels[i].transpose(2, 1, 0))
+    return ([(partial(row, i), file_sign(x)) for i in range(len(labels))], labels.astype(int) - 1,
+            [f"{part}/{i}" for i in range(len(labels))])
 
 def stl10(
     folder, # with train_X.bin, train_y.bin, test_X.bin, test_y.bin, class_names.txt
     name:str="stl10",
 )->Listing:
-    "STL-10 in its binary layout, training and test images pooled."
+    "STL-10 in its binary layout, training and test images pooled; `UserError` where files are missing or damaged."
     f = _found(folder, "class_names.txt")
     with reading_file(f, "list of class names"): classes = f.read_text("utf-8").split()
-    if len(set(classes)) != len(classes) or not classes: raise UserError(f"{f}: received {len(classes)} class names, {len(set(classes))} different ones; unpack the archive again")
+    if len(set(classes)) != len(classes) or not classes:
+        raise UserError(f"{f}: received {len(classes)} class names, {len(set(classes))} different ones; "
+                        "unpack the archive again")
     parts = {p: _stl10_part(folder, p, len(classes)) for p in ("train", "test")}
     entries, labels, paths = (sum((list(v[k]) for v in parts.values()), []) for k in range(3))
-    return make_listing(name, folder, entries, paths, [classes[i] for i in labels], classes, split=np.array([p.split("/")[0] for p in paths]))
+    return make_listing(name, folder, entries, paths, [classes[i] for i in labels], classes,
+                        split=np.array([p.split("/")[0] for p in paths]))
 
 # %% ../../nbs/datasets/06_layouts.ipynb #233ddd40
 def _lines(path):
-    with reading_file(path, "list of names"): return [s.strip() for s in path.read_text("utf-8").splitlines() if s.strip()]
+    with reading_file(path, "list of names"):
+        return [s.strip() for s in path.read_text("utf-8").splitlines() if s.strip()]
 
 def dtd(
     folder,             # with images/ and labels/
     name:str="dtd",
     partition:int=1,    # which of the ten official splits is `images.split`
 )->Listing:
-    "Describable Textures with an official split."
+    "Describable Textures with an official split; `UserError` where files are missing or do not fit their lists."
     choose("partition of DTD", partition, range(1, 11))
-    root = _found(folder, "images"); top = root.parent
+    root = _found(folder, "images")
+    top = root.parent
     classes = sorted(d.name for d in root.iterdir() if d.is_dir() and visible_entries(d.name))
     files = {c: _pictures(root/c) for c in classes}
-    if empty := [c for c in classes if not files[c]]: raise UserError(f"{root}: no image in class {', '.join(empty[:5])}; unpack the archive again")
+    if empty := [c for c in classes if not files[c]]:
+        raise UserError(f"{root}: no image in class {', '.join(empty[:5])}; unpack the archive again")
     paths = [f"{c}/{n}" for c in classes for n, _, _ in files[c]]
-    return make_listing(name, folder, [(p, s) for c in classes for _, p, s in files[c]], paths, [p.split("/")[0] for p in paths], classes,
-                    split=_dtd_split(top/"labels", partition, paths))
+    return make_listing(name, folder, [(p, s) for c in classes for _, p, s in files[c]], paths,
+                        [p.split("/")[0] for p in paths], classes, split=_dtd_split(top/"labels", partition, paths))
 
+# %% ../../nbs/datasets/06_layouts.ipynb #11f59041
 def _dtd_split(labels, partition, paths):
     "The part that each image belongs to; every image is in one list"
-    if not labels.is_dir(): warnings.warn(f"{labels} is not there: the official split of DTD is not known"); return None
+    if not labels.is_dir():
+        warnings.warn(f"{labels} is not there: the official split of DTD is not known")
+        return None
     at = {}
     for p in PART_NAMES:
         f = labels/f"{p}{partition}.txt"
@@ -106,8 +126,12 @@ def _dtd_split(labels, partition, paths):
         for rel in _lines(f):
             if rel in at: raise UserError(f"{f} lists {rel}, which is in {at[rel]} already; unpack the archive again")
             at[rel] = p
-    if gone := sorted(set(at) - set(paths)): raise UserError(f"{labels} lists {counted(len(gone), 'image that is', 'images that are')} not there: {', '.join(gone[:5])}; unpack the archive again")
-    if more := [p for p in paths if p not in at]: raise UserError(f"{len(more)} images are in no list of {labels} (partition {partition}): {', '.join(more[:5])}; unpack the archive again")
+    if gone := sorted(set(at) - set(paths)):
+        raise UserError(f"{labels} lists {counted(len(gone), 'image that is', 'images that are')} not there: "
+                        f"{', '.join(gone[:5])}; unpack the archive again")
+    if more := [p for p in paths if p not in at]:
+        raise UserError(f"{len(more)} images are in no list of {labels} (partition {partition}): "
+                        f"{', '.join(more[:5])}; unpack the archive again")
     return np.array([at[p] for p in paths])
 
 # %% ../../nbs/datasets/06_layouts.ipynb #deae70b9
@@ -118,32 +142,42 @@ def _one_hot(df, column, where):
     classes = [c for c in df.columns if c != column]
     with reading_file(where, "table of classes"): hot = df[classes].to_numpy().astype(float)
     if (bad := (hot.sum(1) != 1) | ~np.isin(hot, (0, 1)).all(1)).any():
-        i = int(bad.argmax()); raise UserError(f"{where}, row {i + 2}: {df[column][i]} has {', '.join(f'{c} {v}' for c, v in zip(classes, df[classes].iloc[i]))}; needed is a single 1")
+        i = int(bad.argmax())
+        raise UserError(f"{where}, row {i + 2}: {df[column][i]} has "
+                        f"{', '.join(f'{c} {v}' for c, v in zip(classes, df[classes].iloc[i]))}; needed is a single 1")
     return hot.argmax(1), classes
 
-_META = ["HAM10000_metadata", "HAM10000_metadata.csv", "HAM10000_metadata.tab"]      # of the same images on the Harvard Dataverse
+# the table of the same images on the Harvard Dataverse
+_META = ["HAM10000_metadata", "HAM10000_metadata.csv", "HAM10000_metadata.tab"]
 
 def _truth(folder, part):
     "file, image names, class per row and classes of one part"
     stem = f"ISIC2018_Task3_{_ISIC_PARTS[part]}"
     if (f := _find(folder, f"{stem}_GroundTruth.csv")) is None and part == "train" and (meta := _find(folder, *_META)):
-        df = need_columns(read_table(meta, meta), ["image_id", "dx"], meta); dx = df.dx.str.upper()
-        if odd := sorted(set(dx) - set(_DX)): raise UserError(f"{meta}: dx holds {odd[0]!r}, allowed are {', '.join(_DX).lower()}; get the file again")
+        df = need_columns(read_table(meta, meta), ["image_id", "dx"], meta)
+        dx = df.dx.str.upper()
+        if odd := sorted(set(dx) - set(_DX)):
+            raise UserError(f"{meta}: dx holds {odd[0]!r}, allowed are {', '.join(_DX).lower()}; get the file again")
         return meta, df.image_id, dx.map(_DX.index).to_numpy(), list(_DX)
-    f = f or _found(folder, f"{stem}_GroundTruth.csv"); df = need_columns(read_table(f, f), ["image"], f)
+    f = f or _found(folder, f"{stem}_GroundTruth.csv")
+    df = need_columns(read_table(f, f), ["image"], f)
     return f, df.image, *_one_hot(df, "image", f)
 
+# %% ../../nbs/datasets/06_layouts.ipynb #c9c320be
 _DX = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 
 def _lesions(folder, names, part):
     "The lesion of every image, where it is published, else None"
     f = _find(folder, f"ISIC2018_Task3_{_ISIC_PARTS[part]}_LesionGroupings.csv", *(_META if part == "train" else []))
     if f is None: return None
-    df = read_table(f, f); column = "image" if "image" in df else "image_id"
+    df = read_table(f, f)
+    column = "image" if "image" in df else "image_id"
     need_columns(df, [column, "lesion_id"], f)
-    if df[column].duplicated().any(): raise UserError(f"{f} lists {df[column][df[column].duplicated()].iloc[0]} twice; get the file again")
+    if df[column].duplicated().any():
+        raise UserError(f"{f} lists {df[column][df[column].duplicated()].iloc[0]} twice; get the file again")
     lesion = dict(zip(df[column], df.lesion_id))
-    if gone := [n for n in names if n not in lesion]: raise UserError(f"{f} has no lesion for {len(gone)} images: {', '.join(gone[:5])}; get the file again")
+    if gone := [n for n in names if n not in lesion]:
+        raise UserError(f"{f} has no lesion for {len(gone)} images: {', '.join(gone[:5])}; get the file again")
     return np.array([lesion[n] for n in names])
 
 # %% ../../nbs/datasets/06_layouts.ipynb #6da4a3db
@@ -152,18 +186,27 @@ def isic2018(
     name:str="isic2018",
     part:str="train",   # the paper's 10,015; or test (1,512), val (193)
 )->Listing:
-    "One official part of ISIC2018 task 3."
-    long = _ISIC_PARTS[choose("part of ISIC2018", part, _ISIC_PARTS)]; stem = f"ISIC2018_Task3_{long}"
-    f, image, y, classes = _truth(folder, part); names = image.tolist()
-    if (twice := image.duplicated()).any(): raise UserError(f"{f} lists {image[twice].iloc[0]} twice; get the file again")
-    places = [d for n in (f"{stem}_Input", f"{stem}_Images", *(f"HAM10000_images_part_{i}" for i in (1, 2) if part == "train")) if (d := _find(folder, n)) and d.is_dir()]
+    "One official part of ISIC2018 task 3; `UserError` where images, labels or lesions are missing or do not fit."
+    long = _ISIC_PARTS[choose("part of ISIC2018", part, _ISIC_PARTS)]
+    stem = f"ISIC2018_Task3_{long}"
+    f, image, y, classes = _truth(folder, part)
+    names = image.tolist()
+    if (twice := image.duplicated()).any():
+        raise UserError(f"{f} lists {image[twice].iloc[0]} twice; get the file again")
+    places = [d for n in (f"{stem}_Input", f"{stem}_Images",
+                          *(f"HAM10000_images_part_{i}" for i in (1, 2) if part == "train"))
+              if (d := _find(folder, n)) and d.is_dir()]
     if not places: raise UserError(f"{folder} holds no {stem}_Input: unpack the original archives there")
     files = {Path(n).stem: (p, s) for d in places for n, p, s in _pictures(_deepest(d)) if n.lower().endswith(".jpg")}
-    if gone := [n for n in names if n not in files]: raise UserError(f"{f} names {len(gone)} images that are not in {places[0]}: {', '.join(gone[:5])}; unpack the archive again")
-    if more := sorted(set(files) - set(names)): raise UserError(f"{places[0]} holds {len(more)} images without a row in {f}: {', '.join(more[:5])}; unpack the archives again")
+    if gone := [n for n in names if n not in files]:
+        raise UserError(f"{f} names {len(gone)} images that are not in {places[0]}: {', '.join(gone[:5])}; "
+                        "unpack the archive again")
+    if more := sorted(set(files) - set(names)):
+        raise UserError(f"{places[0]} holds {len(more)} images without a row in {f}: {', '.join(more[:5])}; "
+                        "unpack the archives again")
     groups = _lesions(folder, names, part)
-    return make_listing(name, f, [files[n] for n in names], [f"{n}.jpg" for n in names], [classes[i] for i in y], classes, groups,
-                    None if groups is None else "lesion_id", np.full(len(names), part))
+    return make_listing(name, f, [files[n] for n in names], [f"{n}.jpg" for n in names], [classes[i] for i in y],
+                        classes, groups, None if groups is None else "lesion_id", np.full(len(names), part))
 
 def _deepest(d):
     "The only folder in a folder, as deep as it goes"
@@ -176,20 +219,26 @@ def kermany(
     name:str="chest",
     pattern:str|None=None,       # of the patient in the file name; default: the card's
 )->Listing:
-    "Chest X-rays: all parts pooled, the part kept."
-    root = _found(folder, "train").parent; classes = ["NORMAL", "PNEUMONIA"]
+    "Chest X-rays: all parts pooled, the part kept; `UserError` where a part or class is missing."
+    root = _found(folder, "train").parent
+    classes = ["NORMAL", "PNEUMONIA"]
     paths, entries = [], []
     for p in PART_NAMES:
         if not (root/p).is_dir():
             if p == "val": continue
             raise UserError(f"{root} holds no {p}: unpack the archive again")
         inside = sorted(d.name for d in (root/p).iterdir() if d.is_dir() and visible_entries(d.name))
-        if inside != classes: raise UserError(f"{root/p} holds {', '.join(inside) or 'no folders'}, needed are {' and '.join(classes)}; unpack the archive again")
+        if inside != classes:
+            raise UserError(f"{root/p} holds {', '.join(inside) or 'no folders'}, needed are {' and '.join(classes)}; "
+                            "unpack the archive again")
         for c in classes:
-            if not (files := _pictures(root/p/c)): raise UserError(f"{root/p/c} holds no image; unpack the archive again")
-            paths += [f"{p}/{c}/{n}" for n, _, _ in files]; entries += [(f, s) for _, f, s in files]
+            if not (files := _pictures(root/p/c)):
+                raise UserError(f"{root/p/c} holds no image; unpack the archive again")
+            paths += [f"{p}/{c}/{n}" for n, _, _ in files]
+            entries += [(f, s) for _, f, s in files]
     groups = groups_from(DATASETS["chest"].group_pattern if pattern is None else pattern, paths, root)
-    return make_listing(name, root, entries, paths, [p.split("/")[1] for p in paths], classes, groups, "patient", np.array([p.split("/")[0] for p in paths]))
+    return make_listing(name, root, entries, paths, [p.split("/")[1] for p in paths], classes, groups, "patient",
+                        np.array([p.split("/")[0] for p in paths]))
 
 # %% ../../nbs/datasets/06_layouts.ipynb #27961d76
 _PCAM = "camelyonpatch_level_2_split_{}_{}"
@@ -198,7 +247,8 @@ def _h5(path, key)->tuple:
     "shape, dtype and rows per chunk of a dataset in an HDF5 file"
     import h5py
     with reading_file(path, "HDF5 file"), h5py.File(path) as f:
-        if not isinstance(f.get(key), h5py.Dataset): raise UserError(f"{path} holds {', '.join(f) or 'nothing'}, needed is a dataset {key}")
+        if not isinstance(f.get(key), h5py.Dataset):
+            raise UserError(f"{path} holds {', '.join(f) or 'nothing'}, needed is a dataset {key}")
         return f[key].shape, f[key].dtype, f[key].chunks[0] if f[key].chunks else 1
 
 def _h5_rows(path, key, a, b):
@@ -209,16 +259,23 @@ def _pcam_part(folder, part):
     "entries, labels, names and slides of one part; slides are None without the table"
     x, y = (_pcam_file(folder, f"{_PCAM.format(part, k)}.h5") for k in "xy")
     (shape, dtype, chunk), (n, ydtype, _) = _h5(x, "x"), _h5(y, "y")
-    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape: raise UserError(f"{x}: x is {dtype} {shape}, needed is uint8 (n, 96, 96, 3)")
-    if ydtype.kind not in "iu" or int(np.prod(n)) != shape[0]: raise UserError(f"{y}: y is {ydtype} {n}, needed is one whole number for each of {shape[0]} patches")
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise UserError(f"{x}: x is {dtype} {shape}, needed is uint8 (n, 96, 96, 3)")
+    if ydtype.kind not in "iu" or int(np.prod(n)) != shape[0]:
+        raise UserError(f"{y}: y is {ydtype} {n}, needed is one whole number for each of {shape[0]} patches")
     with reading_file(y, "HDF5 file"): labels = np.asarray(_h5_rows(y, "y", 0, None)).ravel().astype(int)
-    if not np.isin(labels, (0, 1)).all(): raise UserError(f"{y} holds the label {labels[~np.isin(labels, (0, 1))][0]}, allowed are 0 and 1; get the file again")
+    if not np.isin(labels, (0, 1)).all():
+        raise UserError(f"{y} holds the label {labels[~np.isin(labels, (0, 1))][0]}, allowed are 0 and 1; "
+                        "get the file again")
     blocks = Blocks(x, partial(_h5_rows, x, "x"), shape[0], int(np.prod(shape[1:])), chunk)
-    return blocks.entries(file_sign(x)), labels, [f"{part}/{i}" for i in range(len(labels))], _slides(folder, part, len(labels))
+    return (blocks.entries(file_sign(x)), labels, [f"{part}/{i}" for i in range(len(labels))],
+            _slides(folder, part, len(labels)))
 
+# %% ../../nbs/datasets/06_layouts.ipynb #0111c908
 def _pcam_file(folder, name):
     if (f := _find(folder, name)) is not None: return f
-    if (f := _find(folder, f"{name}.gz")) is not None: raise UserError(f"{f} is packed: unpack it first (gunzip), or give `catscans data get`")
+    if (f := _find(folder, f"{name}.gz")) is not None:
+        raise UserError(f"{f} is packed: unpack it first (gunzip), or give `catscans data get`")
     return _found(folder, name)
 
 def _slides(folder, part, n):
@@ -232,12 +289,15 @@ def pcam(
     folder, # with camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5 and _meta.csv
     name:str="pcam",
 )->Listing:
-    "All patches of PCam, the part kept; groups are the slides."
+    "All patches of PCam, the part kept; groups are the slides; `UserError` where files are missing or damaged."
     parts = {p: _pcam_part(folder, p) for p in ("train", "valid", "test")}
     entries, labels, paths = (sum((list(v[k]) for v in parts.values()), []) for k in range(3))
     slides = [v[3] for v in parts.values()]
-    if any(s is None for s in slides) and any(slides): raise UserError(f"{folder} holds _meta.csv for some parts of PCam and not for {', '.join(p for p, v in parts.items() if v[3] is None)}; get the others")
-    return make_listing(name, folder, entries, paths, labels, [0, 1], None if slides[0] is None else sum(slides, []), "wsi", np.array([p.split("/")[0] for p in paths]))
+    if any(s is None for s in slides) and any(slides):
+        raise UserError(f"{folder} holds _meta.csv for some parts of PCam and not for "
+                        f"{', '.join(p for p, v in parts.items() if v[3] is None)}; get the others")
+    return make_listing(name, folder, entries, paths, labels, [0, 1], None if slides[0] is None else sum(slides, []),
+                        "wsi", np.array([p.split("/")[0] for p in paths]))
 
 # %% ../../nbs/datasets/06_layouts.ipynb #f2534fc5
 PCAM_SUBSETS = {"pcam-middle": 100_000, "pcam-small": 10_000}
@@ -245,27 +305,36 @@ _PCAM_SEEDS = {"pcam-middle": 2, "pcam-small": 22}
 
 def _quota(y, n):
     "n images over the classes in proportion, by largest remainder"
-    share = np.bincount(y)*n/len(y); q = share.astype(int)
+    share = np.bincount(y)*n/len(y)
+    q = share.astype(int)
     q[np.argsort(q - share, kind="stable")[:n - q.sum()]] += 1
     return q
 
+# %% ../../nbs/datasets/06_layouts.ipynb #a892e7a6
 def draw_apart(
     y,          # (n,) class index
     groups,     # (n,) slide, or None: every image is its own
     sizes:dict, # name -> images wanted
     seed:int=0,
 )->dict: # name -> sorted positions
-    "Subsets that share no group, each with the class shares of the whole."
-    rng = np.random.default_rng(seed_for("draw apart", seed)); _, g = np.unique(np.arange(len(y)) if groups is None else groups, return_inverse=True)
-    table = np.zeros((g.max() + 1, y.max() + 1), int); np.add.at(table, (g, y), 1)
+    "Subsets that share no group, each with the class shares of the whole; `UserError` where there are too few images."
+    rng = np.random.default_rng(seed_for("draw apart", seed))
+    _, g = np.unique(np.arange(len(y)) if groups is None else groups, return_inverse=True)
+    table = np.zeros((g.max() + 1, y.max() + 1), int)
+    np.add.at(table, (g, y), 1)
     left, out = list(rng.permutation(len(table))), {}
     for k, name in enumerate(order := sorted(sizes, key=sizes.get)):
         want, mine = table.sum(0)*sizes[name]/sum(sizes.values()), []
         have = np.zeros(table.shape[1], int)
-        while left and (k == len(order) - 1 or (have < want).any()): mine.append(left.pop()); have += table[mine[-1]]
+        while left and (k == len(order) - 1 or (have < want).any()):
+            mine.append(left.pop())
+            have += table[mine[-1]]
         quota, pool = _quota(y, sizes[name]), np.isin(g, mine)
-        if (have < quota).any(): raise UserError(f"{name}: {sizes[name]:,} images are wanted, {len(y):,} are there, and in the groups that are left too few of class {int((have < quota).argmax())}; get all parts")
-        out[name] = np.sort(np.concatenate([rng.permutation(np.flatnonzero(pool & (y == c)))[:q] for c, q in enumerate(quota)]))
+        if (have < quota).any():
+            raise UserError(f"{name}: {sizes[name]:,} images are wanted, {len(y):,} are there, and in the groups that "
+                            f"are left too few of class {int((have < quota).argmax())}; get all parts")
+        out[name] = np.sort(np.concatenate([rng.permutation(np.flatnonzero(pool & (y == c)))[:q]
+                                            for c, q in enumerate(quota)]))
     return out
 
 # %% ../../nbs/datasets/06_layouts.ipynb #e02c303c
@@ -275,25 +344,35 @@ def pcam_subset(
     draw:str="stratified",   # apart from each other, by slide and class; or sample: independently, as published
     sizes:dict|None=None,    # default: `PCAM_SUBSETS`
 )->Listing:
-    "The subset of PCam that the paper calls PCam-middle or PCam-small."
-    sizes = sizes or PCAM_SUBSETS; choose("subset of PCam", name, sizes); choose("draw of PCam", draw, ("stratified", "sample"))
+    "The subset of PCam that the paper calls PCam-middle or PCam-small; `UserError` where there are too few."
+    sizes = sizes or PCAM_SUBSETS
+    choose("subset of PCam", name, sizes)
+    choose("draw of PCam", draw, ("stratified", "sample"))
     li = pcam(folder, name)
-    if sizes[name] > len(li): raise UserError(f"{name}: {sizes[name]:,} patches are drawn, {folder} holds {len(li):,}; get all parts")
-    if draw == "sample": return li.subset(np.sort(np.random.RandomState(_PCAM_SEEDS[name]).choice(len(li), sizes[name], replace=False)))
+    if sizes[name] > len(li):
+        raise UserError(f"{name}: {sizes[name]:,} patches are drawn, {folder} holds {len(li):,}; get all parts")
+    if draw == "sample":
+        return li.subset(np.sort(np.random.RandomState(_PCAM_SEEDS[name]).choice(len(li), sizes[name], replace=False)))
     return li.subset(draw_apart(li.y, li.groups, sizes)[name])
 
 # %% ../../nbs/datasets/06_layouts.ipynb #3abfb648
 def kimia(folder, name:str="kimia960")->Listing:
-    "KimiaPath960: class by the letter of the file name. Of `kimia_orientation` (308x168 or 168x308) nothing is left: images become squares, never turned."
+    """KimiaPath960: class by the letter of the file name. Of `kimia_orientation` (308x168 or 168x308) nothing is left:
+    images become squares, never turned. `UserError` where a file is named otherwise."""
     files = {n: (p, s) for n, p, s in _pictures(_found(folder, "A1.tif").parent)}
     at = {n: re.fullmatch(r"([A-Z])(\d+)\.tif", n) for n in files}
-    if odd := [n for n, m in at.items() if not m]: raise UserError(f"{folder}: {odd[0]} is not named by a letter and a number ({len(odd)} such files); remove what does not belong")
+    if odd := [n for n, m in at.items() if not m]:
+        raise UserError(f"{folder}: {odd[0]} is not named by a letter and a number ({len(odd)} such files); "
+                        "remove what does not belong")
     names = sorted(files, key=lambda n: (at[n][1], int(at[n][2])))
-    return make_listing(name, folder, [files[n] for n in names], names, [at[n][1] for n in names], sorted({m[1] for m in at.values()}))
+    return make_listing(name, folder, [files[n] for n in names], names, [at[n][1] for n in names],
+                        sorted({m[1] for m in at.values()}))
 
 # %% ../../nbs/datasets/06_layouts.ipynb #a981b8c3
 def _part_of(path, offset, size):
-    with open(path, "rb") as f: f.seek(offset); return f.read(size)
+    with open(path, "rb") as f:
+        f.seek(offset)
+        return f.read(size)
 
 def _tarred(path)->list:
     "(name, callable, sign) of the images in an uncompressed tar; one that was cut off is an error"
@@ -302,9 +381,11 @@ def _tarred(path)->list:
         with tarfile.open(path, "r:") as t:
             for m in t:
                 if m.issym() or m.islnk(): raise UserError(f"{path} holds a link ({m.name}): get the archive again")
-                if m.isreg() and is_image(m.name): found.append((Path(m.name).name, partial(_part_of, path, m.offset_data, m.size), sign))
+                if m.isreg() and is_image(m.name):
+                    found.append((Path(m.name).name, partial(_part_of, path, m.offset_data, m.size), sign))
             end = t.offset
-        if _part_of(path, end - 512, 512) != bytes(512) and _part_of(path, end, 512) != bytes(512): raise EOFError("it ends too early or is damaged")   # tarfile takes that for the end
+        if _part_of(path, end - 512, 512) != bytes(512) and _part_of(path, end, 512) != bytes(512):
+            raise EOFError("it ends too early or is damaged")  # tarfile takes that for the end
     return sorted(found, key=lambda e: e[0])
 
 def _synset(folder, wnid):
@@ -313,23 +394,28 @@ def _synset(folder, wnid):
     return None if f is None else _pictures(_deepest(f)) if f.is_dir() else _tarred(f)
 
 # %% ../../nbs/datasets/06_layouts.ipynb #a463e7d2
-SYNSETS = {"n04326547": "stone wall", "n02897820": "brick", "n03530642": "honeycomb", "n07840804": "egg", "n09416076": "rock", "n03309808": "fabric",
-           "n09247410": "cloud", "n02999410": "chain", "n09376198": "ocean", "n11669921": "flower"}
-IN_ILSVRC = ("n04326547", "n03530642", "n02999410")   # also among the 1,000 classes of ImageNet's challenge, so of Keras' weights
+SYNSETS = {"n04326547": "stone wall", "n02897820": "brick", "n03530642": "honeycomb", "n07840804": "egg",
+           "n09416076": "rock", "n03309808": "fabric", "n09247410": "cloud", "n02999410": "chain", "n09376198": "ocean",
+           "n11669921": "flower"}
+# also among the 1,000 classes of ImageNet's challenge, so of Keras' weights
+IN_ILSVRC = ("n04326547", "n03530642", "n02999410")
 
 def sti10(
     folder,               # with ten folders or tars named by WordNet id
     name:str="sti10",
     order:str="RGB",      # or BGR, as the authors fed it
 )->Listing:
-    "STI-10 rebuilt from its ten synsets: not the paper's images, whose links are dead."
+    """STI-10 rebuilt from its ten synsets: not the paper's images, whose links are dead.
+    `UserError` where a synset is missing."""
     choose("colour order", order, ("RGB", "BGR"))
     found = {w: _synset(folder, w) for w in SYNSETS}
     if gone := [w for w in SYNSETS if not found[w]]:
         also = [w for w in gone if w in IN_ILSVRC]
-        raise UserError(f"{folder} holds no images of {', '.join(f'{w} ({SYNSETS[w]})' for w in gone)}: put the folders or tars of these synsets there"
+        raise UserError(f"{folder} holds no images of {', '.join(f'{w} ({SYNSETS[w]})' for w in gone)}: "
+                        "put the folders or tars of these synsets there"
                         + (f"; {', '.join(also)} are in ILSVRC-2012's training images too" if also else ""))
-    entries = [(p if order == "RGB" else Swapped(p), s if order == "RGB" else (*s, "swapped when decoded")) for w in SYNSETS for _, p, s in found[w]]
+    entries = [(p if order == "RGB" else Swapped(p), s if order == "RGB" else (*s, "swapped when decoded"))
+               for w in SYNSETS for _, p, s in found[w]]
     paths = [f"{w}/{n}" for w in SYNSETS for n, _, _ in found[w]]
     return make_listing(name, folder, entries, paths, [SYNSETS[p.split("/")[0]] for p in paths], list(SYNSETS.values()))
 
@@ -339,42 +425,52 @@ def imagenet(
     name:str="imagenet",
     part:str="train",   # the 1,281,167 that Keras' weights have seen; or val, the 50,000
 )->Listing:
-    "ImageNet (ILSVRC-2012), training or validation images."
+    "ImageNet (ILSVRC-2012), training or validation images; `UserError` where files are missing or do not fit."
     choose("part of ImageNet", part, ("train", "val"))
     root = _find(folder, part, f"ILSVRC2012_img_{part}") or _found(folder, part)
     synsets = sorted({e.name.removesuffix(".tar") for e in os.scandir(root) if re.fullmatch(r"n\d{8}(\.tar)?", e.name)})
     if not synsets and part == "val": return _flat_val(folder, root, name)
-    if not synsets: raise UserError(f"{root} holds no synsets (folders or tars named n and eight digits): unpack ILSVRC2012_img_{part}.tar there")
+    if not synsets:
+        raise UserError(f"{root} holds no synsets (folders or tars named n and eight digits): "
+                        f"unpack ILSVRC2012_img_{part}.tar there")
     found = {w: _pictures(root/w) if (root/w).is_dir() else _tarred(root/f"{w}.tar") for w in synsets}
-    if empty := [w for w in synsets if not found[w]]: raise UserError(f"{root}: no image of {', '.join(empty[:5])}; unpack the archive again")
+    if empty := [w for w in synsets if not found[w]]:
+        raise UserError(f"{root}: no image of {', '.join(empty[:5])}; unpack the archive again")
     paths = [f"{w}/{n}" for w in synsets for n, _, _ in found[w]]
-    return make_listing(name, root, [(p, s) for w in synsets for _, p, s in found[w]], paths, [p[:9] for p in paths], synsets, split=np.full(len(paths), part))
+    return make_listing(name, root, [(p, s) for w in synsets for _, p, s in found[w]], paths, [p[:9] for p in paths],
+                        synsets, split=np.full(len(paths), part))
 
+# %% ../../nbs/datasets/06_layouts.ipynb #8c4c7580
 def _flat_val(folder, root, name):
     "Validation images as they come: labels in the devkit"
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
-    files, truth, meta = _pictures(root), _found(folder, "ILSVRC2012_validation_ground_truth.txt", "of the devkit"), _found(folder, "meta.mat", "of the devkit")
+    files, truth, meta = (_pictures(root), _found(folder, "ILSVRC2012_validation_ground_truth.txt", "of the devkit"),
+                          _found(folder, "meta.mat", "of the devkit"))
     with reading_file(meta, "devkit file", MatReadError):
-        s = loadmat(meta, squeeze_me=True)["synsets"]; wnid = {int(i): str(w) for i, w in zip(s["ILSVRC2012_ID"], s["WNID"])}
+        s = loadmat(meta, squeeze_me=True)["synsets"]
+        wnid = {int(i): str(w) for i, w in zip(s["ILSVRC2012_ID"], s["WNID"])}
     with reading_file(truth, "devkit file"): labels = [wnid[int(v)] for v in _lines(truth)]
-    if len(files) != len(labels): raise UserError(f"{root} holds {len(files)} images, {truth} labels {len(labels)}; unpack the archives again")
-    return make_listing(name, root, [(p, s) for _, p, s in files], [n for n, _, _ in files], labels, sorted(set(labels)), split=np.full(len(files), "val"))
+    if len(files) != len(labels):
+        raise UserError(f"{root} holds {len(files)} images, {truth} labels {len(labels)}; unpack the archives again")
+    return make_listing(name, root, [(p, s) for _, p, s in files], [n for n, _, _ in files], labels,
+                        sorted(set(labels)), split=np.full(len(files), "val"))
 
 # %% ../../nbs/datasets/06_layouts.ipynb #78842216
 def medmnist(
     folder,    # with <name>.npz, or that file
     name:str,  # as bloodmnist_64
 )->Listing:
-    "A single-label set of MedMNIST, its official split kept."
+    "A single-label set of MedMNIST, its official split kept; `UserError` where its file is missing or damaged."
     return read_npz_listing(Path(folder) if Path(folder).is_file() else _found(folder, f"{name}.npz"), name)
 
 def class_folders(folder, name:str)->Listing:
-    "An archive of one folder per class, wherever in it they are."
+    "An archive of one folder per class, wherever in it they are; `UserError` where there are none."
     c, level = DATASETS[name], [Path(folder)]
     inside = lambda d: sorted(e for e in d.iterdir() if e.is_dir() and visible_entries(e.name))
     for _ in range(3):
-        if root := next((d for d in level if len(inside(d)) == c.classes), None): return general(root, name, c.group_pattern)
+        if root := next((d for d in level if len(inside(d)) == c.classes), None):
+            return general(root, name, c.group_pattern)
         level = [e for d in level for e in inside(d)]
     raise UserError(f"{folder}: no folder with the {c.classes} classes of {name}; unpack the original archive there")
 
@@ -396,13 +492,16 @@ class Layout:
 LAYOUTS = {
     "stl10":    Layout(stl10, ("train_X.bin", "test_X.bin"), ("stl10_binary",)),
     "dtd":      Layout(dtd, ("images",), options=("partition",)),
-    "isic2018": Layout(isic2018, ("ISIC2018_Task3_*_Input", "ISIC2018_Task3_*_Images", "HAM10000_images_part_?"), ("ISIC2018", "HAM10000"), ("part",), groups="ISIC2018_Task3_Training_LesionGroupings.csv"),
+    "isic2018": Layout(isic2018, ("ISIC2018_Task3_*_Input", "ISIC2018_Task3_*_Images", "HAM10000_images_part_?"),
+                       ("ISIC2018", "HAM10000"), ("part",), groups="ISIC2018_Task3_Training_LesionGroupings.csv"),
     "kermany":  Layout(kermany, ("train",), ("chest_xray", "ChestXRay2017", "ZhangLabData")),
-    "pcam":     Layout(pcam_subset, ("camelyonpatch_level_2_split_*.h5",), ("pcamv1", "PatchCamelyon"), ("sizes",), (("draw", "pcam_subset"),),
-                       _PCAM.format("*", "meta.csv")),
+    "pcam":     Layout(pcam_subset, ("camelyonpatch_level_2_split_*.h5",), ("pcamv1", "PatchCamelyon"), ("sizes",),
+                       (("draw", "pcam_subset"),), _PCAM.format("*", "meta.csv")),
     "kimia":    Layout(kimia, ("A1.tif",), ("KIMIA_path_960", "kimia_path_960", "kimia-path-960")),
-    "wordnet":  Layout(sti10, tuple(f"{w}*" for w in SYNSETS), ("STI-10",), settings=(("order", "sti10_colour_order"),)),
-    "imagenet": Layout(imagenet, ("train", "val", "ILSVRC2012_img_train", "ILSVRC2012_img_val"), ("ILSVRC2012", "ILSVRC"), ("part",)),
+    "wordnet":  Layout(sti10, tuple(f"{w}*" for w in SYNSETS), ("STI-10",),
+                       settings=(("order", "sti10_colour_order"),)),
+    "imagenet": Layout(imagenet, ("train", "val", "ILSVRC2012_img_train", "ILSVRC2012_img_val"),
+                       ("ILSVRC2012", "ILSVRC"), ("part",)),
     "medmnist": Layout(medmnist, ("{name}.npz",), ("medmnist", "MedMNIST")),
     "folders":  Layout(class_folders),
 }

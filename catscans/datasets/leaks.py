@@ -38,7 +38,9 @@ def _grey(x):
     "(n, SIDE, SIDE) float32"
     from PIL import Image
     out = np.empty((len(x), SIDE, SIDE), np.float32)
-    for i in range(len(x)): out[i] = np.asarray(Image.fromarray(np.asarray(x[i])).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    for i in range(len(x)):
+        out[i] = np.asarray(Image.fromarray(np.asarray(x[i])).convert("L").resize(
+            (SIDE, SIDE), Image.Resampling.BILINEAR))
     return out
 
 def _turned(a, t, v, h):
@@ -53,9 +55,11 @@ def _low(x, shifts=SHIFTS[:1], block=4096):
     end, out = SIDE - EDGE, np.empty((len(shifts), len(x), 8, 8), np.float32)
     for i in range(0, len(x), block):
         g = _grey(x[i:i+block])
-        for s, (dy, dx) in enumerate(shifts): out[s, i:i+len(g)] = dct(dct(g[:, EDGE+dy:end+dy, EDGE+dx:end+dx], axis=2)[..., :8], axis=1)[:, :8]
+        for s, (dy, dx) in enumerate(shifts):
+            out[s, i:i+len(g)] = dct(dct(g[:, EDGE+dy:end+dy, EDGE+dx:end+dx], axis=2)[..., :8], axis=1)[:, :8]
     return out
 
+# %% ../../nbs/datasets/13_leaks.ipynb #727d0f8b
 def _bits(low, t, v, h):
     "The hash of turned images from the coefficients of those as they are"
     sign = (-1.)**np.arange(8, dtype=np.float32)
@@ -70,20 +74,24 @@ def _bits(low, t, v, h):
 def _popcount(v):
     "Number of ones in each 64-bit number"
     if hasattr(np, "bitwise_count"): return np.bitwise_count(v)
-    table = np.unpackbits(np.arange(65536, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(1, dtype=np.uint8)   # NumPy 1
+    # NumPy 1 has no bitwise_count
+    table = np.unpackbits(np.arange(65536, dtype=np.uint16).view(np.uint8).reshape(-1, 2),
+                          axis=1).sum(1, dtype=np.uint8)
     return table[v[..., None].view(np.uint16)].sum(-1, dtype=np.uint8)
 
 def _candidates(a, b, bits, upper, cells=2_000_000):
     "(i, j, turn) of the pairs whose hashes are at most `bits` apart, at any shift of a; `upper`: only i < j"
     flat_a, flat_b = (c[0].reshape(c.shape[1], -1)[:, 1:].std(1) < 1 for c in (a, b))     # blank images have no hash
-    here, there, step = [_bits(c, 0, 0, 0) for c in a], [_bits(b[0], *t) for t in TURNS], max(1, cells//max(1, b.shape[1]))
+    here, there, step = ([_bits(c, 0, 0, 0) for c in a], [_bits(b[0], *t) for t in TURNS],
+                         max(1, cells//max(1, b.shape[1])))
     for r in range(0, a.shape[1], step):
         start = r+1 if upper else 0                      # columns before it are in no pair
         for t, hashes in enumerate(there):
             near = np.zeros((len(here[0][r:r+step]), len(hashes)-start), bool)
             for h in here: near |= _popcount(h[r:r+step, None] ^ hashes[None, start:]) <= bits
             near &= ~flat_a[r:r+step, None] & ~flat_b[None, start:]
-            i, j = np.nonzero(near); i, j = i+r, j+start
+            i, j = np.nonzero(near)
+            i, j = i+r, j+start
             if upper: i, j = i[i < j], j[i < j]
             yield i, j, np.full(len(i), t)
 
@@ -95,7 +103,8 @@ _FAR = 6           # pixels of SIDE
 def _details(x):
     "Grey images without their coarse structure"
     from scipy.ndimage import gaussian_filter
-    g = _grey(x); g -= gaussian_filter(g, (0, 4, 4))
+    g = _grey(x)
+    g -= gaussian_filter(g, (0, 4, 4))
     return g - g.mean((1, 2), keepdims=True)
 
 def _norm(d): return d/(np.sqrt((d**2).sum((-1, -2), keepdims=True)) + 1e-6)
@@ -122,28 +131,38 @@ def near_duplicates(
     shifts:bool=True,         # False: nine times as fast, and shifted copies are missed
     block:int=1024,           # candidates looked at in one go
 ):  # frame: a, b (positions), bits, turn ("" or what was done to b), correlation; the best turn of each pair
-    "Pairs of images that show the same, whether resized, compressed again, mirrored, turned by 90 degrees or shifted a little."
+    """Pairs of images that show the same, whether resized, compressed again, mirrored,
+    turned by 90 degrees or shifted a little."""
     import pandas as pd
-    low = _low(x, SHIFTS if shifts else SHIFTS[:1]); to = x if other is None else other; low_to = low if other is None else _low(other)
-    found = [np.concatenate(v) for v in zip(*_candidates(low, low_to, bits, other is None))] if len(x) and len(to) else [np.zeros(0, int)]*3
-    order = np.lexsort((found[1], found[0])); rows = []
+    low = _low(x, SHIFTS if shifts else SHIFTS[:1])
+    to = x if other is None else other
+    low_to = low if other is None else _low(other)
+    found = ([np.concatenate(v) for v in zip(*_candidates(low, low_to, bits, other is None))] if len(x) and len(to) else
+             [np.zeros(0, int)]*3)
+    order = np.lexsort((found[1], found[0]))
+    rows = []
     for k in range(0, len(order), block):
         i, j, t = (v[order[k:k+block]] for v in found)
         (ua, ia), (ub, ib) = (np.unique(v, return_inverse=True) for v in (i, j))
         a, b = _details(x[ua])[ia], _details(to[ub])[ib]
         r = _agreement(a, np.stack([_turned(d, *TURNS[u]) for d, u in zip(b, t)]))
         rows.append(pd.DataFrame(dict(a=i, b=j, turn=t, correlation=r))[r >= correlation])
-    df = pd.concat(rows) if rows else pd.DataFrame(dict(a=[], b=[], turn=[], correlation=[])).astype(dict(a=int, b=int, turn=int))
-    df = df.sort_values(["a", "b", "correlation"], ascending=[True, True, False]).drop_duplicates(["a", "b"]).reset_index(drop=True)
-    df["turn"] = [" ".join(n for n, on in zip(("transposed", "top-bottom", "left-right"), TURNS[t]) if on) for t in df.turn]
+    df = (pd.concat(rows) if rows else
+          pd.DataFrame(dict(a=[], b=[], turn=[], correlation=[])).astype(dict(a=int, b=int, turn=int)))
+    df = df.sort_values(["a", "b", "correlation"],
+                        ascending=[True, True, False]).drop_duplicates(["a", "b"]).reset_index(drop=True)
+    df["turn"] = [" ".join(n for n, on in zip(("transposed", "top-bottom", "left-right"), TURNS[t]) if on)
+                  for t in df.turn]
     return df
 
 # %% ../../nbs/datasets/13_leaks.ipynb #6eb7ecdf
 def _shares(fold, groups, pairs):
     "The leaks of one fold"
-    side = np.zeros(max(int(max(fold.train.max(initial=0), fold.test.max(initial=0))), int(pairs[["a", "b"]].max().max()) if len(pairs) else 0)+1, np.int8)
+    side = np.zeros(max(int(max(fold.train.max(initial=0), fold.test.max(initial=0))),
+                        int(pairs[["a", "b"]].max().max()) if len(pairs) else 0)+1, np.int8)
     side[fold.train], side[fold.test] = 1, 2
-    ab = pairs[["a", "b"]].to_numpy(int); ab = np.concatenate([ab, ab[:, ::-1]])
+    ab = pairs[["a", "b"]].to_numpy(int)
+    ab = np.concatenate([ab, ab[:, ::-1]])
     ab = ab[(side[ab[:, 0]] == 2) & (side[ab[:, 1]] == 1)]
     copy = np.isin(fold.test, ab[:, 0])
     sibling = np.zeros(len(fold.test), bool) if groups is None else has_sibling(fold, groups)
@@ -158,13 +177,14 @@ def audit(
     pairs=None,              # of `near_duplicates(images.x)`, where they are known already
     max_train:int|None=None, # as for `make_splits`
 ):  # frame: protocol, fold, n_test, sibling_share, near_duplicate_share, unknown_share
-    "How much of what is held out was in some form trained on."
+    "How much of what is held out was in some form trained on; `UserError` where a protocol is unknown."
     import pandas as pd
     protocols = [protocol] if isinstance(protocol, str) else list(protocol)
     for p in protocols: choose("protocol", p, PROTOCOLS)
     if pairs is None: pairs = near_duplicates(images.x)
     rows = [dict(dataset=images.name, protocol=p, fold=i+1) | _shares(f, images.groups, pairs) for p in protocols
-            for i, f in enumerate(make_splits(images.y, images.groups, p, k, seed, max_train, images.classes, images.name))]
+            for i, f in enumerate(make_splits(images.y, images.groups, p, k, seed, max_train, images.classes,
+                                              images.name))]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/datasets/13_leaks.ipynb #efd2d425
@@ -178,7 +198,8 @@ def relation(
 )->tuple: # "none" | "shared" | "self" | "unknown", and the ids that both have
     "Whether a source holds images of the target's patients, lesions or slides."
     if source is None: return "none", set()
-    a, b = getattr(source.card, "collection", None) or source.name, getattr(target.card, "collection", None) or target.name
+    a, b = (getattr(source.card, "collection", None) or source.name,
+            getattr(target.card, "collection", None) or target.name)
     if a != b: return "none", set()
     shared = set(ids_of(source)) & set(ids_of(target))
     if not shared: return ("none" if source.groups is not None and target.groups is not None else "unknown"), shared

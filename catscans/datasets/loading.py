@@ -27,20 +27,27 @@ from .added import added, open_added
 
 # %% ../../nbs/datasets/12_loading.ipynb #7922e9b5
 def known_name(name):
-    "The name of a dataset that can be read; else why it cannot"
+    "The name of a dataset that can be read; else a `UserError` that says why it cannot"
     if name in DATASETS or name in (mine := added()): return name
-    if name in CATALOGUE: raise UserError(f"{name} is not read: {_UNREAD.get(CATALOGUE[name].kind, 'its card holds facts only; give its images as class sub-folders or as a CSV')}")
-    raise UserError(f"unknown dataset: received {str(name)!r}, allowed are {', '.join([*short(DATASETS), *mine])}, or the path of a folder, .csv, .npz or .zip")
+    if name in CATALOGUE:
+        raise UserError(f"{name} is not read: "
+                        f"{_UNREAD.get(CATALOGUE[name].kind, 'its card holds facts only; give its images as class sub-folders or as a CSV')}")
+    raise UserError(f"unknown dataset: received {str(name)!r}, allowed are {', '.join([*short(DATASETS), *mine])}, "
+                    "or the path of a folder, .csv, .npz or .zip")
 
-_UNREAD = {"multi-label": "it is multi-label: an image shows several findings at once or none, and everything here tells apart classes that exclude each other",
+_UNREAD = {"multi-label": "it is multi-label: an image shows several findings at once or none, and everything here "
+                          "tells apart classes that exclude each other",
            "weights": "only a trained network of it is public, no images"}
 
 def _places(c:Card)->list:
     "Where a dataset may lie, the likeliest first"
-    base = data_dir(); layout = LAYOUTS.get(c.layout)
+    base = data_dir()
+    layout = LAYOUTS.get(c.layout)
     if base is None: return []
     if not base.is_dir(): raise UserError(f"CATSCANS_DATA is {base}, which is not a folder")
-    names = [c.archive] if c.archive else list(dict.fromkeys([c.name, *filter(None, [c.fetch]), f"{c.name}.zip", f"{c.name}.npz", *(layout.folders if layout else ())]))
+    names = ([c.archive] if c.archive else
+             list(dict.fromkeys([c.name, *filter(None, [c.fetch]), f"{c.name}.zip", f"{c.name}.npz",
+                                 *(layout.folders if layout else ())])))
     return [d/f for f in names for d in (base, base/"lite") if (d/f).exists()]
 
 def _begun(place)->bool:
@@ -48,12 +55,14 @@ def _begun(place)->bool:
     names = [p.name for p in place.iterdir() if not p.name.startswith(".")] if place.is_dir() else []
     return bool(names) and all(n == MANIFEST or n.endswith((".part", ".part.json")) for n in names)
 
+# %% ../../nbs/datasets/12_loading.ipynb #680c2601
 def where(
     name:str, # a dataset that is not generated
 )->Path|None:
-    "Where the images of a dataset lie, or None."
+    "Where the images of a dataset lie, or None; `UserError` where there is no such dataset."
     if known_name(name) not in DATASETS: return added()[name]
-    p = _place(c := DATASETS[name]); layout = LAYOUTS.get(c.layout)
+    p = _place(c := DATASETS[name])
+    layout = LAYOUTS.get(c.layout)
     return p if p and (p.is_file() or layout and layout.at(p, name) or _looks_readable(p)) else None
 
 def _place(c):
@@ -63,14 +72,18 @@ def _place(c):
 
 def _looks_readable(folder)->bool:
     "A table, or sub-folders that can be classes: not archives alone"
-    return (folder/"labels.csv").exists() or any(p.is_dir() and not p.name.startswith((".", "__MACOSX")) for p in folder.iterdir())
+    return ((folder/"labels.csv").exists() or
+            any(p.is_dir() and not p.name.startswith((".", "__MACOSX")) for p in folder.iterdir()))
 
 def absent(c:Card)->UserError:
     "What to put where"
     base = data_dir()
     head = f"{c.name}: no images under CATSCANS_DATA, which is " + (str(base) if base else "not set")
-    if c.archive: return UserError(f"{head}; set it to the folder that holds {c.archive} (licence: {c.licence}), a reduced file of {c.original} that is not distributed with catscans")
-    how = "gets them" if c.open else "says which files to put where" + (", as an account is needed" if c.access == "login" else "")
+    if c.archive:
+        return UserError(f"{head}; set it to the folder that holds {c.archive} (licence: {c.licence}), a reduced file "
+                         f"of {c.original} that is not distributed with catscans")
+    how = ("gets them" if c.open else "says which files to put where" +
+           (", as an account is needed" if c.access == "login" else ""))
     return UserError(f"{head}; `catscans data get {c.name}` {how} (licence: {c.licence}; {c.url})")
 
 # %% ../../nbs/datasets/12_loading.ipynb #01f239d5
@@ -80,47 +93,63 @@ def _real(c:Card, protocol="grouped", **options)->Listing:
     if path is None: raise absent(c)
     own = layout is not None and (layout.at(path, c.name) or c.layout == "medmnist" and path.is_file())
     if odd := set(options) - set(layout.options if own else ()):
-        raise UserError(f"{c.name} at {path}: received the option {sorted(odd)[0]!r}, allowed are {', '.join(layout.options) if own and layout.options else 'none'}")
-    li = layout.read(path, c.name, **{o: setting(s, protocol) for o, s in layout.settings}, **options) if own else _lent(path, c, layout)
+        raise UserError(f"{c.name} at {path}: received the option {sorted(odd)[0]!r}, allowed are "
+                        f"{', '.join(layout.options) if own and layout.options else 'none'}")
+    li = (layout.read(path, c.name, **{o: setting(s, protocol) for o, s in layout.settings}, **options) if own else
+          _lent(path, c, layout))
     if c.group_key and li.groups is None and options.get("part", "train") == "train":
-        raise UserError(f"{c.name} at {path}: its images must be kept together by {c.group_key}; put {layout.groups} there" if own and layout.groups else
-                        f"{c.name} at {path}: its images must be kept together by {c.group_key}; give a labels.csv with the columns path, class, {c.group_key}")
-    if len(li.classes) != c.classes: raise UserError(f"{c.name} at {path}: received {len(li.classes)} classes, its card says {c.classes}")
-    if len(empty := [k for k, n in zip(li.classes, np.bincount(li.y, minlength=c.classes)) if not n]): raise UserError(f"{c.name} at {path}: no image in class {', '.join(empty[:5])}; get the files again")
+        raise UserError(f"{c.name} at {path}: its images must be kept together by {c.group_key}; "
+                        f"put {layout.groups} there" if own and layout.groups else
+                        f"{c.name} at {path}: its images must be kept together by {c.group_key}; give a labels.csv "
+                        f"with the columns path, class, {c.group_key}")
+    if len(li.classes) != c.classes:
+        raise UserError(f"{c.name} at {path}: received {len(li.classes)} classes, its card says {c.classes}")
+    if len(empty := [k for k, n in zip(li.classes, np.bincount(li.y, minlength=c.classes)) if not n]):
+        raise UserError(f"{c.name} at {path}: no image in class {', '.join(empty[:5])}; get the files again")
     return replace(li, card=_card_of_part(c, li, options.get("part", "train")))
 
+# %% ../../nbs/datasets/12_loading.ipynb #60de70e4
 def _lent(path, c, layout):
     "A dataset in another form than its makers': class sub-folders, a table, an archive"
     table = path.is_file() and path.suffix == ".zip" or path.is_dir() and (path/"labels.csv").exists()
-    kw = dict(group_col=c.group_key or False, keep=c.keep) if c.archive else dict(group_col=c.group_key) if table and c.group_key and not c.group_pattern else {}
+    kw = (dict(group_col=c.group_key or False, keep=c.keep) if c.archive else
+          dict(group_col=c.group_key) if table and c.group_key and not c.group_pattern else {})
     try: return general(path, c.name, c.group_pattern, **kw)
     except UserError as e:
         if layout is None or table: raise
-        raise UserError(f"{e}; nor is it {c.name} as its makers gave it out: that holds {' or '.join(m.format(name=c.name) for m in layout.marks[:2])}. Try `catscans data get {c.name}`") from e
+        raise UserError(f"{e}; nor is it {c.name} as its makers gave it out: "
+                        f"that holds {' or '.join(m.format(name=c.name) for m in layout.marks[:2])}. "
+                        f"Try `catscans data get {c.name}`") from e
 
 def _card_of_part(c, li, part):
     "The card of an official part that is not the one everything else is about"
     if part == "train": return c
     n = dict(zip(("train", "val", "test"), c.parts)).get(part, c.n)
-    return replace(c, n=n, counts=(), group_key=c.group_key if li.groups is not None else None, note=f"The official part {part}. {c.note}")
+    return replace(c, n=n, counts=(), group_key=c.group_key if li.groups is not None else None,
+                   note=f"The official part {part}. {c.note}")
 
 # %% ../../nbs/datasets/12_loading.ipynb #59625781
 def _part(li:Listing, c:Card)->Listing:
-    "So many images of so many classes; what is drawn depends on the whole alone, so that a smaller part lies within a larger one where no groups are kept."
+    """So many images of so many classes; what is drawn depends on the whole alone,
+    so that a smaller part lies within a larger one where no groups are kept."""
     whole = DATASETS[c.part_of]
     if c.classes < whole.classes:
         keep = np.linspace(0, whole.classes-1, c.classes).round().astype(int)
-        li = li.subset(np.flatnonzero(np.isin(li.y, keep))); li = replace(li, y=np.searchsorted(keep, li.y), classes=[li.classes[i] for i in keep])
-    if c.n > len(li): raise UserError(f"{c.name}: {c.n} images" + (f" of {c.classes} classes" if c.classes < whole.classes else "") + f" are wanted, {whole.name} has {len(li)}; put the whole of it there")
+        li = li.subset(np.flatnonzero(np.isin(li.y, keep)))
+        li = replace(li, y=np.searchsorted(keep, li.y), classes=[li.classes[i] for i in keep])
+    if c.n > len(li):
+        raise UserError(f"{c.name}: {c.n} images" + (f" of {c.classes} classes" if c.classes < whole.classes else "") +
+                        f" are wanted, {whole.name} has {len(li)}; put the whole of it there")
     if li.groups is not None: index = pick(li.y, li.groups, c.n, np.random.default_rng(seed_for(whole.name, "part")))
     else:
-        order = [np.random.default_rng(seed_for(whole.name, "part", k)).permutation(np.flatnonzero(li.y == i)) for i, k in enumerate(li.classes)]
+        order = [np.random.default_rng(seed_for(whole.name, "part", k)).permutation(np.flatnonzero(li.y == i))
+                 for i, k in enumerate(li.classes)]
         rank = np.concatenate([np.arange(len(o)) for o in order])          # one of each class after the other
         index = np.sort(np.concatenate(order)[np.argsort(rank, kind="stable")[:c.n]])
     return replace(li.subset(index), name=c.name, card=replace(c, n=len(index)))
 
 def listed(c:Card, protocol="grouped", **options)->Listing:
-    "The images of a dataset, or of a part of one, as its files list them."
+    "The images of a dataset, or of a part of one, as its files list them; `UserError` where they do not fit its card."
     li = _real(DATASETS[c.part_of or c.name], protocol, **options)
     return _part(li, c) if c.part_of else li
 
@@ -130,9 +159,11 @@ def _without_colour(images:Images)->Images:
     x = np.stack([np.asarray(Image.fromarray(i).convert("L").convert("RGB")) for i in images.x])
     return replace(images, x=x, fingerprint=fingerprint(x, images.y, images.groups, images.classes))
 
+# %% ../../nbs/datasets/12_loading.ipynb #e7a69740
 def _generated(c:Card, size:int, max_images, seed)->Images:
     "A toy dataset: made when there is no store of it by the same program."
-    images = keep(c.name, lambda: toy.generate(c.name, size=size), size, digest(Path(toy.__file__).read_bytes()), card=c)
+    images = keep(c.name, lambda: toy.generate(c.name, size=size), size, digest(Path(toy.__file__).read_bytes()),
+                  card=c)
     index = subset_index(images, max_images, seed)
     return images if index is None else images.subset(index)
 
@@ -146,14 +177,17 @@ def load(
     allow_unreadable=(),      # names of images that are left out if they cannot be read
     **options,                # of the layout: part of isic2018 and imagenet, partition of dtd
 )->Images:
-    "A dataset, decoded once and memory-mapped."
-    check_size(size); choose("protocol", protocol, PROTOCOLS)
+    "A dataset, decoded once and memory-mapped; `UserError` where it is not there, or not as its card says."
+    check_size(size)
+    choose("protocol", protocol, PROTOCOLS)
     if name not in DATASETS and (isinstance(name, Path) or "/" in str(name) or Path(str(name)).exists()):
-        return from_path(name, size, max_images=max_images, seed=seed, resample=resample or "draft", allow_unreadable=allow_unreadable)
+        return from_path(name, size, max_images=max_images, seed=seed, resample=resample or "draft",
+                         allow_unreadable=allow_unreadable)
     if known_name(name) not in DATASETS: return open_added(name, size, max_images, seed, resample, allow_unreadable)
     c = DATASETS[name]
     if c.name in TOY: return _generated(c, size, max_images, seed)
-    images = build(cut_listing(listed(c, protocol, **options), max_images, seed), size, resample or c.resample, allow_unreadable=allow_unreadable)
+    images = build(cut_listing(listed(c, protocol, **options), max_images, seed), size, resample or c.resample,
+                   allow_unreadable=allow_unreadable)
     return _without_colour(images) if c.grey else images
 
 # %% ../../nbs/datasets/12_loading.ipynb #cee12c10
@@ -161,7 +195,8 @@ def counted_images(
     names=None, # of datasets; default: the paper's nine
 )->dict: # name -> images that its reader finds, of those that are there
     "How many images of each dataset are there now: generated, or under CATSCANS_DATA."
-    there = [c for n in names or PAPER_SOURCES if (c := CATALOGUE[n]).layout == "toy" or n in DATASETS and where(n) is not None]
+    there = [c for n in names or PAPER_SOURCES
+             if (c := CATALOGUE[n]).layout == "toy" or n in DATASETS and where(n) is not None]
     return {c.name: len(load(c.name, size=32) if c.layout == "toy" else listed(c)) for c in there}
 
 # %% ../../nbs/datasets/12_loading.ipynb #98dbd6b9
@@ -175,19 +210,26 @@ def check_card(
     counts = np.bincount(y, minlength=len(images.classes))
     odd = _odd_counts(card, images, counts)
     wrong = [message for bad, message in (
-        (x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] != 3, f"pixels are {x.dtype} {x.shape}, not uint8 (n, h, w, 3)"),
-        (y.dtype != np.int64 or not len(x) == len(y) == len(images.paths), f"{len(x)} images, {len(y)} labels ({y.dtype}), {len(images.paths)} names"),
-        (len(images.classes) != card.classes or len(counts) > card.classes, f"{len(images.classes)} classes, not {card.classes}"),
+        (x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] != 3,
+         f"pixels are {x.dtype} {x.shape}, not uint8 (n, h, w, 3)"),
+        (y.dtype != np.int64 or not len(x) == len(y) == len(images.paths),
+         f"{len(x)} images, {len(y)} labels ({y.dtype}), {len(images.paths)} names"),
+        (len(images.classes) != card.classes or len(counts) > card.classes,
+         f"{len(images.classes)} classes, not {card.classes}"),
         (whole and odd, f"images per class: {', '.join(odd[:5])}"),
         ((counts == 0).any(), f"classes without images: {[c for c, k in zip(images.classes, counts) if k == 0][:5]}"),
-        (whole and not card.rebuilt and (len(y) > card.n if card.part_of else len(y) != card.n), f"{len(y)} images, not {card.n}"),      # a part with groups may be a little smaller
+        # a part with groups may be a little smaller
+        (whole and not card.rebuilt and (len(y) > card.n if card.part_of else len(y) != card.n),
+         f"{len(y)} images, not {card.n}"),
         (len(np.unique(images.paths)) != len(images.paths), "names that occur twice"),
-        ((g is None) != (card.group_key is None), f"groups are {'absent' if g is None else 'present'}, the card's key is {card.group_key}"),
+        ((g is None) != (card.group_key is None),
+         f"groups are {'absent' if g is None else 'present'}, the card's key is {card.group_key}"),
         (g is not None and (g.dtype.kind != "U" or len(g) != len(y)), "groups are not one string per image"),
     ) if bad]
     if wrong: raise UserError(f"{card.name} is not what its card says: {'; '.join(wrong)}")
     return images
 
+# %% ../../nbs/datasets/12_loading.ipynb #a62d7a9a
 def _odd_counts(card, images, counts)->list:
     "The classes whose number of images is not the card's"
     if not card.counts: return []
@@ -200,7 +242,8 @@ def check_whole(
 ):
     "Do the files that a dataset is drawn from hold as many images as its card says? Else a `UserError`."
     if not card.drawn_from: return
-    if (n := len(pcam(where(card.name), card.name))) != card.drawn_from: raise UserError(f"{card.name}: its files hold {n:,} images, its card says {card.drawn_from:,}; get all parts")
+    if (n := len(pcam(where(card.name), card.name))) != card.drawn_from:
+        raise UserError(f"{card.name}: its files hold {n:,} images, its card says {card.drawn_from:,}; get all parts")
 
 # %% ../../nbs/datasets/12_loading.ipynb #3f2287d6
 def images_of(

@@ -22,32 +22,41 @@ def pick(
     rng,                # numpy Generator
 )->np.ndarray: # sorted positions, at most n
     "Whole groups in random order, as long as no class exceeds its share of `n`."
-    y = np.asarray(y); k = y.max() + 1
+    y = np.asarray(y)
+    k = y.max() + 1
     share = np.bincount(y, minlength=k) * n / len(y)
     quota = share.astype(int)
     quota[np.argsort(quota - share, kind="stable")[:n - quota.sum()]] += 1        # largest remainders
     quota = np.where((share > 0) & (quota == 0), 1, quota)                        # a rare class stays in
-    if groups is None: return np.sort(np.concatenate([rng.permutation(np.flatnonzero(y == c))[:quota[c]] for c in range(k)]))
+    if groups is None:
+        return np.sort(np.concatenate([rng.permutation(np.flatnonzero(y == c))[:quota[c]] for c in range(k)]))
     _, g = np.unique(groups, return_inverse=True)
-    table = np.zeros((g.max() + 1, k), int); np.add.at(table, (g, y), 1)
+    table = np.zeros((g.max() + 1, k), int)
+    np.add.at(table, (g, y), 1)
     taken, left = np.zeros(len(table), bool), quota.copy()
     for i in rng.permutation(len(table)):
-        if (table[i] <= left).all(): taken[i] = True; left -= table[i]
+        if (table[i] <= left).all():
+            taken[i] = True
+            left -= table[i]
     return np.flatnonzero(taken[g])
 
 # %% ../../nbs/datasets/10_own.ipynb #68a567b8
 def subset_index(li, max_images, seed):
-    "The positions of a seeded subset of a listing or of images, or None for all"
+    "The positions of a seeded subset of a listing or of images, or None for all; `UserError` where it is too small"
     if max_images is None: return None
     if not isinstance(max_images, (int, np.integer)) or max_images < len(li.classes):
-        raise UserError(f"max_images of {li.name}: received {max_images!r}, allowed is a whole number from {len(li.classes)} (its classes) upwards")
+        raise UserError(f"max_images of {li.name}: received {max_images!r}, allowed is a whole number from "
+                        f"{len(li.classes)} (its classes) upwards")
     if max_images >= len(li): return None
     index = pick(li.y, li.groups, int(max_images), np.random.default_rng(seed_for(li.name, "subset", seed)))
     lost = [c for i, c in enumerate(li.classes) if not (li.y[index] == i).any()]
-    if lost: raise UserError(f"max_images={max_images} of {li.name} leaves no image of {', '.join(lost[:5])}, because groups are kept whole; ask for more")
+    if lost:
+        raise UserError(f"max_images={max_images} of {li.name} leaves no image of {', '.join(lost[:5])}, "
+                        "because groups are kept whole; ask for more")
     return index
 
-def cut_listing(li:Listing, max_images, seed)->Listing: return li if (i := subset_index(li, max_images, seed)) is None else li.subset(i)
+def cut_listing(li:Listing, max_images, seed)->Listing:
+    return li if (i := subset_index(li, max_images, seed)) is None else li.subset(i)
 
 # %% ../../nbs/datasets/10_own.ipynb #7ba842db
 def _there(path, kind):
@@ -55,7 +64,8 @@ def _there(path, kind):
     if not str(path).strip(): raise UserError(f"{kind}: received an empty path; give the path of a folder or file")
     path = Path(path).expanduser()
     if not path.exists(): raise UserError(f"{kind}: there is nothing at {path}")
-    if not path.is_dir() and not path.is_file(): raise UserError(f"{kind}: {path} is a pipe, a device or the like; give a folder or a file")
+    if not path.is_dir() and not path.is_file():
+        raise UserError(f"{kind}: {path} is a pipe, a device or the like; give a folder or a file")
     return path.resolve()
 
 # %% ../../nbs/datasets/10_own.ipynb #f5381971
@@ -69,17 +79,22 @@ def from_path(
     allow_unreadable=(),    # names of images that are left out if they cannot be read
     **kw,                   # path_col, class_col, group_col for a CSV
 )->Images:
-    "A user's images, whatever they come in."
-    check_size(size); path = _there(path, "images")
-    return build(cut_listing(general(path, name or (path.name if path.is_dir() else path.stem), **kw), max_images, seed), size, resample, allow_unreadable=allow_unreadable)
+    "A user's images, whatever they come in; `UserError` where they cannot be read."
+    check_size(size)
+    path = _there(path, "images")
+    return build(cut_listing(general(path, name or (path.name if path.is_dir() else path.stem), **kw), max_images,
+                             seed), size, resample, allow_unreadable=allow_unreadable)
 
 def from_folder(path, size:int=112, name:str|None=None, max_images:int|None=None, seed:int=0, **how)->Images:
-    "Images in one sub-folder per class. Nothing is known about groups: use a CSV where patients or slides repeat."
+    """Images in one sub-folder per class. Nothing is known about groups: use a CSV where patients or slides repeat.
+    `UserError` where they cannot be read."""
     path = _there(path, "folder")
     if not path.is_dir(): raise UserError(f"{path} is not a folder")
     check_size(size)
-    return build(cut_listing(read_folder_listing(file_tree(path), name or path.name, path), max_images, seed), size, **how)
+    return build(cut_listing(read_folder_listing(file_tree(path), name or path.name, path), max_images, seed), size,
+                 **how)
 
+# %% ../../nbs/datasets/10_own.ipynb #33999c55
 def from_csv(
     path,                    # the CSV; image paths are relative to its folder
     size:int=112,
@@ -91,12 +106,15 @@ def from_csv(
     seed:int=0,
     **how,                   # resample and allow_unreadable of store.build
 )->Images:
-    "Images listed in a CSV."
-    path = _there(path, "CSV"); check_size(size)
+    "Images listed in a CSV; `UserError` where they cannot be read."
+    path = _there(path, "CSV")
+    check_size(size)
     if path.is_dir(): raise UserError(f"{path} is a folder: give the CSV in it")
-    return build(cut_listing(read_csv_listing(path, Beside(path.parent), name or path.stem, path, path_col, class_col, group_col), max_images, seed), size, **how)
+    return build(cut_listing(read_csv_listing(path, Beside(path.parent), name or path.stem, path, path_col, class_col,
+                                              group_col), max_images, seed), size, **how)
 
 def from_npz(path, size:int=112, name:str|None=None, max_images:int|None=None, seed:int=0, **how)->Images:
-    "Images in a MedMNIST-style .npz; the official split is in `.split`."
-    path = _there(path, ".npz file"); check_size(size)
+    "Images in a MedMNIST-style .npz; the official split is in `.split`. `UserError` where it cannot be read."
+    path = _there(path, ".npz file")
+    check_size(size)
     return build(cut_listing(read_npz_listing(path, name or path.stem), max_images, seed), size, **how)

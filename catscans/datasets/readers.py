@@ -24,10 +24,12 @@ _BROKEN = (*UNREADABLE, LookupError, RuntimeError, MemoryError, csv.Error, tarfi
 
 @contextmanager
 def reading_file(path, kind, *more):
-    "A `UserError` that names `path`, whatever the libraries raise on a damaged file; `more`: what else a library may raise."
+    """A `UserError` that names `path`, whatever the libraries raise on a damaged file;
+    `more`: what else a library may raise."""
     try: yield
     except UserError: raise
-    except (*_BROKEN, *more) as e: raise UserError(f"{path} is not a readable {kind} ({e or type(e).__name__}); copy or get it again") from e
+    except (*_BROKEN, *more) as e:
+        raise UserError(f"{path} is not a readable {kind} ({e or type(e).__name__}); copy or get it again") from e
 
 # %% ../../nbs/datasets/05_readers.ipynb #3964fa10
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -35,15 +37,21 @@ PART_NAMES = ("train", "val", "test")
 
 def visible_entries(rel): return not any(p.startswith((".", "__MACOSX")) for p in Path(rel).parts)
 def is_image(rel): return Path(rel).suffix.lower() in _IMAGE_SUFFIXES
-def file_sign(path): s = path.stat(); return s.st_size, s.st_mtime_ns
+def file_sign(path):
+    s = path.stat()
+    return s.st_size, s.st_mtime_ns
 
 def make_listing(name, where, entries, paths, labels, classes, groups=None, group_key=None, split=None)->Listing:
-    "The checks that every source of images has in common."
-    if len(classes) < 2: raise UserError(f"{where}: received {len(classes)} class ({', '.join(map(str, classes))}), at least 2 are needed")
+    "The checks that every source of images has in common; `UserError` where there are fewer than two classes."
+    if len(classes) < 2:
+        raise UserError(f"{where}: received {len(classes)} class ({', '.join(map(str, classes))}), "
+                        "at least 2 are needed")
     at = {c: i for i, c in enumerate(classes)}
-    card = Card(name, name, "unknown", len(paths), classes=len(classes), group_key=group_key, collection=name, licence="the owner's", role=("source", "target"))
-    return Listing(name, [e[0] for e in entries], np.array([at[c] for c in labels], np.int64), [str(c) for c in classes], list(paths),
-                   [e[1] for e in entries], None if groups is None else np.array([str(g) for g in groups]), split, card)
+    card = Card(name, name, "unknown", len(paths), classes=len(classes), group_key=group_key, collection=name,
+                licence="the owner's", role=("source", "target"))
+    return Listing(name, [e[0] for e in entries], np.array([at[c] for c in labels], np.int64),
+                   [str(c) for c in classes], list(paths), [e[1] for e in entries],
+                   None if groups is None else np.array([str(g) for g in groups]), split, card)
 
 # %% ../../nbs/datasets/05_readers.ipynb #2d055483
 def _unzip(z, info):
@@ -52,17 +60,21 @@ def _unzip(z, info):
 def link_to_nothing(path): return UserError(f"{path} is a link to a file that is not there: copy the file itself")
 
 def file_tree(path:Path)->dict:
-    "relative path -> (path or callable, sign) of every visible file in a folder or zip archive; None for the top folders"
+    """relative path -> (path or callable, sign) of every visible file in a folder or zip archive;
+    None for the top folders. `UserError` where a link leads nowhere or the archive is damaged."""
     if path.is_dir():
         tops = {f"{d.name}/": None for d in sorted(path.iterdir()) if d.is_dir() and visible_entries(d.name)}
-        files = [(f, rel) for f in sorted(path.rglob("*")) if visible_entries(rel := f.relative_to(path).as_posix()) and not f.is_dir()]
+        files = [(f, rel) for f in sorted(path.rglob("*"))
+                 if visible_entries(rel := f.relative_to(path).as_posix()) and not f.is_dir()]
         if gone := [f for f, _ in files if not f.exists()]: raise link_to_nothing(gone[0])
         return tops | {rel: (f, file_sign(f)) for f, rel in files if f.is_file()}
     with reading_file(path, "zip archive"): z = zipfile.ZipFile(path)
-    tree = {i.filename: (partial(_unzip, z, i), (i.file_size, i.CRC)) for i in sorted(z.infolist(), key=lambda i: i.filename)
+    tree = {i.filename: (partial(_unzip, z, i), (i.file_size, i.CRC))
+            for i in sorted(z.infolist(), key=lambda i: i.filename)
             if not i.is_dir() and visible_entries(i.filename)}
     tops = {r.split("/")[0] for r in tree}
-    if len(tops) == 1 and all("/" in r for r in tree) and len({r.split("/")[1] for r in tree}) > 1:      # one folder around everything
+    # one folder around everything
+    if len(tops) == 1 and all("/" in r for r in tree) and len({r.split("/")[1] for r in tree}) > 1:
         tree = {r.split("/", 1)[1]: v for r, v in tree.items()}
     return tree
 
@@ -70,33 +82,45 @@ def file_tree(path:Path)->dict:
 _SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
 def read_folder_listing(tree:dict, name:str, where)->Listing:
-    "A listing from class sub-folders."
+    "A listing from class sub-folders; `UserError` where they are not one folder of images per class."
     tops = {rel[:-1]: [] for rel, e in tree.items() if e is None}
     tree = {rel: e for rel, e in tree.items() if e is not None}
     for rel in tree: tops.setdefault(rel.split("/")[0] if "/" in rel else "", []).append(rel)
     loose, tops = [r for r in tops.pop("", []) if is_image(r)], dict(sorted(tops.items()))
-    if not tops: raise UserError(f"{where} " + ("holds images but no class sub-folders: put each class into a folder of its own, or give a CSV"
-                                                if loose else "is empty: received no class sub-folder with images; put the images of each class into a sub-folder of its name, or a labels.csv with the columns path, class beside them"))
-    if loose: raise UserError(f"{where} holds {len(loose)} images beside its class sub-folders (first: {loose[0]}): move them into a class or out")
+    if not tops:
+        raise UserError(f"{where} " + (
+            "holds images but no class sub-folders: put each class into a folder of its own, "
+            "or give a CSV" if loose else
+            "is empty: received no class sub-folder with images; put the images of each class into a sub-folder of its "
+            "name, or a labels.csv with the columns path, class beside them"))
+    if loose:
+        raise UserError(f"{where} holds {len(loose)} images beside its class sub-folders (first: {loose[0]}): "
+                        "move them into a class or out")
     if {t.lower() for t in tops} <= _SPLIT_NAMES:
-        raise UserError(f"{where} holds the parts {', '.join(tops)}, not classes: give one of them, or a CSV with the columns path, class, split")
-    classes = list(tops); rels = {c: [r for r in tops[c] if is_image(r)] for c in classes}
+        raise UserError(f"{where} holds the parts {', '.join(tops)}, not classes: give one of them, or a CSV with the "
+                        "columns path, class, split")
+    classes = list(tops)
+    rels = {c: [r for r in tops[c] if is_image(r)] for c in classes}
     other = sorted({Path(r).suffix or r for c in classes for r in tops[c] if not is_image(r)})
     empty = [c for c in classes if not rels[c]]
-    if empty: raise UserError(f"{where}: no image in class {', '.join(empty[:5])}" + (f" (found {', '.join(other[:5])})" if other else "")
-                              + f"; allowed are {' '.join(_IMAGE_SUFFIXES)}")
+    if empty:
+        raise UserError(f"{where}: no image in class {', '.join(empty[:5])}" +
+                        (f" (found {', '.join(other[:5])})" if other else "")
+                        + f"; allowed are {' '.join(_IMAGE_SUFFIXES)}")
     if other: warnings.warn(f"{where}: files that are not images are left out ({', '.join(other[:5])})")
     paths = [r for c in classes for r in rels[c]]
     return make_listing(name, where, [tree[r] for r in paths], paths, [c for c in classes for _ in rels[c]], classes)
 
 # %% ../../nbs/datasets/05_readers.ipynb #38e35d69
-GROUP_COLUMNS = ("patient", "patient_id", "lesion_id", "lesion", "slide", "slide_id", "wsi", "group")   # the widest first
+# the widest first
+GROUP_COLUMNS = ("patient", "patient_id", "lesion_id", "lesion", "slide", "slide_id", "wsi", "group")
 
 def read_table(
     source, # path of a CSV, or its bytes
     where,  # what messages call it
 ):
-    "The rows of a CSV as strings, one column each; a row that is shorter or longer than the header is an error."
+    """The rows of a CSV as strings, one column each. `UserError` where it is damaged or has no rows,
+    and where a row is shorter or longer than the header."""
     import pandas as pd
     with reading_file(where, "CSV"):
         text = (source if isinstance(source, bytes) else Path(source).read_bytes()).decode("utf-8-sig")
@@ -104,21 +128,27 @@ def read_table(
         rows = [r for r in csv.reader(io.StringIO(text, newline=""), strict=True) if r]
         if not rows: raise ValueError("it is empty")
     head, rows = rows[0], rows[1:]
-    if twice := [c for i, c in enumerate(head) if c in head[:i]]: raise UserError(f"{where} has two columns {twice[0]!r}: received the columns {', '.join(head)}; name each once")
+    if twice := [c for i, c in enumerate(head) if c in head[:i]]:
+        raise UserError(f"{where} has two columns {twice[0]!r}: received the columns {', '.join(head)}; name each once")
     if not rows: raise UserError(f"{where} has a header but no rows")
     if odd := [(i, len(r)) for i, r in enumerate(rows, 2) if len(r) != len(head)]:
         raise UserError(f"{where}, row {odd[0][0]}: {odd[0][1]} fields, but the header has {len(head)}; repair the row")
     return pd.DataFrame(rows, columns=head, dtype=str)
 
+# %% ../../nbs/datasets/05_readers.ipynb #2ad52336
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 def need_columns(df, columns, where, hint=""):
     if missing := [c for c in columns if c not in df.columns]:
-        if len(df.columns) == 1 and (sep := next((n for s, n in _SEPARATORS.items() if s in df.columns[0]), "")): hint = f"; its columns seem to be separated by {sep}: save it with commas"
-        raise UserError(f"{where} has no column {', '.join(missing)}: received the columns {', '.join(df.columns)}{hint}".replace("\t", " "))
+        if len(df.columns) == 1 and (sep := next((n for s, n in _SEPARATORS.items() if s in df.columns[0]), "")):
+            hint = f"; its columns seem to be separated by {sep}: save it with commas"
+        raise UserError(f"{where} has no column {', '.join(missing)}: received the columns "
+                        f"{', '.join(df.columns)}{hint}".replace("\t", " "))
     for c in columns:
         blank = df[c].str.strip().str.lower().isin(["", "nan"])
-        if blank.any(): raise UserError(f"{where}: {blank.sum()} rows have no {c} (first: row {blank.idxmax() + 2}); fill them in or drop them")
+        if blank.any():
+            raise UserError(f"{where}: {blank.sum()} rows have no {c} (first: row {blank.idxmax() + 2}); fill them in "
+                            "or drop them")
     return df
 
 # %% ../../nbs/datasets/05_readers.ipynb #b526a0f4
@@ -126,10 +156,13 @@ def _frame(source, where, path_col, class_col, group_col):
     "The rows of a CSV, its group column and its classes in order."
     df = read_table(source, where)
     if group_col is None: group_col = next((c for c in GROUP_COLUMNS if c in df.columns), False)
-    need_columns(df, [path_col, class_col] + ([group_col] if group_col else []), where, "; rename its columns, or name them: catscans data add PATH --path-col C --class-col C --group-col C (in Python path_col, class_col, group_col)")
+    need_columns(df, [path_col, class_col] + ([group_col] if group_col else []), where,
+                 "; rename its columns, or name them: catscans data add PATH --path-col C --class-col C --group-col C "
+                 "(in Python path_col, class_col, group_col)")
     if (twice := df[path_col].duplicated(keep=False)).any():
         rows = df[df[path_col] == df[path_col][twice.idxmax()]]
-        why = "with several classes: multi-label data are not supported" if rows[class_col].nunique() > 1 else "twice: keep one row per image"
+        why = ("with several classes: multi-label data are not supported" if rows[class_col].nunique() > 1 else
+               "twice: keep one row per image")
         raise UserError(f"{where} lists {rows[path_col].iloc[0][:200]} {why}")
     return df, group_col, _class_order(df, class_col)
 
@@ -137,24 +170,30 @@ def _class_order(df, class_col)->list:
     "Classes by their integer `label`, if each has its own, else by name."
     if "label" in df and class_col != "label" and df.label.str.fullmatch(r"\d+").all():
         pairs = df[[class_col, "label"]].drop_duplicates()
-        if pairs[class_col].is_unique and pairs.label.is_unique: return pairs.sort_values("label", key=lambda s: s.astype(int))[class_col].tolist()
+        if pairs[class_col].is_unique and pairs.label.is_unique:
+            return pairs.sort_values("label", key=lambda s: s.astype(int))[class_col].tolist()
     names = df[class_col].unique().tolist()
     if any(set(n.split("|")) & set(names) for n in names if "|" in n):
-        raise UserError(f"{class_col}: received several classes for one image ({next(n for n in names if '|' in n)}): multi-label data are not supported")
+        raise UserError(f"{class_col}: received several classes for one image ({next(n for n in names if '|' in n)}): "
+                        "multi-label data are not supported")
     return sorted(names, key=lambda n: (int(n), "") if n.isdigit() else (1 << 62, n))
 
 # %% ../../nbs/datasets/05_readers.ipynb #7ebcd8a5
 def read_csv_listing(source, tree, name, where, path_col="path", class_col="class", group_col=None, keep=())->Listing:
-    "A listing from a CSV whose paths are keys of `tree`."
+    """A listing from a CSV whose paths are keys of `tree`.
+    `UserError` where columns or files are missing, or an image is listed twice."""
     df, group_col, classes = _frame(source, where, path_col, class_col, group_col)
     if keep: df, classes = df[df[class_col].isin(keep)], [c for c in classes if c in keep]
     if away := [p for p in df[path_col] if os.path.normpath(p).split(os.sep)[0] == ".."]:
-        raise UserError(f"{where} names {away[0][:200]}, which leaves its folder ({len(away)} such paths): give a path in the folder, or an absolute one")
+        raise UserError(f"{where} names {away[0][:200]}, which leaves its folder ({len(away)} such paths): give a path "
+                        "in the folder, or an absolute one")
     entries = [tree.get(p) for p in df[path_col]]
     if gone := [p for p, e in zip(df[path_col], entries) if e is None]:
-        raise UserError(f"{where} names {len(gone)} file{'s that are' if len(gone) > 1 else ' that is'} not there: {', '.join(p[:200] for p in gone[:5])}{' ...' if len(gone) > 5 else ''}")
-    return make_listing(name, where, entries, df[path_col].tolist(), df[class_col].tolist(), classes, df[group_col].tolist() if group_col else None,
-                    group_col or None, df["split"].to_numpy(dtype=str) if "split" in df else None)
+        raise UserError(f"{where} names {len(gone)} file{'s that are' if len(gone) > 1 else ' that is'} not there: "
+                        f"{', '.join(p[:200] for p in gone[:5])}{' ...' if len(gone) > 5 else ''}")
+    return make_listing(name, where, entries, df[path_col].tolist(), df[class_col].tolist(), classes,
+                        df[group_col].tolist() if group_col else None, group_col or None,
+                        df["split"].to_numpy(dtype=str) if "split" in df else None)
 
 class Beside(dict):
     "Files looked up beside a CSV, when asked for."
@@ -178,10 +217,13 @@ class Blocks:
             if b not in self.kept:
                 last = next(reversed(self.kept), -1)
                 for j in range(max(last + 1, b - 2) if b > last else b, b + 1):
-                    with reading_file(self.path, "file"): self.kept[j] = self.read(j*self.step, min(self.n, (j + 1)*self.step))
+                    with reading_file(self.path, "file"):
+                        self.kept[j] = self.read(j*self.step, min(self.n, (j + 1)*self.step))
                 while len(self.kept) > 4: self.kept.popitem(last=False)
             return self.kept[b][i % self.step]
-    def entries(self, sign): row = self.row; return [(partial(row, i), sign) for i in range(self.n)]
+    def entries(self, sign):
+        row = self.row
+        return [(partial(row, i), sign) for i in range(self.n)]
 
 # %% ../../nbs/datasets/05_readers.ipynb #f9decc72
 def _headers(path)->dict:
@@ -191,54 +233,74 @@ def _headers(path)->dict:
         for i in z.infolist():
             with z.open(i) as f:
                 v = np.lib.format.read_magic(f)
-                shape, fortran, dtype = (np.lib.format.read_array_header_1_0 if v == (1, 0) else np.lib.format.read_array_header_2_0)(f)
+                shape, fortran, dtype = (np.lib.format.read_array_header_1_0 if v == (1, 0) else
+                                         np.lib.format.read_array_header_2_0)(f)
                 key, start = i.filename.removesuffix(".npy"), f.tell()
                 if dtype.hasobject: raise UserError(f"{path}: {key} is pickled and is not opened; save plain arrays")
-                if i.file_size != start + int(np.prod(shape, dtype=object))*dtype.itemsize: raise UserError(f"{path}: {key} says it is {dtype} {shape}, but holds {i.file_size - start} bytes; get the file again")
-                if fortran and len(shape) > 1 and max(shape) > 1: raise UserError(f"{path}: {key} is stored column by column; save np.ascontiguousarray of it")
+                if i.file_size != start + int(np.prod(shape, dtype=object))*dtype.itemsize:
+                    raise UserError(f"{path}: {key} says it is {dtype} {shape}, but holds {i.file_size - start} bytes; "
+                                    "get the file again")
+                if fortran and len(shape) > 1 and max(shape) > 1:
+                    raise UserError(f"{path}: {key} is stored column by column; save np.ascontiguousarray of it")
                 out[key] = (shape, dtype, i.CRC, start)
     return out
 
 def _array(path, key):
     with reading_file(f"{path}: {key}", "array"), np.load(path, allow_pickle=False) as z: return z[key]
 
+# %% ../../nbs/datasets/05_readers.ipynb #4bd9c0a7
 def _npz_blocks(path, key, shape, start)->Blocks:
     "The images of an .npz, read forwards: nothing is unpacked as a whole."
     row, at = int(np.prod(shape[1:])), dict(f=None, pos=0)
     def forward(n):
-        data = at["f"].read(n); at["pos"] += len(data)
+        data = at["f"].read(n)
+        at["pos"] += len(data)
         if len(data) < n: raise EOFError("it ends too early")
         return data
     def read(a, b):
         if at["f"] is None or at["pos"] > start + a*row: at.update(f=zipfile.ZipFile(path).open(f"{key}.npy"), pos=0)
-        while (left := start + a*row - at["pos"]): forward(min(left, _BLOCK))      # not seek, which gives up the checksum
+        while (left := start + a*row - at["pos"]):
+            forward(min(left, _BLOCK))  # not seek, which gives up the checksum
         return np.frombuffer(forward((b - a)*row), np.uint8).reshape(b - a, *shape[1:])
     return Blocks(f"{path}: {key}", read, shape[0], row)
 
 # %% ../../nbs/datasets/05_readers.ipynb #39354efc
 def read_npz_listing(path, name)->Listing:
-    "A listing from {train,val,test}_{images,labels}."
-    h = _headers(path); parts = [p for p in PART_NAMES if f"{p}_images" in h or f"{p}_labels" in h]
-    if not parts: raise UserError(f"{path} holds the arrays {', '.join(h)}; needed are train_images and train_labels (and val_, test_)")
+    "A listing from {train,val,test}_{images,labels}; `UserError` where arrays are missing, damaged or do not fit."
+    h = _headers(path)
+    parts = [p for p in PART_NAMES if f"{p}_images" in h or f"{p}_labels" in h]
+    if not parts:
+        raise UserError(f"{path} holds the arrays {', '.join(h)}; needed are train_images and train_labels "
+                        "(and val_, test_)")
     y, groups, entries, paths = [], [], [], []
     for p in parts:
-        if missing := [k for k in (f"{p}_images", f"{p}_labels") if k not in h]: raise UserError(f"{path} holds no {missing[0]}; received the arrays {', '.join(h)}")
+        if missing := [k for k in (f"{p}_images", f"{p}_labels") if k not in h]:
+            raise UserError(f"{path} holds no {missing[0]}; received the arrays {', '.join(h)}")
         (shape, dtype, crc, start), (lshape, ldtype, *_) = h[f"{p}_images"], h[f"{p}_labels"]
         if dtype != np.uint8 or not (len(shape) == 3 or len(shape) == 4 and shape[3] in (1, 3)) or 0 in shape[1:]:
-            raise UserError(f"{path}: {p}_images is {dtype} {shape}, needed is uint8 (n, h, w), (n, h, w, 1) or (n, h, w, 3)")
-        if not lshape or shape[0] != lshape[0]: raise UserError(f"{path}: {shape[0]} {p}_images but {lshape[0] if lshape else 'no list of'} {p}_labels")
-        if len(lshape) > 1 and lshape[1:] != (1,): raise UserError(f"{path}: {p}_labels is {lshape}: several labels per image (multi-label) are not supported")
+            raise UserError(f"{path}: {p}_images is {dtype} {shape}, needed is uint8 (n, h, w), (n, h, w, 1) "
+                            "or (n, h, w, 3)")
+        if not lshape or shape[0] != lshape[0]:
+            raise UserError(f"{path}: {shape[0]} {p}_images but {lshape[0] if lshape else 'no list of'} {p}_labels")
+        if len(lshape) > 1 and lshape[1:] != (1,):
+            raise UserError(f"{path}: {p}_labels is {lshape}: several labels per image (multi-label) are not supported")
         if ldtype.kind not in "iub": raise UserError(f"{path}: {p}_labels are {ldtype}, needed are whole numbers")
         y.append(_array(path, f"{p}_labels").ravel().astype(np.int64))
-        if (y[-1] < 0).any(): raise UserError(f"{path}: {p}_labels holds {y[-1].min()} (image {int((y[-1] < 0).argmax())}); labels count from 0: drop images without one")
+        if (y[-1] < 0).any():
+            raise UserError(f"{path}: {p}_labels holds {y[-1].min()} (image {int((y[-1] < 0).argmax())}); labels count "
+                            "from 0: drop images without one")
         if f"{p}_groups" in h: groups.append(_groups_of(path, f"{p}_groups", shape[0]))
         blocks = _npz_blocks(path, f"{p}_images", shape, start)
-        entries += [(partial(blocks.row, i), (crc, i)) for i in range(shape[0])]; paths += [f"{p}/{i}" for i in range(shape[0])]
+        entries += [(partial(blocks.row, i), (crc, i)) for i in range(shape[0])]
+        paths += [f"{p}/{i}" for i in range(shape[0])]
     y = np.concatenate(y)
-    if groups and sum(map(len, groups)) != len(y): raise UserError(f"{path}: groups are given for {sum(map(len, groups))} of {len(y)} images")
-    return make_listing(name, path, entries, paths, y.tolist(), sorted(set(y.tolist())), np.concatenate(groups) if groups else None,
-                    "groups" if groups else None, np.array([p.split("/")[0] for p in paths]))
+    if groups and sum(map(len, groups)) != len(y):
+        raise UserError(f"{path}: groups are given for {sum(map(len, groups))} of {len(y)} images")
+    return make_listing(name, path, entries, paths, y.tolist(), sorted(set(y.tolist())),
+                        np.concatenate(groups) if groups else None, "groups" if groups else None,
+                        np.array([p.split("/")[0] for p in paths]))
 
+# %% ../../nbs/datasets/05_readers.ipynb #05a1c440
 def _groups_of(path, key, n)->np.ndarray:
     g = _array(path, key).ravel()
     if g.dtype.kind not in "iuSU": raise UserError(f"{path}: {key} are {g.dtype}, needed are whole numbers or strings")
@@ -247,21 +309,27 @@ def _groups_of(path, key, n)->np.ndarray:
 
 # %% ../../nbs/datasets/05_readers.ipynb #82d6130c
 def general(path:Path, name:str, group_pattern="", **kw)->Listing:
-    "The listing of a folder, CSV, zip archive or .npz."
+    "The listing of a folder, CSV, zip archive or .npz; `UserError` where it is none of these, or cannot be read."
     path = Path(path)
     if path.suffix.lower() == ".npz": li = read_npz_listing(path, name)
     elif path.suffix.lower() == ".csv": li = read_csv_listing(path, Beside(path.parent), name, path, **kw)
-    elif path.is_dir() and (path/"labels.csv").exists(): li = read_csv_listing(path/"labels.csv", Beside(path), name, path/"labels.csv", **kw)
+    elif path.is_dir() and (path/"labels.csv").exists():
+        li = read_csv_listing(path/"labels.csv", Beside(path), name, path/"labels.csv", **kw)
     elif path.is_dir(): li = read_folder_listing(file_tree(path), name, path)
     elif path.suffix.lower() == ".zip":
         tree = file_tree(path)
-        li = read_csv_listing(tree["labels.csv"][0](), tree, name, f"{path}/labels.csv", **kw) if "labels.csv" in tree else read_folder_listing(tree, name, path)
-    else: raise UserError(f"{path}: received a {path.suffix or 'file without suffix'}, allowed are a folder, .csv, .npz and .zip")
+        li = (read_csv_listing(tree["labels.csv"][0](), tree, name, f"{path}/labels.csv", **kw)
+              if "labels.csv" in tree else read_folder_listing(tree, name, path))
+    else:
+        raise UserError(f"{path}: received a {path.suffix or 'file without suffix'}, allowed are a folder, .csv, "
+                        ".npz and .zip")
     if group_pattern and li.groups is None: li = replace(li, groups=groups_from(group_pattern, li.paths, path))
     return li
 
 def groups_from(pattern, paths, where):
-    "The group in each file name: the named part that matched, prefixed with its name"
+    "The group in each file name: the named part that matched, prefixed with its name; `UserError` where none did"
     found = [re.search(pattern, Path(p).name) for p in paths]
-    if bad := [p for p, m in zip(paths, found) if not m]: raise UserError(f"{where}: no group can be read from the file name {bad[0]} ({len(bad)} such files); give a labels.csv with a group column")
+    if bad := [p for p, m in zip(paths, found) if not m]:
+        raise UserError(f"{where}: no group can be read from the file name {bad[0]} ({len(bad)} such files); "
+                        "give a labels.csv with a group column")
     return np.array([next(k + v for k, v in m.groupdict().items() if v) for m in found])

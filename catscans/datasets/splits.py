@@ -42,15 +42,18 @@ def check_classes(
     classes=None,  # names, for the message
     name:str="dataset",
 ):
-    "Refuse a dataset in which a class has fewer independent units (images, or groups) than there are folds."
+    "`UserError` where a class has fewer independent units (images or groups) than there are folds, or is the only one."
     y = np.asarray(y)
     unit, what = (np.arange(len(y)), "images") if groups is None else (np.asarray(groups), "groups")
     n_classes = len(classes) if classes is not None else int(y.max())+1 if len(y) else 0
-    if n_classes < 2: raise UserError(f"{name}: received {n_classes} class(es), a classification study needs at least 2")
+    if n_classes < 2:
+        raise UserError(f"{name}: received {n_classes} class(es), a classification study needs at least 2")
     for c in range(n_classes):
         n = len(np.unique(unit[y==c]))
         label = classes[c] if classes is not None else c
-        if n < k: raise UserError(f"{name}: class {label!r} has {n} {what}, fewer than the {k} folds; add images, drop the class, or use fewer folds")
+        if n < k:
+            raise UserError(f"{name}: class {label!r} has {n} {what}, fewer than the {k} folds; add images, "
+                            "drop the class, or use fewer folds")
 
 # %% ../../nbs/datasets/07_splits.ipynb #644c30bd
 def by_group(protocol:str)->bool:
@@ -82,9 +85,10 @@ def make_splits(
     max_train:int|None=None, # cut each training part to this many images (scarce data)
     classes=None, name="dataset",
 )->Splits:
-    "Cross-validation folds of one protocol (section IV.A)."
+    "Cross-validation folds of one protocol (section IV.A); `UserError` where a class is too small for them."
     how = setting("fold_protocol", protocol)
-    y = np.asarray(y); groups = None if groups is None else np.asarray(groups)
+    y = np.asarray(y)
+    groups = None if groups is None else np.asarray(groups)
     by = groups if by_group(protocol) else None
     check_classes(y, by, k, classes, name)
     none, folds = np.array([], int), []
@@ -95,7 +99,8 @@ def make_splits(
         folds.append(Fold(train, valid, test))
     return Splits(protocol, k, seed, tuple(folds), splits_fingerprint(protocol, k, seed, folds))
 
-def splits_fingerprint(protocol, k, seed, folds): return digest(protocol, k, seed, *(a for f in folds for a in (f.train, f.valid, f.test)))
+def splits_fingerprint(protocol, k, seed, folds):
+    return digest(protocol, k, seed, *(a for f in folds for a in (f.train, f.valid, f.test)))
 
 # %% ../../nbs/datasets/07_splits.ipynb #397e8e0c
 def cap(
@@ -104,12 +109,15 @@ def cap(
     n:int,   # how many to keep
     seed:int,
 ):
-    "A class-stratified subset of `index` with `n` members (all, if there are fewer)."
+    """A class-stratified subset of `index` with `n` members (all, if there are fewer).
+    `UserError` where `n` is less than one image of each class."""
     from sklearn.model_selection import train_test_split
     if len(index) <= n: return np.sort(index)
     counts = np.bincount(y[index])
-    if (counts > 0).sum() > n: raise UserError(f"cannot keep one image of each of {(counts>0).sum()} classes in {n} training images")
-    keep, _ = train_test_split(index, train_size=n, random_state=seed, stratify=y[index] if counts[counts>0].min() > 1 else None)
+    if (counts > 0).sum() > n:
+        raise UserError(f"cannot keep one image of each of {(counts>0).sum()} classes in {n} training images")
+    keep, _ = train_test_split(index, train_size=n, random_state=seed,
+                               stratify=y[index] if counts[counts>0].min() > 1 else None)
     return np.sort(keep)
 
 # %% ../../nbs/datasets/07_splits.ipynb #5477e5ae
@@ -117,14 +125,18 @@ def single_split(
     y, groups=None, protocol:str="grouped", seed:int=1,
     exclude=None,  # group ids that must not be trained on (they belong to the target)
 )->Fold:
-    "80/10/10 for a source, by group unless the protocol cuts by image. Excluded groups are in none of the parts."
-    y = np.asarray(y); groups = None if groups is None else np.asarray(groups)
+    """80/10/10 for a source, by group unless the protocol cuts by image. Excluded groups are in none of the parts.
+    `UserError` where no image is left, or a class has fewer than ten."""
+    y = np.asarray(y)
+    groups = None if groups is None else np.asarray(groups)
     keep = np.arange(len(y))
     if exclude is not None and groups is not None: keep = keep[~np.isin(groups, list(exclude))]
     if not len(keep): raise UserError("no source image is left after removing the groups that the target shares")
     by = groups[keep] if by_group(protocol) and groups is not None else None
     few = [c for c, n in enumerate(np.bincount(y[keep])) if 0 < n < 10]
-    if few: raise UserError(f"class {few[0]} has fewer than 10 images: 80/10/10 needs one of each class in every part; give more, or leave the class out")
+    if few:
+        raise UserError(f"class {few[0]} has fewer than 10 images: 80/10/10 needs one of each class in every part; "
+                        "give more, or leave the class out")
     parts = _cut(y[keep], by, 10, seed_for("single", protocol, seed))
     valid, test = keep[parts[0][1]], keep[parts[1][1]]
     return Fold(np.setdiff1d(keep, np.concatenate([valid, test])), valid, test)
@@ -135,23 +147,26 @@ def freeze(
     path:str|Path,    # .json
     images=None,      # what was cut: its fingerprint goes into the file; without it the file can only be thawed without images
 )->Path: # of the file
-    "Write splits to a file. A file that is there already must hold the same."
+    "Write splits to a file; `UserError` where it is there already and does not hold the same."
     path, of = Path(path), getattr(images, "fingerprint", None)
     if path.exists():
         if (old := thaw(path, images)).fingerprint != splits.fingerprint:
-            raise UserError(f"{path} holds splits {old.fingerprint} ({old.protocol}, k={old.k}, seed {old.seed}), received {splits.fingerprint} "
-                            f"({splits.protocol}, k={splits.k}, seed {splits.seed}): runs that met the old ones cannot go on with others; give another path or remove the file")
+            raise UserError(f"{path} holds splits {old.fingerprint} ({old.protocol}, k={old.k}, seed {old.seed}), "
+                            f"received {splits.fingerprint} ({splits.protocol}, k={splits.k}, seed {splits.seed}): "
+                            "runs that met the old ones cannot go on with others; give another path or remove the file")
         return path
     folds = [{part: pack(getattr(f, part)) for part in ("train", "valid", "test")} for f in splits]
-    body = dict(format=1, protocol=splits.protocol, k=splits.k, seed=splits.seed, fingerprint=splits.fingerprint, images=of, folds=folds)
+    body = dict(format=1, protocol=splits.protocol, k=splits.k, seed=splits.seed, fingerprint=splits.fingerprint,
+                images=of, folds=folds)
     with atomic(path) as tmp: tmp.write_text(json.dumps(body, indent=1) + "\n")
     return path
 
+# %% ../../nbs/datasets/07_splits.ipynb #3795c294
 def thaw(
     path:str|Path,  # written by `freeze`
     images=None,    # must be those that were cut
 )->Splits:
-    "The splits of a file, if they are whole and cut these images."
+    "The splits of a file; `UserError` where it is missing or damaged, or they cut other images."
     path = Path(path)
     if not path.exists(): raise UserError(f"no splits at {path}: write them with freeze")
     try:
@@ -159,11 +174,17 @@ def thaw(
         if d["format"] != 1: raise ValueError(f"format {d['format']}, known is 1")
         folds = tuple(Fold(*(unpack(f[part]).copy() for part in ("train", "valid", "test"))) for f in d["folds"])
         s = Splits(d["protocol"], d["k"], d["seed"], folds, splits_fingerprint(d["protocol"], d["k"], d["seed"], folds))
-        if s.fingerprint != d["fingerprint"]: raise ValueError(f"its indices give the fingerprint {s.fingerprint}, not {d['fingerprint']}")
-    except Exception as e: raise UserError(f"damaged splits {path}: {type(e).__name__}: {e}; make them again, or fetch an undamaged copy") from e
-    if images is not None and d["images"] is None: raise UserError(f"{path} does not say which images it cuts, received {images.name}: write it again with freeze(splits, path, images)")
+        if s.fingerprint != d["fingerprint"]:
+            raise ValueError(f"its indices give the fingerprint {s.fingerprint}, not {d['fingerprint']}")
+    except Exception as e:
+        raise UserError(f"damaged splits {path}: {type(e).__name__}: {e}; make them again, or fetch an "
+                        "undamaged copy") from e
+    if images is not None and d["images"] is None:
+        raise UserError(f"{path} does not say which images it cuts, received {images.name}: write it again with "
+                        "freeze(splits, path, images)")
     if images is not None and d["images"] != images.fingerprint:
-        raise UserError(f"{path} cuts the images {d['images']}, received {images.name} with the fingerprint {images.fingerprint}: these are other images (files, size or labels have changed); "
+        raise UserError(f"{path} cuts the images {d['images']}, received {images.name} with the fingerprint "
+                        f"{images.fingerprint}: these are other images (files, size or labels have changed); "
                         "bring the old ones back, or start anew with another file")
     return s
 
@@ -173,7 +194,8 @@ def frozen_splits(
     path:str|Path,           # of the file
     protocol:str="grouped", k:int=5, seed:int=1, max_train:int|None=None,  # as for `make_splits`
 )->Splits:
-    "The splits of a study, the same at every call: from the file, and checked against what would be cut now."
+    """The splits of a study, the same at every call: from the file, and checked against what would be cut now.
+    `UserError` where the two differ."""
     made = make_splits(images.y, images.groups, protocol, k, seed, max_train, images.classes, images.name)
     return thaw(freeze(made, path, images), images)
 

@@ -21,13 +21,16 @@ def _usable(path): return (path/"meta.json").exists() and (path/"pixels.npy").ex
 
 @contextmanager
 def store_folder(path, again=True, resume=False):
-    "A temporary folder that becomes `path` when the block ends without an error; None if `path` is a store and not `again`."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary folder that becomes `path` when the block ends without an error;
+    None if `path` is a store and not `again`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent/f".{path.name}.lock") as alone:
         if not again and _usable(path):                  # another process has built it while this one waited
             yield None
             return
-        tmp = path.parent/f".{path.name}-part" if alone else Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+        tmp = (path.parent/f".{path.name}-part" if alone else
+               Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-")))
         for left in path.parent.glob(f".{path.name}-*") if alone else ():      # of a killed build: its lock is free
             if not (resume and left == tmp): shutil.rmtree(left)
         tmp.mkdir(exist_ok=True)
@@ -37,11 +40,13 @@ def store_folder(path, again=True, resume=False):
             if path.exists(): shutil.rmtree(path)
             tmp.rename(path)
         except BaseException as e:
-            if isinstance(e, Exception) or not resume: shutil.rmtree(tmp, ignore_errors=True)  # after Ctrl-C the next build goes on
+            if isinstance(e, Exception) or not resume:
+                shutil.rmtree(tmp, ignore_errors=True)  # after Ctrl-C the next build goes on
             raise
 
 # %% ../../nbs/datasets/04_store.ipynb #d0517969
-_BLOCK = 2 << 20      # bytes of pixels between two lines of the journal: one block is hashed and written while the next are decoded
+# bytes of pixels between two lines of the journal: one block is hashed and written while the next are decoded
+_BLOCK = 2 << 20
 
 # %% ../../nbs/datasets/04_store.ipynb #adcdad5d
 def _pixels(item, size, resample):
@@ -63,8 +68,10 @@ def _decoded(items, size, resample, workers, start=0):
     def whole(first, out, jobs): return first, out, {i: why for j in jobs for i, why in j.result().items()}
     try:
         for a in range(start, len(items), step):
-            b = min(a+step, len(items)); out = np.zeros((b-a, size, size, 3), np.uint8)
-            few = min(4, max(1, (b-a)//(4*workers)))      # rows of one job: threads that are done wait for the others at the end
+            b = min(a+step, len(items))
+            out = np.zeros((b-a, size, size, 3), np.uint8)
+            # rows of one job: threads that are done wait for the others at the end
+            few = min(4, max(1, (b-a)//(4*workers)))
             ahead.append((a, out, [ex.submit(some, range(i, min(i+few, b)), a, out) for i in range(a, b, few)]))
             if len(ahead) > 2: yield whole(*ahead.popleft())
         while ahead: yield whole(*ahead.popleft())
@@ -77,17 +84,21 @@ def _resume(journal, pixels, offset, row, seen)->tuple: # the notes that hold, `
     notes, at = [], 0
     try: lines = journal.read_text().split("\n")[:-1]         # what follows the last line end was cut off
     except FileNotFoundError: lines = []
-    if not lines or lines[0] != __version__ or not pixels.exists(): return [], seen    # another decoder may give other pixels
+    if not lines or lines[0] != __version__ or not pixels.exists():
+        return [], seen  # another decoder may give other pixels
     with open(pixels, "rb") as f:
         for line in lines[1:]:
             try: a, b, sha, bad = json.loads(line)
             except ValueError: break
             f.seek(offset + a*row)
-            more = seen.copy(); more.update(f.read((b-a)*row))
+            more = seen.copy()
+            more.update(f.read((b-a)*row))
             if a != at or more.hexdigest()[:16] != sha: break
-            notes.append([a, b, sha, bad]); at, seen = b, more
+            notes.append([a, b, sha, bad])
+            at, seen = b, more
     return notes, seen
 
+# %% ../../nbs/datasets/04_store.ipynb #e0ec796f
 def _bytes(path, offset, row=1):
     "A file behind `offset` in parts of whole rows"
     with open(path, "rb") as f:
@@ -96,23 +107,35 @@ def _bytes(path, offset, row=1):
 
 def _header(n, size):
     "The first bytes of pixels.npy"
-    head = io.BytesIO(); np.lib.format.write_array_header_1_0(head, dict(descr="|u1", fortran_order=False, shape=(n, size, size, 3)))
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, dict(descr="|u1", fortran_order=False, shape=(n, size, size, 3)))
     return head.getvalue()
 
+# %% ../../nbs/datasets/04_store.ipynb #752fbf0f
 def _write(tmp, items, size, resample, workers)->tuple: # {row: why} of what cannot be read, the hash of all pixels
     "pixels.npy in `tmp`, going on where a killed build has stopped."
     from PIL import __version__
     pixels, journal, row = tmp/"pixels.npy", tmp/"journal", 3*size*size
     if (need := len(items)*row) > (free := shutil.disk_usage(tmp).free) and not pixels.exists():
-        raise UserError(f"{tmp.parent}: {need/1e9:.1f} GB are needed for {len(items):,} images at {size}x{size}, {free/1e9:.1f} GB are free; make room, or set CATSCANS_WORK to another disk")
-    head = _header(len(items), size); notes, seen = _resume(journal, pixels, len(head), row, hashed_pixels((len(items), size, size, 3)))
+        raise UserError(f"{tmp.parent}: {need/1e9:.1f} GB are needed for {len(items):,} images at {size}x{size}, "
+                        f"{free/1e9:.1f} GB are free; make room, or set CATSCANS_WORK to another disk")
+    head = _header(len(items), size)
+    notes, seen = _resume(journal, pixels, len(head), row, hashed_pixels((len(items), size, size, 3)))
     with open(pixels, "r+b" if notes else "wb") as f, open(journal, "w") as j:
-        def note(n): j.write(json.dumps(n) + "\n"); j.flush()     # no fsync: a note that the power took, or that came before its pixels, is noticed
-        f.write(head); j.write(__version__ + "\n")
+        def note(n):
+            j.write(json.dumps(n) + "\n")
+            j.flush()  # no fsync: a note that the power took, or that came before its pixels, is noticed
+        f.write(head)
+        j.write(__version__ + "\n")
         for n in notes: note(n)
         for a, out, bad in _decoded(items, size, resample, workers, notes[-1][1] if notes else 0):
-            f.seek(len(head) + a*row); f.write(out.data); f.flush(); os.fsync(f.fileno())
-            seen.update(out.data); notes.append([a, a+len(out), seen.hexdigest()[:16], bad]); note(notes[-1])
+            f.seek(len(head) + a*row)
+            f.write(out.data)
+            f.flush()
+            os.fsync(f.fileno())
+            seen.update(out.data)
+            notes.append([a, a+len(out), seen.hexdigest()[:16], bad])
+            note(notes[-1])
     journal.unlink()
     return {int(i): why for n in notes for i, why in n[3].items()}, seen
 
@@ -122,15 +145,19 @@ _SHOWN = 10     # unreadable images in a message; where there are more, a file l
 def allowed_missing(
     names=(),  # names of images, as an error has given them
 )->set:
-    "The images that may be unreadable: `names` and those in `CATSCANS_ALLOW_UNREADABLE`."
+    """The images that may be unreadable: `names` and those in `CATSCANS_ALLOW_UNREADABLE`.
+    `UserError` where that names a file that cannot be read."""
     if isinstance(names, str): names = [names]
     var = os.environ.get("CATSCANS_ALLOW_UNREADABLE", "").strip()
     if not var.startswith("@"): more = var.split(",")
     else:
         try: more = Path(var[1:]).expanduser().read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as e: raise UserError(f"CATSCANS_ALLOW_UNREADABLE names the file {var[1:]}, which cannot be read ({e}); give a file with one image name on each line") from e
+        except (OSError, UnicodeDecodeError) as e:
+            raise UserError(f"CATSCANS_ALLOW_UNREADABLE names the file {var[1:]}, which cannot be read ({e}); "
+                            "give a file with one image name on each line") from e
     return {str(n).strip() for n in (*names, *more)} - {""}
 
+# %% ../../nbs/datasets/04_store.ipynb #b798b2f9
 def _refuse(li, bad, report):
     "All unreadable images, in a message and, where they are many, in a file"
     names = [f"{li.paths[i]} ({why})" for i, why in sorted(bad.items())]
@@ -139,9 +166,12 @@ def _refuse(li, bad, report):
         report.write_text("\n".join(li.paths[i] for i in sorted(bad)) + "\n")
         more = f" and {len(bad)-_SHOWN} more, all of them listed in {report}"
     said = [str(li.paths[i]) for i in sorted(bad)]
-    value = f"@{report}" if more else ",".join(said) if not any(set(n) & set(",'\"") for n in said) else "@FILE"     # a comma in a name: only a file can hold it
-    raise UserError(f"{_home(li, min(bad))}: {len(bad)} of {len(li)} images cannot be read: {'; '.join(names[:_SHOWN])}{more}; repair or remove them, or leave them out by name: "
-                    f"CATSCANS_ALLOW_UNREADABLE='{value}' before the command (@FILE: a name on each line), in Python allow_unreadable=[...]")
+    # a comma in a name: only a file can hold it
+    value = f"@{report}" if more else ",".join(said) if not any(set(n) & set(",'\"") for n in said) else "@FILE"
+    raise UserError(f"{_home(li, min(bad))}: {len(bad)} of {len(li)} images cannot be read: "
+                    f"{'; '.join(names[:_SHOWN])}{more}; repair or remove them, or leave them out by name: "
+                    f"CATSCANS_ALLOW_UNREADABLE='{value}' before the command (@FILE: a name on each line), "
+                    "in Python allow_unreadable=[...]")
 
 def _home(li, i)->str:
     "The folder or archive that holds an image, as far as its name is a path in it; else the dataset"
@@ -149,15 +179,21 @@ def _home(li, i)->str:
     if isinstance(at, (str, Path)): return str(at).removesuffix(name) if str(at).endswith(name) else li.name
     return str(getattr(next(iter(getattr(at, "args", ())), None), "filename", None) or li.name)
 
+# %% ../../nbs/datasets/04_store.ipynb #225795dd
 def _without(tmp, li, bad, size)->Listing:
     "The listing and its pixels.npy without the rows in `bad`."
-    keep = np.setdiff1d(np.arange(len(li)), list(bad)); rest = li.subset(keep)
-    if gone := [c for i, c in enumerate(li.classes) if i in li.y and i not in rest.y]: raise UserError(f"{li.name}: no image of {', '.join(gone[:5])} can be read; repair some, or drop the class")
+    keep = np.setdiff1d(np.arange(len(li)), list(bad))
+    rest = li.subset(keep)
+    if gone := [c for i, c in enumerate(li.classes) if i in li.y and i not in rest.y]:
+        raise UserError(f"{li.name}: no image of {', '.join(gone[:5])} can be read; repair some, or drop the class")
     row, good = 3*size*size, np.isin(np.arange(len(li)), keep)
     with open(tmp/"kept.npy", "wb") as f:
-        f.write(_header(len(keep), size)); at = 0
+        f.write(_header(len(keep), size))
+        at = 0
         for part in _bytes(tmp/"pixels.npy", len(_header(len(li), size)), row):
-            rows = np.frombuffer(part, np.uint8).reshape(-1, row); f.write(rows[good[at:at+len(rows)]].tobytes()); at += len(rows)
+            rows = np.frombuffer(part, np.uint8).reshape(-1, row)
+            f.write(rows[good[at:at+len(rows)]].tobytes())
+            at += len(rows)
     os.replace(tmp/"kept.npy", tmp/"pixels.npy")
     return rest
 
@@ -167,33 +203,38 @@ _STORE_FORMAT = 1     # raise it when decoding changes: older stores are then no
 def _finish(tmp, y, groups, classes, name, paths, split, seen=None, **extra):
     "The small files beside pixels.npy; `seen`: the hash of the pixels, where it is known"
     np.save(tmp/"labels.npy", np.asarray(y, np.int64))
-    if seen is None: x = np.load(tmp/"pixels.npy", mmap_mode="r"); seen = hashed_pixels(x.shape, _bytes(tmp/"pixels.npy", x.offset))
-    meta = dict(format=_STORE_FORMAT, name=name, n=len(y), classes=as_texts(classes), groups=as_texts(groups), split=as_texts(split), paths=as_texts(paths),
-                fingerprint=sealed_hash(seen, y, groups, classes), **extra)
+    if seen is None:
+        x = np.load(tmp/"pixels.npy", mmap_mode="r")
+        seen = hashed_pixels(x.shape, _bytes(tmp/"pixels.npy", x.offset))
+    meta = dict(format=_STORE_FORMAT, name=name, n=len(y), classes=as_texts(classes), groups=as_texts(groups),
+                split=as_texts(split), paths=as_texts(paths), fingerprint=sealed_hash(seen, y, groups, classes),
+                **extra)
     (tmp/"meta.json").write_text(json.dumps(meta))
 
 def open_store(
     path:str|Path, # folder of a store
     card=None,     # the card that goes with it
 )->Images:
-    "The images of a store: pixels stay on disk until they are asked for."
+    "The images of a store: pixels stay on disk until they are asked for; `UserError` where there is none."
     path = Path(path)
     if not (path/"meta.json").exists(): raise UserError(f"no image store at {path}")
     m = json.loads((path/"meta.json").read_text())
     arr = lambda k: None if m[k] is None else np.array(m[k], dtype=str)
     x = np.load(path/"pixels.npy", mmap_mode="r")
-    return Images(x, np.load(path/"labels.npy"), arr("groups"), m["classes"], card, m["fingerprint"], m["name"], arr("paths"), arr("split"),
-                  tuple(map(tuple, m.get("left_out", ()))))
+    return Images(x, np.load(path/"labels.npy"), arr("groups"), m["classes"], card, m["fingerprint"], m["name"],
+                  arr("paths"), arr("split"), tuple(map(tuple, m.get("left_out", ()))))
 
+# %% ../../nbs/datasets/04_store.ipynb #bec81c18
 def _save(self:Images,
     path:str|Path, # a folder that does not exist yet
 )->Path:
-    "These images as a store of their own, for `open_store`."
+    "These images as a store of their own, for `open_store`; `UserError` where `path` exists already."
     path = Path(path)
     if path.exists(): raise UserError(f"{path} exists already: received it as the place of a new store")
     with store_folder(path) as tmp:
         np.save(tmp/"pixels.npy", np.asarray(self.x))
-        _finish(tmp, self.y, self.groups, self.classes, self.name, self.paths, self.split, **({"left_out": self.left_out} if self.left_out else {}))
+        _finish(tmp, self.y, self.groups, self.classes, self.name, self.paths, self.split,
+                **({"left_out": self.left_out} if self.left_out else {}))
     return path
 Images.save = _save
 
@@ -204,8 +245,9 @@ def store_key(
     resample:str="draft",
 )->str: # 16 hex digits
     "What decides the content of a store."
-    return digest(_STORE_FORMAT, size, {"draft": "draft to once the size"}.get(resample, resample), li.name, as_texts(li.paths), li.signs, np.asarray(li.y, np.int64),
-                  as_texts(li.groups), as_texts(li.split), as_texts(li.classes))
+    return digest(_STORE_FORMAT, size, {"draft": "draft to once the size"}.get(resample, resample), li.name,
+                  as_texts(li.paths), li.signs, np.asarray(li.y, np.int64), as_texts(li.groups), as_texts(li.split),
+                  as_texts(li.classes))
 
 def check_size(size)->int:
     "`size` as an image side in pixels, or a `UserError`."
@@ -224,6 +266,7 @@ def _stored(path, card, fill, resume=False):
             if tmp is not None: fill(tmp)
     return open_store(path, card)
 
+# %% ../../nbs/datasets/04_store.ipynb #d1bbeb73
 def build(
     li:Listing,               # what to decode
     size:int,                 # side in pixels
@@ -232,17 +275,23 @@ def build(
     root:str|Path|None=None,  # folder of all stores; default: work/stores
     allow_unreadable=(),      # names of images that are left out if they cannot be read
 )->Images:
-    "The listing, decoded: from its store where there is one, else into a new one."
+    """The listing, decoded: from its store where there is one, else into a new one.
+    `UserError` where it is empty, images cannot be read, a setting is not allowed or the disk is full."""
     size, resample = check_size(size), choose("resample", resample, RESAMPLE)
     if not len(li): raise UserError(f"{li.name} holds no images")
-    key = store_key(li, size, resample); path = _place(li.name, size, key, root)
+    key = store_key(li, size, resample)
+    path = _place(li.name, size, key, root)
     allowed = sorted(allowed_missing(allow_unreadable) & set(as_texts(li.paths)))
     if allowed and not _usable(path): path = _place(li.name, size, digest(key, "without", allowed), root)
     def fill(tmp):
         (bad, seen), rest, extra = _write(tmp, li.items, size, resample, workers or os.cpu_count()), li, {}
-        if stop := {i: why for i, why in bad.items() if str(li.paths[i]) not in allowed}: _refuse(li, stop, path.parent/f"{path.name}-unreadable.txt")
-        if bad: rest, seen, extra = _without(tmp, li, bad, size), None, dict(left_out=[(str(li.paths[i]), why) for i, why in sorted(bad.items())])
-        _finish(tmp, rest.y, rest.groups, rest.classes, rest.name, rest.paths, rest.split, seen, size=size, resample=resample, **extra)
+        if stop := {i: why for i, why in bad.items() if str(li.paths[i]) not in allowed}:
+            _refuse(li, stop, path.parent/f"{path.name}-unreadable.txt")
+        if bad:
+            rest, seen, extra = (_without(tmp, li, bad, size), None,
+                                 dict(left_out=[(str(li.paths[i]), why) for i, why in sorted(bad.items())]))
+        _finish(tmp, rest.y, rest.groups, rest.classes, rest.name, rest.paths, rest.split, seen, size=size,
+                resample=resample, **extra)
     return _stored(path, li.card, fill, resume=True)
 
 # %% ../../nbs/datasets/04_store.ipynb #c6fb6217

@@ -57,7 +57,9 @@ def _scatter(rng, k, apart=.12):
     near = ((p[:, None]-p)**2).sum(-1) < apart**2
     free, keep = np.ones(len(p), bool), []
     for i in range(len(p)):
-        if free[i] and len(keep) < k: keep.append(i); free &= ~near[i]
+        if free[i] and len(keep) < k:
+            keep.append(i)
+            free &= ~near[i]
     return p[keep]
 
 # %% ../../nbs/datasets/01_toy.ipynb #819fe062
@@ -76,7 +78,8 @@ def _step(d, width=.04):
     return np.clip(.5 - d/width, 0, 1)
 
 # %% ../../nbs/datasets/01_toy.ipynb #132b0110
-_PAINT = dict(dark=(.12, .10, .12), light=(.95, .94, .9), wood=(.42, .27, .15), leaf=(.2, .5, .2), beak=(.95, .6, .15), glass=(.75, .87, .95))
+_PAINT = dict(dark=(.12, .10, .12), light=(.95, .94, .9), wood=(.42, .27, .15), leaf=(.2, .5, .2), beak=(.95, .6, .15),
+              glass=(.75, .87, .95))
 def _disc(x, y, a=0., b=0., r=.2, ry=None): return ((x-a)/r)**2 + ((y-b)/(ry or r))**2 < 1
 def _box(x, y, a, b, c, d): return (x > a) & (x < b) & (y > c) & (y < d)
 def _polar(x, y): return np.hypot(x, y), np.arctan2(y, x)
@@ -90,41 +93,74 @@ def _star(x, y):
     return [(r*(dale.imag*np.cos(a)+(tip-dale.real)*np.sin(a)) < tip*dale.imag, 0)]
 def _flower(x, y):
     r, t = _polar(x, y)
-    return [(_box(x, y, -.06, .06, .2, 1), "leaf"), (_polar(x, y+.2)[0] < .5+.2*np.cos(6*t), 0), (_disc(x, y, 0, -.2, .2), 1)]
+    return [(_box(x, y, -.06, .06, .2, 1), "leaf"), (_polar(x, y+.2)[0] < .5+.2*np.cos(6*t), 0),
+            (_disc(x, y, 0, -.2, .2), 1)]
 def _umbrella(x, y):
     r, t = _polar(x, y-.1)
-    return [(_box(x, y, -.05, .05, -.2, .9), "dark"), ((r < .88) & (y < .1), 0), ((r < .88) & (y < .1) & (np.floor(t/(np.pi/5)) % 2 == 0), 1)]
+    return [(_box(x, y, -.05, .05, -.2, .9), "dark"), ((r < .88) & (y < .1), 0),
+            ((r < .88) & (y < .1) & (np.floor(t/(np.pi/5)) % 2 == 0), 1)]
 def _cat(x, y):
     ears = [(_tri(x-s*.42, y, -.95, -.2, .34), 0) for s in (-1, 1)]
-    eyes = [(_disc(x, y, s*.28, -.08, .13), 1) for s in (-1, 1)] + [(_disc(x, y, s*.28, -.08, .06, .12), "dark") for s in (-1, 1)]
-    return ears + [(_disc(x, y, 0, .1, .72, .66), 0), (_disc(x, y, 0, .4, .34, .22), "light"), *eyes, (_tri(x, -y, -.34, -.2, .12), "dark")]
+    eyes = ([(_disc(x, y, s*.28, -.08, .13), 1) for s in (-1, 1)] +
+            [(_disc(x, y, s*.28, -.08, .06, .12), "dark") for s in (-1, 1)])
+    return (ears + [(_disc(x, y, 0, .1, .72, .66), 0), (_disc(x, y, 0, .4, .34, .22), "light"), *eyes,
+                    (_tri(x, -y, -.34, -.2, .12), "dark")])
+
+# %% ../../nbs/datasets/01_toy.ipynb #c0cd6dc9
 _THINGS = dict(
     cat=_cat, star=_star, flower=_flower, umbrella=_umbrella,
     ball=lambda x, y: [(_disc(x, y, 0, 0, .8), 0), (_disc(x, y, 0, 0, .8) & (np.abs(y+.25*x*x) < .17), 1)],
-    house=lambda x, y: [(_box(x, y, -.6, .6, -.1, .8), 0), (_tri(x, y, -.85, -.05, .85), 1), (_box(x, y, -.14, .14, .3, .8), "dark")],
-    tree=lambda x, y: [(_box(x, y, -.11, .11, .2, .95), "wood"), (_disc(x, y, 0, -.4, .48), 0), (_disc(x, y, -.36, 0, .36), 0), (_disc(x, y, .36, 0, .36), 0)],
-    fish=lambda x, y: [(_tri(y, .98-x, 0, .5, .42), 1), (_disc(x, y, -.12, 0, .68, .4), 0), (_disc(x, y, -.5, -.1, .08), "dark")],
-    mug=lambda x, y: [(_disc(x, y, .5, 0, .4) & ~_disc(x, y, .5, 0, .24), 1), (_box(x, y, -.6, .5, -.6, .7), 0), (_disc(x, y, -.05, -.6, .55, .14), "dark")],
+    house=lambda x, y: [(_box(x, y, -.6, .6, -.1, .8), 0), (_tri(x, y, -.85, -.05, .85), 1),
+                        (_box(x, y, -.14, .14, .3, .8), "dark")],
+    tree=lambda x, y: [(_box(x, y, -.11, .11, .2, .95), "wood"), (_disc(x, y, 0, -.4, .48), 0),
+                       (_disc(x, y, -.36, 0, .36), 0), (_disc(x, y, .36, 0, .36), 0)],
+    fish=lambda x, y: [(_tri(y, .98-x, 0, .5, .42), 1), (_disc(x, y, -.12, 0, .68, .4), 0),
+                       (_disc(x, y, -.5, -.1, .08), "dark")],
+    mug=lambda x, y: [(_disc(x, y, .5, 0, .4) & ~_disc(x, y, .5, 0, .24), 1), (_box(x, y, -.6, .5, -.6, .7), 0),
+                      (_disc(x, y, -.05, -.6, .55, .14), "dark")],
     moon=lambda x, y: [(_disc(x, y, 0, 0, .85) & ~_disc(x, y, .38, -.12, .72), 0)],
     heart=lambda x, y: [(((1.3*x)**2+(.25-1.3*y)**2-1)**3 < (1.3*x)**2*(.25-1.3*y)**3, 0)],
-    mushroom=lambda x, y: [(_box(x, y, -.2, .2, 0, .8), "light"), (_disc(x, y, 0, .1, .85, .85) & (y < .1), 0), (_disc(x, y, -.35, -.2, .15) | _disc(x, y, .2, -.42, .17) | _disc(x, y, .5, -.08, .1), "light")])
+    mushroom=lambda x, y: [(_box(x, y, -.2, .2, 0, .8), "light"), (_disc(x, y, 0, .1, .85, .85) & (y < .1), 0),
+                           (_disc(x, y, -.35, -.2, .15) | _disc(x, y, .2, -.42, .17) |
+                            _disc(x, y, .5, -.08, .1), "light")])
 
 # %% ../../nbs/datasets/01_toy.ipynb #9b7350c1
-def _wheels(x, y, *at): return [(_disc(x, y, a, .42, .2), "dark") for a in at] + [(_disc(x, y, a, .42, .08), "light") for a in at]
+def _wheels(x, y, *at):
+    return [(_disc(x, y, a, .42, .2), "dark") for a in at] + [(_disc(x, y, a, .42, .08), "light") for a in at]
 def _legs(x, y, *at): return [(_box(x, y, a-.06, a+.06, .1, .85), 0) for a in at]
 def _walker(x, y, neck, head):
     "body, four legs, neck and head of a hoofed animal"
-    return [*_legs(x, y, -.5, -.32, .25, .42), (_disc(x, y, -.02, .05, .6, .27), 0), 
+    return [*_legs(x, y, -.5, -.32, .25, .42), (_disc(x, y, -.02, .05, .6, .27), 0),
             ((np.abs(x-.45+.3*(y+.2)) < neck) & (y < .1) & (y > -.6), 0), (_disc(x, y, .72, -.58, head, .15), 0)]
+
+# %% ../../nbs/datasets/01_toy.ipynb #ec35a7f4
 _LIFE = dict(
-    airplane=lambda x, y: [(_disc(x, y, 0, 0, .95, .17), 0), ((np.abs(x-.15-.45*np.abs(y)) < .17) & (np.abs(y) < .75), 1), ((np.abs(x-.75) < .12) & (y > -.5) & (y < 0), 1), (_disc(x, y, -.75, -.03, .1, .06), "glass")],
-    bird=lambda x, y: [(_tri(-y+.12, x+1.0, 0, .5, .05) | _tri(y-.05, x+.95, 0, .5, .22), 1), (_disc(x, y, 0, .1, .55, .36), 0), (_disc(x, y, .45, -.32, .26), 0), (_disc(x, y, -.1, .1, .36, .2), 1), (_tri(y+.3, 1-x, 0, .35, .12), "beak"), (_disc(x, y, .52, -.38, .06), "dark"), (_box(x, y, -.08, -.02, .4, .8) | _box(x, y, .1, .16, .4, .8), "beak")],
-    car=lambda x, y: [(_box(x, y, -.5, .4, -.42, .05) & (np.abs(x+.05) < .72+.6*y*.9), 0), (_box(x, y, -.36, .26, -.32, -.04), "glass"), (_box(x, y, -.9, .9, -.05, .4), 0), *_wheels(x, y, -.5, .5)],
-    cat=lambda x, y: [(_disc(x, y, -.55, .35, .36) & ~_disc(x, y, -.55, .3, .25), 0), (_disc(x, y, 0, .4, .45, .5), 0), (_tri(x-.18, y, -.95, -.5, .16) | _tri(x+.18, y, -.95, -.5, .16), 0), (_disc(x, y, 0, -.35, .37, .33), 0), (_disc(x, y, -.13, -.38, .07) | _disc(x, y, .13, -.38, .07), "beak"), (_disc(x, y, 0, .5, .2, .3), 1)],
-    deer=lambda x, y: [*_walker(x, y, .13, .2), ((np.abs(np.abs(x-.66)-.18-.1*np.sin(9*y)) < .05) & (y < -.62), "wood"), (_disc(x, y, -.15, 0, .07) | _disc(x, y, .1, .05, .07) | _disc(x, y, -.35, .08, .06), "light")],
-    horse=lambda x, y: [*_walker(x, y, .2, .27), ((np.abs(x-.3+.3*(y+.2)) < .1) & (y < .05) & (y > -.7), "dark"), ((np.abs(x+.68) < .1+.1*y) & (y > -.15) & (y < .6), "dark")],
-    ship=lambda x, y: [(_box(x, y, -.04, .04, -.9, .3), "wood"), (_tri(x-.02, y, -.9, .18, .6) & (x > .06), "light"), (_tri(x, y, -.7, .18, .55) & (x < -.06), 1), ((y > .25) & (y < .65) & (np.abs(x) < 1.05-.6*y), 0)],
-    truck=lambda x, y: [(_box(x, y, -.95, .3, -.55, .35), 1), (_box(x, y, .34, .9, -.2, .35), 0), (_box(x, y, .5, .82, -.12, .1), "glass"), *_wheels(x, y, -.6, -.2, .62)])
+    airplane=lambda x, y: [(_disc(x, y, 0, 0, .95, .17), 0),
+                           ((np.abs(x-.15-.45*np.abs(y)) < .17) & (np.abs(y) < .75), 1),
+                           ((np.abs(x-.75) < .12) & (y > -.5) & (y < 0), 1),
+                           (_disc(x, y, -.75, -.03, .1, .06), "glass")],
+    bird=lambda x, y: [(_tri(-y+.12, x+1.0, 0, .5, .05) | _tri(y-.05, x+.95, 0, .5, .22), 1),
+                       (_disc(x, y, 0, .1, .55, .36), 0), (_disc(x, y, .45, -.32, .26), 0),
+                       (_disc(x, y, -.1, .1, .36, .2), 1), (_tri(y+.3, 1-x, 0, .35, .12), "beak"),
+                       (_disc(x, y, .52, -.38, .06), "dark"),
+                       (_box(x, y, -.08, -.02, .4, .8) | _box(x, y, .1, .16, .4, .8), "beak")],
+    car=lambda x, y: [(_box(x, y, -.5, .4, -.42, .05) & (np.abs(x+.05) < .72+.6*y*.9), 0),
+                      (_box(x, y, -.36, .26, -.32, -.04), "glass"), (_box(x, y, -.9, .9, -.05, .4), 0),
+                      *_wheels(x, y, -.5, .5)],
+    cat=lambda x, y: [(_disc(x, y, -.55, .35, .36) & ~_disc(x, y, -.55, .3, .25), 0), (_disc(x, y, 0, .4, .45, .5), 0),
+                      (_tri(x-.18, y, -.95, -.5, .16) | _tri(x+.18, y, -.95, -.5, .16), 0),
+                      (_disc(x, y, 0, -.35, .37, .33), 0),
+                      (_disc(x, y, -.13, -.38, .07) | _disc(x, y, .13, -.38, .07), "beak"),
+                      (_disc(x, y, 0, .5, .2, .3), 1)],
+    deer=lambda x, y: [*_walker(x, y, .13, .2), ((np.abs(np.abs(x-.66)-.18-.1*np.sin(9*y)) < .05) & (y < -.62), "wood"),
+                       (_disc(x, y, -.15, 0, .07) | _disc(x, y, .1, .05, .07) | _disc(x, y, -.35, .08, .06), "light")],
+    horse=lambda x, y: [*_walker(x, y, .2, .27), ((np.abs(x-.3+.3*(y+.2)) < .1) & (y < .05) & (y > -.7), "dark"),
+                        ((np.abs(x+.68) < .1+.1*y) & (y > -.15) & (y < .6), "dark")],
+    ship=lambda x, y: [(_box(x, y, -.04, .04, -.9, .3), "wood"), (_tri(x-.02, y, -.9, .18, .6) & (x > .06), "light"),
+                       (_tri(x, y, -.7, .18, .55) & (x < -.06), 1),
+                       ((y > .25) & (y < .65) & (np.abs(x) < 1.05-.6*y), 0)],
+    truck=lambda x, y: [(_box(x, y, -.95, .3, -.55, .35), 1), (_box(x, y, .34, .9, -.2, .35), 0),
+                        (_box(x, y, .5, .82, -.12, .1), "glass"), *_wheels(x, y, -.6, -.2, .62)])
 
 # %% ../../nbs/datasets/01_toy.ipynb #c97316a3
 def _place(pad, img, thing, hue, spread=.25, smallest=.5):
@@ -135,7 +171,8 @@ def _place(pad, img, thing, hue, spread=.25, smallest=.5):
     shade = 1+.12*pad.noise(3)[..., None]-.18*y[..., None]
     h = r.random() if hue is None else hue+r.normal(0, .07)
     two = _hsv(h, r.uniform(.45, .95), r.uniform(.5, 1)), _hsv(h+r.uniform(.3, .7), r.uniform(.3, .9), r.uniform(.5, 1))
-    for mask, role in thing(x, y): img = _over(img, np.clip(np.asarray(_PAINT[role] if isinstance(role, str) else two[role])*shade, 0, 1), mask)
+    for mask, role in thing(x, y):
+        img = _over(img, np.clip(np.asarray(_PAINT[role] if isinstance(role, str) else two[role])*shade, 0, 1), mask)
     return img
 
 def _draw_imagenet(pad, kind, group):
@@ -143,20 +180,25 @@ def _draw_imagenet(pad, kind, group):
     r = pad.rng
     a, b = (_hsv(r.random(), r.uniform(.05, .4), r.uniform(.25, 1)) for _ in range(2))
     x, y = pad.turned(r.uniform(0, np.pi))
-    ways = (lambda: .5+.5*x, lambda: .5+.5*np.sin(r.uniform(4, 11)*x+pad.noise(2)), lambda: .5+.45*pad.clouds(2), lambda: _step(pad.v-r.uniform(-.2, .5)+.05*pad.noise(6)))
+    ways = (lambda: .5+.5*x, lambda: .5+.5*np.sin(r.uniform(4, 11)*x+pad.noise(2)), lambda: .5+.45*pad.clouds(2),
+            lambda: _step(pad.v-r.uniform(-.2, .5)+.05*pad.noise(6)))
     img = _over(a*np.ones((pad.px, pad.px, 1), np.float32), b, ways[r.integers(4)]()) * (1+.1*pad.clouds(4))[..., None]
     for _ in range(r.integers(0, 3)):  # clutter
-        img = _over(img, _hsv(r.random(), .4, r.uniform(.2, .9)), _disc(*pad.turned(r.uniform(0, 3), *r.uniform(-1, 1, 2)), 0, 0, *r.uniform(.1, .25, 2)))
+        img = _over(img, _hsv(r.random(), .4, r.uniform(.2, .9)),
+                    _disc(*pad.turned(r.uniform(0, 3), *r.uniform(-1, 1, 2)), 0, 0, *r.uniform(.1, .25, 2)))
     usual = dict(tree=.3, heart=.97, moon=.14, star=.13, cat=.07, fish=.55, mushroom=.01).get(kind)
     return _place(pad, img, _THINGS[kind], usual if r.random() < .6 else None)
 
+# %% ../../nbs/datasets/01_toy.ipynb #b13a843e
 def _draw_stl10(pad, kind, group):
     "An animal or a vehicle in a landscape: sky above, grass, road, snow or sea below."
     r = pad.rng
-    sky = _over(_hsv(.58+r.normal(0, .02), r.uniform(.15, .6), r.uniform(.7, 1))*np.ones((pad.px, pad.px, 1), np.float32), (1, 1, 1), .5*pad.clouds(2)-.1)
+    sky = _over(_hsv(.58+r.normal(0, .02), r.uniform(.15, .6), r.uniform(.7, 1)) *
+                np.ones((pad.px, pad.px, 1), np.float32), (1, 1, 1), .5*pad.clouds(2)-.1)
     usual = dict(ship=2, airplane=3, car=1, truck=1).get(kind, 0)
     ground = usual if r.random() < .6 else r.integers(4)
-    tone = ((.3, .55, .2), (.45, .43, .42), (.1, .35, .55), (.85, .86, .9))[ground]*(1+.16*pad.noise(10, 3 if ground == 2 else .7)+.1*pad.noise(24))[..., None]
+    tone = (((.3, .55, .2), (.45, .43, .42), (.1, .35, .55), (.85, .86, .9))[ground] *
+            (1+.16*pad.noise(10, 3 if ground == 2 else .7)+.1*pad.noise(24))[..., None])
     horizon = r.uniform(.1, .5) if kind != "airplane" else r.uniform(.4, .9)
     img = _over(sky, np.clip(tone, 0, 1), _step(horizon-pad.v+.06*pad.noise(4)))
     return _place(pad, img, _LIFE[kind], {"deer": .07, "horse": .05, "cat": .09}.get(kind), smallest=.42)
@@ -180,7 +222,8 @@ def _hexes(x, y, n):
     (ax, ay), (bx, by) = cell(0, 0), cell(.5, np.sqrt(3)/2)
     first = ax**2+ay**2 < bx**2+by**2
     px, py = np.abs(np.where(first, ax, bx)), np.abs(np.where(first, ay, by))
-    return .5-np.maximum(px, px*.5+py*np.sqrt(3)/2), np.sin(12.9*(x-np.where(first, ax, bx))+78.2*(y-np.where(first, ay, by)))
+    return (.5-np.maximum(px, px*.5+py*np.sqrt(3)/2),
+            np.sin(12.9*(x-np.where(first, ax, bx))+78.2*(y-np.where(first, ay, by))))
 
 # %% ../../nbs/datasets/01_toy.ipynb #349c3c24
 _PATTERNS = dict(
@@ -189,7 +232,8 @@ _PATTERNS = dict(
     dotted=lambda p, x, y, f: _step(np.hypot((x*f/5) % 1-.5, (y*f/5) % 1-.5)-.3, .12),
     honeycombed=lambda p, x, y, f: _sharp(1-_hexes(x, y, f/3)[0]*4, 5),
     cracked=lambda p, x, y, f: _step((lambda c: c[1]-c[0])(p.cells(_scatter(p.rng, int(14+f*1.5), .12)))-.035, .06),
-    woven=lambda p, x, y, f: np.where((np.floor(x*f/4)+np.floor(y*f/4)) % 2 == 0, _wave(f*np.pi/2*x-np.pi/2), _wave(f*np.pi/2*y-np.pi/2)),
+    woven=lambda p, x, y, f: np.where((np.floor(x*f/4)+np.floor(y*f/4)) % 2 == 0,
+                                      _wave(f*np.pi/2*x-np.pi/2), _wave(f*np.pi/2*y-np.pi/2)),
     swirly=lambda p, x, y, f: _sharp(_wave(f*np.hypot(x-.2, y+.3)+2*np.arctan2(y+.3, x-.2)+p.noise(2)), 3),
     zigzagged=lambda p, x, y, f: _sharp(_wave(f*1.2*(x+.45*np.abs((y*f/6) % 1-.5)*2))),
     blotchy=lambda p, x, y, f: _sharp(.5+.5*p.clouds(int(3+f/4), 2), 3),
@@ -200,7 +244,8 @@ def _draw_dtd(pad, kind, group):
     r = pad.rng
     x, y = _warped(pad, .07)
     h = r.random()
-    a, b = _hsv(h, r.uniform(.1, .8), r.uniform(.05, .4)), _hsv(h+r.uniform(-.25, .25), r.uniform(.05, .6), r.uniform(.7, 1))
+    a, b = (_hsv(h, r.uniform(.1, .8), r.uniform(.05, .4)),
+            _hsv(h+r.uniform(-.25, .25), r.uniform(.05, .6), r.uniform(.7, 1)))
     if r.random() < .5: a, b = b, a
     m = _PATTERNS[kind](pad, x, y, r.uniform(9, 13.5))
     img = _over(a*np.ones((pad.px, pad.px, 1), np.float32), b, m)
@@ -214,7 +259,8 @@ def _bricks(pad, x, y, n, tone, gap):
     t = (y*n) % 1
     shade = np.sin(37.7*np.floor(x*n/2+.5*(row % 2))+91.3*row)
     img = np.asarray(tone)*(1+.16*shade+.12*pad.noise(14))[..., None]
-    return _over(img, (.78, .75, .7), np.maximum(_step(np.minimum(s, 1-s)*2-gap, .1), _step(np.minimum(t, 1-t)-gap, .1)))
+    return _over(img, (.78, .75, .7),
+                 np.maximum(_step(np.minimum(s, 1-s)*2-gap, .1), _step(np.minimum(t, 1-t)-gap, .1)))
 
 def _mosaic(pad, apart, tone, gap, dark):
     "Rounded stones of many sizes."
@@ -228,8 +274,10 @@ def _eggs(pad, tone):
     x, y = _warped(pad, .04)
     a, b = (x*n/2) % 1-.5, (y*n/2.4) % 1-.5
     d = np.hypot(a*2.3, b*2.0-.12*np.abs(a))
-    return _over(np.full((pad.px, pad.px, 3), .25, np.float32)*np.array([1.2, .95, .7], np.float32), np.clip(np.asarray(tone)*(1.12-.35*d**2-.2*(a+b))[..., None], 0, 1), _step(d-.92, .06))
+    return _over(np.full((pad.px, pad.px, 3), .25, np.float32)*np.array([1.2, .95, .7], np.float32),
+                 np.clip(np.asarray(tone)*(1.12-.35*d**2-.2*(a+b))[..., None], 0, 1), _step(d-.92, .06))
 
+# %% ../../nbs/datasets/01_toy.ipynb #62d1b7d1
 def _chains(pad, tone):
     x, y = _warped(pad, .05)
     n = pad.rng.uniform(1.6, 2.4)
@@ -248,10 +296,12 @@ def _petals(pad, hue):
     for _ in range(r.integers(7, 13)):
         x, y = pad.turned(r.uniform(0, 6), *r.uniform(-1, 1, 2), r.uniform(.25, .45))
         d, t = _polar(x, y)
-        img = _over(img, _hsv(hue+r.normal(0, .03), r.uniform(.3, .8), r.uniform(.8, 1)), _step(d-.75-.22*np.cos(6*t), .12))
+        img = _over(img, _hsv(hue+r.normal(0, .03), r.uniform(.3, .8), r.uniform(.8, 1)),
+                    _step(d-.75-.22*np.cos(6*t), .12))
         img = _over(img, (.9, .75, .15), _step(d-.25, .12))
     return img
 
+# %% ../../nbs/datasets/01_toy.ipynb #5b09c2b1
 _MATERIALS = ("brick", "chain", "cloud", "egg", "fabric", "flower", "honeycomb", "ocean", "stone wall")
 def _material(pad, kind):
     "A material that fills the picture, in colours it may have."
@@ -259,21 +309,28 @@ def _material(pad, kind):
     x, y = pad.turned(r.normal(0, .25), *r.uniform(-1, 1, 2), r.uniform(.8, 1.3))
     flat = np.ones((pad.px, pad.px, 1), np.float32)
     grey = r.uniform(.4, .75)*np.array([1, r.uniform(.9, 1), r.uniform(.8, .95)])
-    if kind == "brick": return _bricks(pad, x, y, r.uniform(3, 5), _hsv(.03+r.normal(0, .02), r.uniform(.35, .7), r.uniform(.5, .8)), .07)
+    if kind == "brick":
+        return _bricks(pad, x, y, r.uniform(3, 5),
+                       _hsv(.03+r.normal(0, .02), r.uniform(.35, .7), r.uniform(.5, .8)), .07)
     if kind == "stone wall": return _mosaic(pad, r.uniform(.26, .4), grey, .05, (.2, .18, .16))
     if kind == "honeycomb":
         e, k = _hexes(x+.03*pad.noise(3), y+.03*pad.noise(3), r.uniform(5, 9))
-        return _over(_hsv(.1, .75, r.uniform(.55, .8))*flat*(1+.2*k[..., None]), _hsv(.12, r.uniform(.4, .6), .98), _step(e-.11, .09))
+        return _over(_hsv(.1, .75, r.uniform(.55, .8))*flat*(1+.2*k[..., None]), _hsv(.12, r.uniform(.4, .6), .98),
+                     _step(e-.11, .09))
     if kind == "egg": return _eggs(pad, _hsv(.08, r.uniform(.05, .4), r.uniform(.8, 1)))
     if kind == "fabric":
         m = np.where((np.floor(x*7)+np.floor(y*7)) % 2 == 0, _wave(22*x), _wave(22*y))
         h = r.random()
-        return _over(_hsv(h, r.uniform(.2, .7), .35)*flat, _hsv(h+.05, r.uniform(.15, .6), r.uniform(.6, .95)), m*(.8+.2*pad.noise(5)))
-    if kind == "cloud": return _over(_hsv(.58, r.uniform(.3, .7), r.uniform(.6, .95))*flat, np.array([1, 1, 1])*(.92+.06*pad.noise(3))[..., None], .45+.5*pad.clouds(2, 4))
+        return _over(_hsv(h, r.uniform(.2, .7), .35)*flat, _hsv(h+.05, r.uniform(.15, .6), r.uniform(.6, .95)),
+                     m*(.8+.2*pad.noise(5)))
+    if kind == "cloud":
+        return _over(_hsv(.58, r.uniform(.3, .7), r.uniform(.6, .95))*flat,
+                     np.array([1, 1, 1])*(.92+.06*pad.noise(3))[..., None], .45+.5*pad.clouds(2, 4))
     if kind == "chain": return _chains(pad, grey*1.15)
     if kind == "ocean":
         w = np.sin(r.uniform(9, 15)*y+1.6*pad.noise(4, .5)+.5*pad.noise(12, 1))
-        return _over(_hsv(.56+r.normal(0, .03), r.uniform(.5, .85), r.uniform(.3, .6))*flat, (.85, .95, 1), .12+.3*w+.18*pad.noise(16))
+        return _over(_hsv(.56+r.normal(0, .03), r.uniform(.5, .85), r.uniform(.3, .6))*flat, (.85, .95, 1),
+                     .12+.3*w+.18*pad.noise(16))
     return _petals(pad, r.choice([.0, .9, .75, .15]))
 
 # %% ../../nbs/datasets/01_toy.ipynb #1094416a
@@ -283,15 +340,18 @@ def _draw_sti10(pad, kind, group):
     img = _material(pad, kind)
     if r.random() < .35:
         other = sorted(_MATERIALS)[r.integers(len(_MATERIALS))]
-        img = _over(img, _material(pad, other), _step(pad.turned(r.uniform(0, 2*np.pi))[0]+r.uniform(.1, .5)+.1*pad.noise(3), .05))
+        img = _over(img, _material(pad, other),
+                    _step(pad.turned(r.uniform(0, 2*np.pi))[0]+r.uniform(.1, .5)+.1*pad.noise(3), .05))
     light = r.uniform(.75, 1.2, 3)
     return _over(img, img.mean(-1, keepdims=True), np.full_like(pad.u, r.uniform(0, .7)))*light
 
 # %% ../../nbs/datasets/01_toy.ipynb #6d0f6a4d
 def _stain(rng, lab=(0, 0, 0)):
-    "Colours of one slide: eosin, haematoxylin, the white between, and an exposure. `lab` shifts the red, green and blue of a laboratory."
+    """Colours of one slide: eosin, haematoxylin, the white between, and an exposure.
+    `lab` shifts the red, green and blue of a laboratory."""
     tint = np.asarray(lab)+rng.normal(0, .03, 3)
-    return dict(eosin=np.clip(np.array([.90, .66, .78])+tint+rng.normal(0, .03), 0, 1), nucleus=np.clip(np.array([.42, .26, .55])+.9*tint+rng.normal(0, .04), .05, 1),
+    return dict(eosin=np.clip(np.array([.90, .66, .78])+tint+rng.normal(0, .03), 0, 1),
+                nucleus=np.clip(np.array([.42, .26, .55])+.9*tint+rng.normal(0, .04), .05, 1),
                 white=np.array([.96, .94, .95]), gain=rng.normal(1, .05))
 
 def _stroma(pad, s, fibres=1.):
@@ -332,6 +392,7 @@ def _ring(rng, centre, radius, k, wobble=.03):
     t = np.arange(k)/k*2*np.pi+rng.uniform(0, 1)
     return np.stack([centre[0]+radius*np.cos(t), centre[1]+radius*np.sin(t)], 1)+rng.normal(0, wobble, (k, 2))
 
+# %% ../../nbs/datasets/01_toy.ipynb #48cbca9c
 def _tissue_of(pad, kind, s):
     "A field of one tissue on a slide with stain `s`."
     r = pad.rng
@@ -344,13 +405,16 @@ def _tissue_of(pad, kind, s):
         for c in _scatter(r, 4 if kind == "gland" else 6, .8 if kind == "gland" else .6):
             q = r.uniform(.3, .42)
             x, y = pad.turned(0, *c)
-            if kind == "gland": img = _over(img, s["white"], _step(np.hypot(x, y)-q*.62+.03*pad.noise(5), .05)); at = _ring(r, c, q*.85, 13)
+            if kind == "gland":
+                img = _over(img, s["white"], _step(np.hypot(x, y)-q*.62+.03*pad.noise(5), .05))
+                at = _ring(r, c, q*.85, 13)
             else: at = c+_scatter(r, 14, .16)*q
             img = _nuclei(pad, img, s, at, .07, .15, .2)
         return img*s["gain"]
     if kind == "vessel":
         for c in _scatter(r, r.integers(2, 4), .8):
-            x, y = pad.turned(0, *c); q = r.uniform(.22, .4)
+            x, y = pad.turned(0, *c)
+            q = r.uniform(.22, .4)
             d = np.hypot(x, y)+.03*pad.noise(4)
             img = _over(_over(img, s["eosin"]*.85, _step(d-q-.12, .06)), (.8, .25, .3), _step(d-q, .06))
         return _nuclei(pad, img, s, _scatter(r, 14, .3), .055, .2, .4)*s["gain"]
@@ -360,7 +424,9 @@ def _tissue_of(pad, kind, s):
         return _nuclei(pad, img, s, _scatter(r, 14, .25), .06, .2, .5)*s["gain"]
     k, size, apart = dict(lymphoid=(95, .065, .11), epithelium=(40, .1, .2), tendon=(9, .07, .3))[kind]
     at = _scatter(r, k, apart)
-    if kind == "epithelium": at = at[at[:, 1]+.3*np.sin(2*at[:, 0]) > r.normal(-.1, .15)]; img = _over(img, s["white"], _step(pad.v+.3*np.sin(2*pad.u)+.5+.05*pad.noise(6), .1))
+    if kind == "epithelium":
+        at = at[at[:, 1]+.3*np.sin(2*at[:, 0]) > r.normal(-.1, .15)]
+        img = _over(img, s["white"], _step(pad.v+.3*np.sin(2*pad.u)+.5+.05*pad.noise(6), .1))
     return _nuclei(pad, img, s, at, size, .15, .15 if kind != "tendon" else .6)*s["gain"]
 
 # %% ../../nbs/datasets/01_toy.ipynb #cd3a1b85
@@ -375,27 +441,36 @@ def _draw_kimia(pad, kind, group):
 
 # %% ../../nbs/datasets/01_toy.ipynb #951f2594
 _LESIONS = dict(  # colour (hue, saturation, value), irregularity of the border, its softness, patches of second colour
-    nevus=((.06, .55, .5), .06, .16, .15), melanoma=((.04, .5, .32), .2, .09, .8), keratosis=((.09, .45, .62), .12, .04, .45),
-    carcinoma=((.99, .38, .76), .16, .2, .4), vascular=((.975, .7, .5), .1, .07, .3))
+    nevus=((.06, .55, .5), .06, .16, .15), melanoma=((.04, .5, .32), .2, .09, .8),
+    keratosis=((.09, .45, .62), .12, .04, .45), carcinoma=((.99, .38, .76), .16, .2, .4),
+    vascular=((.975, .7, .5), .1, .07, .3))
 
 def _lesion(rng, kind):
     "What all photographs of one lesion share."
     (h, s, v), rough, soft, patch = _LESIONS[kind]
-    return dict(kind=kind, colour=_hsv(h+rng.normal(0, .012), np.clip(s+rng.normal(0, .09), .1, .9), np.clip(v+rng.normal(0, .09), .1, .95)),
-        rough=max(.01, rough+rng.normal(0, .04)), soft=max(.02, soft+rng.normal(0, .03)), patch=np.clip(patch+rng.normal(0, .15), 0, 1), size=rng.uniform(.38, .68),
-        phase=rng.uniform(0, 2*np.pi, 6), weight=rng.normal(0, 1, 6), skin=_hsv(.055+rng.normal(0, .012), rng.uniform(.18, .42), rng.uniform(.72, .95)), seed=int(rng.integers(2**31)))
+    return dict(kind=kind,
+        colour=_hsv(h+rng.normal(0, .012), np.clip(s+rng.normal(0, .09), .1, .9),
+                    np.clip(v+rng.normal(0, .09), .1, .95)),
+        rough=max(.01, rough+rng.normal(0, .04)), soft=max(.02, soft+rng.normal(0, .03)),
+        patch=np.clip(patch+rng.normal(0, .15), 0, 1), size=rng.uniform(.38, .68), phase=rng.uniform(0, 2*np.pi, 6),
+        weight=rng.normal(0, 1, 6), skin=_hsv(.055+rng.normal(0, .012), rng.uniform(.18, .42), rng.uniform(.72, .95)),
+        seed=int(rng.integers(2**31)))
 
+# %% ../../nbs/datasets/01_toy.ipynb #0634fc8b
 def _draw_isic(pad, kind, g):
     "One photograph of lesion `g`."
     r = pad.rng
-    own = _Pad(pad.px, np.random.default_rng(g["seed"]))  # the lesion's own pattern: the same in each of its photographs
+    # the lesion's own pattern: the same in each of its photographs
+    own = _Pad(pad.px, np.random.default_rng(g["seed"]))
     x, y = pad.turned(r.uniform(0, 2*np.pi), *r.normal(0, .1, 2), r.uniform(.85, 1.15))
     d, t = _polar(x, y)
-    edge = g["size"]*(1+g["rough"]*sum(w*np.cos((k+2)*t+p)/(1+k) for k, (w, p) in enumerate(zip(g["weight"], g["phase"]))))
+    edge = g["size"]*(1+g["rough"]*sum(w*np.cos((k+2)*t+p)/(1+k)
+                                       for k, (w, p) in enumerate(zip(g["weight"], g["phase"]))))
     m = _step(d-edge, g["soft"]*2)
     img = np.clip(g["skin"]*(1+.05*pad.clouds(2)+.03*pad.noise(20))[..., None], 0, 1)
     body = g["colour"]*(1+.16*own.noise(8)-.25*(1-d/edge)*(kind != "carcinoma"))[..., None]
-    second = dict(nevus=(.3, .18, .1), melanoma=(.16, .15, .22), keratosis=(.35, .25, .15), carcinoma=(.62, .3, .3), vascular=(.3, .05, .15))[kind]
+    second = dict(nevus=(.3, .18, .1), melanoma=(.16, .15, .22), keratosis=(.35, .25, .15), carcinoma=(.62, .3, .3),
+                  vascular=(.3, .05, .15))[kind]
     body = _over(body, second, g["patch"]*_sharp(.5+.5*own.noise(dict(keratosis=9, vascular=5).get(kind, 3)), 2))
     if kind == "melanoma": body = _over(body, (.45, .48, .6), .7*g["patch"]*_sharp(.2+.4*own.noise(3), 2))
     if kind == "nevus": body = body*(1-.14*_sharp(_wave(30*x)*_wave(30*y), 3))[..., None]
@@ -408,7 +483,8 @@ def _draw_isic(pad, kind, g):
 # %% ../../nbs/datasets/01_toy.ipynb #df179222
 def _patient(rng):
     "What all radiographs of one patient share."
-    return dict(width=rng.normal(1, .07), tall=rng.normal(1, .06), heart=rng.normal(.3, .035), ribs=rng.uniform(10, 14), rib=rng.uniform(.03, .07), bright=rng.normal(0, .04), gamma=rng.uniform(.85, 1.2))
+    return dict(width=rng.normal(1, .07), tall=rng.normal(1, .06), heart=rng.normal(.3, .035), ribs=rng.uniform(10, 14),
+                rib=rng.uniform(.03, .07), bright=rng.normal(0, .04), gamma=rng.uniform(.85, 1.2))
 
 def _draw_chest(pad, kind, g):
     "One radiograph of patient `g`."
@@ -456,21 +532,32 @@ class Toy:
 
 def _even(names, n): return {k: n for k in names}
 def _ask(medical, colour, objects, foreground, orientation, texture):
-    return dict(medical=medical, colour=colour, objects=objects, foreground=foreground, orientation=orientation, texture=texture)
+    return dict(medical=medical, colour=colour, objects=objects, foreground=foreground, orientation=orientation,
+                texture=texture)
 
 # %% ../../nbs/datasets/01_toy.ipynb #00804b21
 def _second_lab(rng): return _stain(rng, (.04, -.13, -.04))
-_tissue = dict(family="tissue", group_key="slide", share=_stain, answers=_ask("yes", "same tone", "multiple", "no", "no", "texture"))
+_tissue = dict(family="tissue", group_key="slide", share=_stain,
+               answers=_ask("yes", "same tone", "multiple", "no", "no", "texture"))
 TOY = {t.name: t for t in (
-    Toy("toy-imagenet", "imagenet", "objects", _even(sorted(_THINGS), 50), _draw_imagenet, 7, answers=_ask("no", "rich", "one", "yes", "yes", "object")),
-    Toy("toy-stl10", "stl10", "objects", _even(sorted(_LIFE), 45), _draw_stl10, 9, answers=_ask("no", "rich", "one", "yes", "yes", "object")),
-    Toy("toy-sti10", "sti10", "textures", _even(_MATERIALS, 36), _draw_sti10, 12, answers=_ask("no", "rich", "multiple", "no", "no", "texture")),
-    Toy("toy-dtd", "dtd", "textures", _even(sorted(_PATTERNS), 36), _draw_dtd, 8, answers=_ask("no", "rich", "none", "no", "no", "texture")),
-    Toy("toy-isic2018", "isic2018", "dermoscopy", dict(nevus=145, melanoma=50, keratosis=40, carcinoma=25, vascular=20), _draw_isic, 8, "lesion", share=_lesion, answers=_ask("yes", "same tone", "one", "yes", "no", "both")),
-    Toy("toy-chest", "chest", "radiograph", dict(normal=65, pneumonia=195), _draw_chest, 8, "patient", share=_patient, answers=_ask("yes", "grey", "multiple", "yes", "yes", "object")),
-    Toy("toy-pcam-middle", "pcam-middle", counts=dict(normal=150, tumour=150), draw=_draw_pcam, noise=10, collection="toy-pcam", slides=(0, 30), per_slide=2, **_tissue),
-    Toy("toy-pcam-small", "pcam-small", counts=dict(normal=120, tumour=120), draw=_draw_pcam, noise=10, collection="toy-pcam", slides=(30, 54), per_slide=2, **{**_tissue, "share": _second_lab}),
-    Toy("toy-kimia960", "kimia960", counts=_even(_TISSUES, 40), draw=_draw_kimia, noise=10, slides=(0, 40), per_slide=2, **_tissue),
+    Toy("toy-imagenet", "imagenet", "objects", _even(sorted(_THINGS), 50), _draw_imagenet, 7,
+        answers=_ask("no", "rich", "one", "yes", "yes", "object")),
+    Toy("toy-stl10", "stl10", "objects", _even(sorted(_LIFE), 45), _draw_stl10, 9,
+        answers=_ask("no", "rich", "one", "yes", "yes", "object")),
+    Toy("toy-sti10", "sti10", "textures", _even(_MATERIALS, 36), _draw_sti10, 12,
+        answers=_ask("no", "rich", "multiple", "no", "no", "texture")),
+    Toy("toy-dtd", "dtd", "textures", _even(sorted(_PATTERNS), 36), _draw_dtd, 8,
+        answers=_ask("no", "rich", "none", "no", "no", "texture")),
+    Toy("toy-isic2018", "isic2018", "dermoscopy", dict(nevus=145, melanoma=50, keratosis=40, carcinoma=25, vascular=20),
+        _draw_isic, 8, "lesion", share=_lesion, answers=_ask("yes", "same tone", "one", "yes", "no", "both")),
+    Toy("toy-chest", "chest", "radiograph", dict(normal=65, pneumonia=195), _draw_chest, 8, "patient", share=_patient,
+        answers=_ask("yes", "grey", "multiple", "yes", "yes", "object")),
+    Toy("toy-pcam-middle", "pcam-middle", counts=dict(normal=150, tumour=150), draw=_draw_pcam, noise=10,
+        collection="toy-pcam", slides=(0, 30), per_slide=2, **_tissue),
+    Toy("toy-pcam-small", "pcam-small", counts=dict(normal=120, tumour=120), draw=_draw_pcam, noise=10,
+        collection="toy-pcam", slides=(30, 54), per_slide=2, **{**_tissue, "share": _second_lab}),
+    Toy("toy-kimia960", "kimia960", counts=_even(_TISSUES, 40), draw=_draw_kimia, noise=10, slides=(0, 40),
+        per_slide=2, **_tissue),
 )}
 
 # %% ../../nbs/datasets/01_toy.ipynb #83304663
@@ -482,7 +569,9 @@ def _plan(t, rng):
         g, k = np.empty(len(y), int), 0
         for c in range(len(t.classes)):
             for part in np.split(np.flatnonzero(y == c), np.cumsum(rng.choice([1, 2, 3], sum(y == c), p=[.5, .3, .2]))):
-                if len(part): g[part] = k; k += 1
+                if len(part):
+                    g[part] = k
+                    k += 1
     elif t.group_key == "patient": # two to six radiographs each, ill and well
         y = rng.permutation(y)
         g = np.repeat(np.arange(len(y)), rng.integers(2, 7, len(y)))[:len(y)]
@@ -501,9 +590,12 @@ def generate(
     size:int=32,   # side in pixels
     seed:int=0,    # another seed gives other images of the same kinds
 )->tuple: # x (n, size, size, 3) uint8, y (n,) int64, groups (n,) str or None, names of the classes
-    "The images of one generated dataset: the same bits for the same arguments, the same pictures at every size."
+    """The images of one generated dataset: the same bits for the same arguments, the same pictures at every size.
+    `UserError` where the name is unknown or the size is not allowed."""
     t = TOY[choose("toy dataset", name, TOY)]
-    if not 8 <= size <= 512: raise UserError(f"size of generated images: received {size}, allowed are 8 to 512; choose a side in pixels in that range")
+    if not 8 <= size <= 512:
+        raise UserError(f"size of generated images: received {size}, allowed are 8 to 512; choose a side in pixels in "
+                        "that range")
     y, g = _plan(t, np.random.default_rng(seed_for("toy", name, seed)))
     fine = 2 if size <= 128 else 1
     where, shared = t.collection or name, {}
@@ -516,21 +608,22 @@ def generate(
         pad = _Pad(size*fine, np.random.default_rng(seed_for("toy image", name, seed, i)))
         img = t.draw(pad, kind, None if g is None else shared[g[i]])
         img = np.clip(img, 0, 1).reshape(size, fine, size, fine, 3).mean((1, 3))*255
-        grain = np.random.default_rng(seed_for("toy grain", name, seed, i)).normal(0, t.noise, (size, size, 1 if t.family == "radiograph" else 3))
+        grain = np.random.default_rng(seed_for("toy grain", name, seed, i)).normal(
+            0, t.noise, (size, size, 1 if t.family == "radiograph" else 3))
         x[i] = np.clip(img+grain, 0, 255).round()
     groups = None if g is None else np.array([f"{where}-{t.group_key}-{k:03d}" for k in g])
     return x, y.astype(np.int64), groups, t.classes
 
 # %% ../../nbs/datasets/01_toy.ipynb #4658d5d0
 OBSERVERS = (1, 2, 3, 4, 5)
-_ALLOWED = dict(medical=("yes", "no"), colour=("rich", "same tone", "grey"), objects=("one", "multiple", "none"), foreground=("yes", "no"),
-                orientation=("yes", "no"), texture=("object", "texture", "both"))
+_ALLOWED = dict(medical=("yes", "no"), colour=("rich", "same tone", "grey"), objects=("one", "multiple", "none"),
+                foreground=("yes", "no"), orientation=("yes", "no"), texture=("object", "texture", "both"))
 
 def expert_answers(
     name:str,      # one of `TOY`
     observer:int,  # one of `OBSERVERS`
 )->dict: # property -> answer
-    "What one simulated observer says about a generated dataset."
+    "What one simulated observer says about a generated dataset; `UserError` where either is unknown."
     truth = TOY[choose("toy dataset", name, TOY)].answers
     choose("observer", observer, OBSERVERS)
     def say(p, a):

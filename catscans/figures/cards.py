@@ -20,22 +20,31 @@ def table1(
     import pandas as pd
     names = PAPER_SOURCES if names is None else names
     rows = [c if isinstance(c, Card) else CATALOGUE[c] for c in (names.values() if isinstance(names, dict) else names)]
-    rec, got = record().table1.set_index("dataset"), {n: im if isinstance(im, int) else len(im) for n, im in (count or {}).items()}
+    rec, got = record().table1.set_index("dataset"), {n: im if isinstance(im, int) else len(im)
+                                                      for n, im in (count or {}).items()}
     whole = lambda values: pd.array(list(values), dtype="Int64")
     return pd.DataFrame({
-        "dataset": [c.title for c in rows], "origin": [c.origin for c in rows], "printed": whole(rec.size_printed.get(c.name) for c in rows),
-        "corrected": whole(rec.size_corrected.get(c.name) for c in rows), "on the card": whole(c.n or None for c in rows), "counted": whole(got.get(c.name) for c in rows),
-        "classes": whole(c.classes or None for c in rows), "image size": [c.image_size for c in rows], "channels": [c.channels for c in rows], "task": [c.task for c in rows],
-        "target": ["target" in c.role for c in rows], "kept together": [c.group_key or "" for c in rows], "licence": [c.licence for c in rows],
-        "note": [c.note for c in rows]}, index=pd.Index([c.name for c in rows], name="name"))
+        "dataset": [c.title for c in rows], "origin": [c.origin for c in rows],
+        "printed": whole(rec.size_printed.get(c.name) for c in rows),
+        "corrected": whole(rec.size_corrected.get(c.name) for c in rows),
+        "on the card": whole(c.n or None for c in rows), "counted": whole(got.get(c.name) for c in rows),
+        "classes": whole(c.classes or None for c in rows), "image size": [c.image_size for c in rows],
+        "channels": [c.channels for c in rows], "task": [c.task for c in rows],
+        "target": ["target" in c.role for c in rows], "kept together": [c.group_key or "" for c in rows],
+        "licence": [c.licence for c in rows], "note": [c.note for c in rows]},
+        index=pd.Index([c.name for c in rows], name="name"))
 
 # %% ../../nbs/figures/06_cards.ipynb #aeb85f7d
 def survey_table1():  # pandas DataFrame, a row per dataset
     "Table 1 of the survey, made from the cards."
     import pandas as pd
-    rows = sorted((c for c in CATALOGUE.values() if c.survey), key=lambda c: (c.origin == "medical", c.family == "textures"))
+    rows = sorted((c for c in CATALOGUE.values() if c.survey),
+                  key=lambda c: (c.origin == "medical", c.family == "textures"))
     whole = lambda values: pd.array([v or None for v in values], dtype="Int64")
-    return pd.DataFrame({"dataset": [c.title for c in rows], "origin": [c.origin for c in rows], "shows": [c.family for c in rows], "images": whole(c.n for c in rows),
-        "classes": whole(c.classes for c in rows), "image size": [c.image_size for c in rows], "kept together": [GROUP_KEYS.get(c.group_key, "") for c in rows],
-        "access": [c.access for c in rows], "checksum": [c.checksum for c in rows], "licence": [c.licence for c in rows], "note": [c.note for c in rows]},
+    return pd.DataFrame({"dataset": [c.title for c in rows], "origin": [c.origin for c in rows],
+        "shows": [c.family for c in rows], "images": whole(c.n for c in rows),
+        "classes": whole(c.classes for c in rows), "image size": [c.image_size for c in rows],
+        "kept together": [GROUP_KEYS.get(c.group_key, "") for c in rows],
+        "access": [c.access for c in rows], "checksum": [c.checksum for c in rows],
+        "licence": [c.licence for c in rows], "note": [c.note for c in rows]},
         index=pd.Index([c.name for c in rows], name="name"))

@@ -18,18 +18,22 @@ from .auc import drawn_rows
 FALLING = 5   # percent an epoch: a run whose training loss fell faster at its end had not come to rest
 
 def _fall(loss):
-    "Relative fall of the loss per epoch in percent: the slope of log loss over the last quarter of the epochs, at least four of them."
+    """Relative fall of the loss per epoch in percent: the slope of log loss over the last quarter of the epochs, at
+    least four of them."""
     loss = np.asarray(loss, float)
     last = loss[-max(4, -(-len(loss)//4)):]   # two epochs alone would measure the noise of a small training set
-    return 100*(1 - np.exp(np.polyfit(np.arange(len(last)), np.log(last), 1)[0])) if len(last) > 1 and (last > 0).all() else np.nan
+    return (100*(1 - np.exp(np.polyfit(np.arange(len(last)), np.log(last), 1)[0]))
+            if len(last) > 1 and (last > 0).all() else np.nan)
 
 @of_study
 def fall_frame(
     st:Study|str,  # what is shown; a profile's name stands for all of it
     by:str="fold",      # "fold": every training; "run": the mean loss over a run's folds
 )->pd.DataFrame: # kind, source, target, (fold), epochs, last_loss, fall_percent
-    "How fast the training loss still fell when each training ended."
-    if st.of_authors: raise UserError("the authors' record holds no losses: learning curves need profile toy, lite or paper")
+    """How fast the training loss still fell when each training ended. `UserError` for the authors' record, which holds
+    no losses."""
+    if st.of_authors:
+        raise UserError("the authors' record holds no losses: learning curves need profile toy, lite or paper")
     h = frames.histories(st.profile, st.protocol)
     h = h[[(s in st.sources if pd.isna(t) else (s, t) in st.pairs) for s, t in zip(h.source, h.target)]]
     key = ["kind", "source", "target"] + (["fold"] if choose("by", by, ("fold", "run")) == "fold" else [])
@@ -37,22 +41,31 @@ def fall_frame(
     g = h.sort_values("epoch").groupby(key, dropna=False, sort=False)
     return g.agg(epochs=("epoch", "max"), last_loss=("loss", "last"), fall_percent=("loss", _fall)).reset_index()
 
-DASHES = ("-", (0, (4, 1.2)), (0, (1.2, 1.2)), (0, (6, 1.2, 1.2, 1.2)), (0, (2.5, 2.5)), (0, (4, 1, 1, 1, 1, 1)))*3   # sources of one origin share a colour
+# %% ../../nbs/figures/04_curves.ipynb #a17d61fe
+# sources of one origin share a colour
+DASHES = ("-", (0, (4, 1.2)), (0, (1.2, 1.2)), (0, (6, 1.2, 1.2, 1.2)), (0, (2.5, 2.5)), (0, (4, 1, 1, 1, 1, 1)))*3
 
 @styled
 @of_study
 def curves(
     st:Study|str,  # what is shown; a profile's name stands for all of it
 ):
-    "Training loss of every run, and how fast it still fell at the end."
+    """Training loss of every run, and how fast it still fell at the end. `UserError` for the authors' record, which
+    holds no losses."""
     from matplotlib.lines import Line2D
     data, mean = fall_frame(st), fall_frame(st, "run")
     h = frames.histories(st.profile, st.protocol)
     parts = [("pretraining", None), *((label(t), t) for t in st.targets)]
     rows, left = drawn_rows(st), int((mean.fall_percent > FALLING).sum())
-    look = {s: dict(color=colour(s), ls="--" if s == "random" else DASHES[[r for r in rows if origin(r) == origin(s)].index(s)]) for s in rows}
-    fig, axes = canvas(st, "Training loss, and its fall at the end", (7.2, 3.3+.17*len(rows)), 2, len(parts), f"{len(data)} trainings", height_ratios=[1.5, .3+.17*len(rows)],
-        more=f"Blue: non-medical sources, orange: medical. Upper: mean over folds. Lower: fall per epoch over the last quarter of the epochs (at least four), one dot per fold, a bar for their mean loss; in {left} of {len(mean)} runs that still fell by more than {FALLING} % an epoch.")
+    look = {s: dict(color=colour(s),
+                    ls="--" if s == "random" else DASHES[[r for r in rows if origin(r) == origin(s)].index(s)])
+            for s in rows}
+    fig, axes = canvas(st, "Training loss, and its fall at the end", (7.2, 3.3+.17*len(rows)), 2, len(parts),
+        f"{len(data)} trainings", height_ratios=[1.5, .3+.17*len(rows)],
+        more="Blue: non-medical sources, orange: medical. Upper: mean over folds. Lower: "
+             "fall per epoch over the last quarter of the epochs (at least four), one dot per fold, "
+             f"a bar for their mean loss; in {left} of {len(mean)} runs that still fell by more "
+             f"than {FALLING} % an epoch.")
     for j, (title, t) in enumerate(parts):
         top, low = axes[:, j]
         d, e, r = (f[f.target.isna() if t is None else f.target == t] for f in (data, h, mean))
@@ -63,10 +76,16 @@ def curves(
             v = d.fall_percent[d.source == s]
             low.plot(v, [i]*len(v), "o", ms=3.2, mew=.8, color=colour(s), alpha=.5)
             low.plot(r.fall_percent[r.source == s], [i], "|", ms=9, mew=2, color=colour(s))
-        top.set(title=title, xlabel="epoch", ylim=(0, None)); top.grid(axis="y"); top.locator_params(axis="x", integer=True, nbins=5)
-        low.axvline(FALLING, color="#B00020", lw=.9, ls=(0, (3, 2))); low.axvline(0, color="#999999", lw=.7); low.grid(axis="x")
-        low.set(xlabel="fall (% per epoch)", ylim=(len(rows)-.5, -.5)); low.tick_params(axis="y", length=0)
-        low.set_yticks(range(len(rows)), [label(s) for s in rows] if j == 0 else []); low.locator_params(axis="x", nbins=5)
+        top.set(title=title, xlabel="epoch", ylim=(0, None))
+        top.grid(axis="y")
+        top.locator_params(axis="x", integer=True, nbins=5)
+        low.axvline(FALLING, color="#B00020", lw=.9, ls=(0, (3, 2)))
+        low.axvline(0, color="#999999", lw=.7)
+        low.grid(axis="x")
+        low.set(xlabel="fall (% per epoch)", ylim=(len(rows)-.5, -.5))
+        low.tick_params(axis="y", length=0)
+        low.set_yticks(range(len(rows)), [label(s) for s in rows] if j == 0 else [])
+        low.locator_params(axis="x", nbins=5)
     axes[0, 0].set_ylabel("training loss")
     legend(fig, [Line2D([], [], **look[s], lw=1.3, label=label(s)) for s in rows], 5, 3.2)
     fig.frame = data

@@ -17,46 +17,59 @@ from .auc import counted_folds, drawn_rows
 
 # %% ../../nbs/figures/03_design.ipynb #5d14773e
 def shown_images(name, n, size, seed=0):
-    "`n` images of a dataset (n, size, size, 3), their classes as even as can be, and how many images and classes it has."
+    """`n` images of a dataset (n, size, size, 3), their classes as even as can be, and how many images and classes it
+    has."""
     card = DATASETS[name]
     images = load(name, size=size, max_images=None if card.n <= 1000 else max(400, 3*card.classes))
     rng = np.random.default_rng(seed_for(name, "fig1", seed))
     queue = [rng.permutation(np.flatnonzero(images.y == c)) for c in rng.permutation(len(images.classes))]
-    turn = [(i, k, q[i]) for k, q in enumerate(queue) for i in range(min(n, len(q)))]      # first one of each class, then a second
+    # first one of each class, then a second
+    turn = [(i, k, q[i]) for k, q in enumerate(queue) for i in range(min(n, len(q)))]
     return np.stack([images.x[j] for *_, j in sorted(turn)[:n]]), card
 
+# %% ../../nbs/figures/03_design.ipynb #6928c931
 @styled
 @of_study
 def fig1(
     st:Study|str,  # what is shown; a profile's name stands for all of it
     n:int=9,            # images per row
-    size:int|None=None, # side of an image in pixels; default: what a network sees for generated images, 96 for real ones
+    size:int|None=None, # side of an image in pixels; default: what a network sees (generated images), 96 (real ones)
 ):
-    "Example images of every dataset."
+    "Example images of every dataset. `UserError` for the authors' record, which holds none."
     if st.of_authors: raise UserError("the authors' record holds no images: Fig. 1 needs profile toy, lite or paper")
     names, seen = list(dict.fromkeys((*st.sources, *st.targets))), get_profile(st.profile).size
     size = size or (seen if st.watermark else 96)
     shown = [shown_images(name, n, size) for name in names]
-    fig, axes = canvas(st, "The datasets", (7.9, .5+.63*len(names)), len(names), 1, f"{n} images of each of {len(names)} datasets",
-        f"Shown at {size} pixels" + (", as the networks see them." if size == seen else f"; the networks see {seen or 'the sizes of Table III'}."),
+    fig, axes = canvas(st, "The datasets", (7.9, .5+.63*len(names)), len(names), 1,
+        f"{n} images of each of {len(names)} datasets",
+        f"Shown at {size} pixels" + (", as the networks see them." if size == seen
+                                     else f"; the networks see {seen or 'the sizes of Table III'}."),
         "catscans.datasets.toy" if st.watermark else "the files in CATSCANS_DATA", .27)
     fig.get_layout_engine().set(h_pad=.015, hspace=0)
     gap, rows = max(size//12, 2), []
     for ax, name, (x, card) in zip(axes[:, 0], names, shown):
         strip = np.full((size, n*(size+gap)-gap, 4), 0, np.uint8)
-        for i, im in enumerate(x): strip[:, i*(size+gap):i*(size+gap)+size] = np.dstack([im, np.full((size, size), 255, np.uint8)])
-        ax.imshow(strip, interpolation="none"); ax.axis("off"); ax.set_anchor("E")
-        role = "source and target" if name in st.targets and name in st.sources else "target" if name in st.targets else "source"
-        ax.text(-.02, .70, label(name), transform=ax.transAxes, ha="right", va="center", weight="bold", fontsize=8.5, color=colour(name))
-        ax.text(-.02, .36, f"{card.origin}, {role}\n{card.n:,} images, {card.classes} classes", transform=ax.transAxes, ha="right", va="center", fontsize=6.5, color=GREY)
-        rows.append(dict(dataset=name, origin=card.origin, role=role, images=card.n, classes=card.classes, shown=len(x), pixels_mean=float(x.mean())))
+        for i, im in enumerate(x):
+            strip[:, i*(size+gap):i*(size+gap)+size] = np.dstack([im, np.full((size, size), 255, np.uint8)])
+        ax.imshow(strip, interpolation="none")
+        ax.axis("off")
+        ax.set_anchor("E")
+        role = ("source and target" if name in st.targets and name in st.sources
+                else "target" if name in st.targets else "source")
+        ax.text(-.02, .70, label(name), transform=ax.transAxes, ha="right", va="center", weight="bold", fontsize=8.5,
+                color=colour(name))
+        ax.text(-.02, .36, f"{card.origin}, {role}\n{card.n:,} images, {card.classes} classes", transform=ax.transAxes,
+                ha="right", va="center", fontsize=6.5, color=GREY)
+        rows.append(dict(dataset=name, origin=card.origin, role=role, images=card.n, classes=card.classes, shown=len(x),
+                         pixels_mean=float(x.mean())))
     fig.frame = pd.DataFrame(rows)
     return fig
 
 # %% ../../nbs/figures/03_design.ipynb #6ef4a432
 def _box(ax, x, y, w, h, text, ec, fc="white", ls="-", **kw):
     from matplotlib.patches import FancyBboxPatch
-    ax.add_patch(FancyBboxPatch((x, y-h/2), w, h, boxstyle="round,pad=0,rounding_size=.06", ec=ec, fc=fc, lw=1.1, ls=ls, zorder=2))
+    ax.add_patch(FancyBboxPatch((x, y-h/2), w, h, boxstyle="round,pad=0,rounding_size=.06", ec=ec, fc=fc, lw=1.1, ls=ls,
+                                zorder=2))
     if text: ax.text(x+w/2, y, text, ha="center", va="center", zorder=3, **({"fontsize": 7.5} | kw))
 
 def _flow(ax, x0, y0, x1, y1, color, **kw):
@@ -64,14 +77,16 @@ def _flow(ax, x0, y0, x1, y1, color, **kw):
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as P
     m = (x1-x0)/2
-    ax.add_patch(PathPatch(P([(x0, y0), (x0+m, y0), (x1-m, y1), (x1, y1)], [P.MOVETO] + [P.CURVE4]*3), fc="none", ec=color, **({"lw": 1., "zorder": 1} | kw)))
+    ax.add_patch(PathPatch(P([(x0, y0), (x0+m, y0), (x1-m, y1), (x1, y1)], [P.MOVETO] + [P.CURVE4]*3), fc="none",
+                           ec=color, **({"lw": 1., "zorder": 1} | kw)))
 
 def _fold_icon(ax, x, y, k, color, cell=.085):
     "k folds as k rows, the held-out part of each filled."
     from matplotlib.patches import Rectangle
     for i in range(k):
         for j in range(k):
-            ax.add_patch(Rectangle((x+j*cell, y+(k/2-1-i)*cell), cell*.86, cell*.86, fc=color if i == j else "#E6E6E6", ec="none", zorder=3))
+            ax.add_patch(Rectangle((x+j*cell, y+(k/2-1-i)*cell), cell*.86, cell*.86, fc=color if i == j else "#E6E6E6",
+                                   ec="none", zorder=3))
 
 # %% ../../nbs/figures/03_design.ipynb #78a446eb
 @styled
@@ -84,34 +99,52 @@ def fig2(
     rows, k = drawn_rows(st), 5 if published else get_profile(st.profile).folds
     n, m, step = len(rows), len(st.targets), .36
     given = {"imagenet"} if published else set()                                # a source that came with its weights
-    fig, [[ax]] = canvas(st, "The study as a workflow", (7.2, n*step+1.75), 1, 1, f"{len(st.sources)-len(given)} pretrainings, {counted_folds([s for s, _ in st.pairs])}",
-        ("Dotted lines: self pairs. " if any(s == t for s, t in st.pairs) else "") + "Squares: folds, the held-out part filled.", None if published else "the grid that the workflow runs")
-    ax.set(xlim=(-.12, 7.), ylim=(-.98, n*step+.32)); ax.axis("off"); ax.set_aspect("equal")
+    fig, [[ax]] = canvas(st, "The study as a workflow", (7.2, n*step+1.75), 1, 1,
+        f"{len(st.sources)-len(given)} pretrainings, {counted_folds([s for s, _ in st.pairs])}",
+        ("Dotted lines: self pairs. " if any(s == t for s, t in st.pairs) else "")
+        + "Squares: folds, the held-out part filled.", None if published else "the grid that the workflow runs")
+    ax.set(xlim=(-.12, 7.), ylim=(-.98, n*step+.32))
+    ax.axis("off")
+    ax.set_aspect("equal")
     ys, mid = {s: (n-1-i)*step for i, s in enumerate(rows)}, (n-1)*step/2
     yt = {t: mid + ((m-1)/2-i)*min(1.15, n*step/m) for i, t in enumerate(st.targets)}
     runs = sum(s != "random" for s, _ in st.pairs)
-    heads = (("1  sources", .7), (f"2  pretraining: {len(st.sources)-len(given)}\n(Table II)", 2.05), (f"3  fine-tuning: {runs} pairs" +
-        (f"\n+ {len(st.pairs)-runs} from random weights" if runs < len(st.pairs) else "\nself pair as baseline" if st.baseline == "self" else ""), 4.17), ("4  results", 6.2))
-    for text, x in heads: ax.text(x, n*step-.08, text, ha="center", va="bottom", fontsize=7.8, weight="bold", linespacing=1.2)
+    heads = (("1  sources", .7), (f"2  pretraining: {len(st.sources)-len(given)}\n(Table II)", 2.05),
+             (f"3  fine-tuning: {runs} pairs"
+              + (f"\n+ {len(st.pairs)-runs} from random weights" if runs < len(st.pairs)
+                 else "\nself pair as baseline" if st.baseline == "self" else ""), 4.17), ("4  results", 6.2))
+    for text, x in heads:
+        ax.text(x, n*step-.08, text, ha="center", va="bottom", fontsize=7.8, weight="bold", linespacing=1.2)
     grey = dict(color="#777777", lw=1)
     for s, y in ys.items():
-        _box(ax, .02, y, 1.36, .27, label(s), colour(s), ls=(0, (3, 2)) if s == "random" else "-", color=colour(s), weight="bold", **({"fontsize": 6.} if len(label(s)) > 17 else {}))
-        if s == "random": ax.plot([1.38, 2.38], [y, y], color=colour(s), lw=1); continue
+        _box(ax, .02, y, 1.36, .27, label(s), colour(s), ls=(0, (3, 2)) if s == "random" else "-", color=colour(s),
+             weight="bold", **({"fontsize": 6.} if len(label(s)) > 17 else {}))
+        if s == "random":
+            ax.plot([1.38, 2.38], [y, y], color=colour(s), lw=1)
+            continue
         ax.plot([1.38, 1.72], [y, y], color=colour(s), lw=1)
         _box(ax, 1.72, y, .66, .27, "given" if s in given else "weights", colour(s), fc="#F5F5F5", fontsize=7)
     for t, c in zip(st.targets, TARGETS):
         for s in rows:
-            if (s, t) in st.pairs: _flow(ax, 2.38, ys[s], 3.3, yt[t] + .02*(ys[s]-mid), c, alpha=.75, ls=(0, (1.2, 1.2)) if s == t else "-")
+            if (s, t) in st.pairs:
+                _flow(ax, 2.38, ys[s], 3.3, yt[t] + .02*(ys[s]-mid), c, alpha=.75,
+                      ls=(0, (1.2, 1.2)) if s == t else "-")
         _box(ax, 3.3, yt[t], 1.74, .66, "", c)
-        ax.text(3.39, yt[t]+.12, label(t), va="center", fontsize=7.8 if len(label(t)) < 17 else 6.6, weight="bold", color=c, zorder=3)
-        ax.text(3.39, yt[t]-.13, f"{sum(u == t for _, u in st.pairs)} runs\n$\\times$ {k} folds", va="center", fontsize=6.6, color=GREY, zorder=3, linespacing=1.15)
+        ax.text(3.39, yt[t]+.12, label(t), va="center", fontsize=7.8 if len(label(t)) < 17 else 6.6, weight="bold",
+                color=c, zorder=3)
+        ax.text(3.39, yt[t]-.13, f"{sum(u == t for _, u in st.pairs)} runs\n$\\times$ {k} folds", va="center",
+                fontsize=6.6, color=GREY, zorder=3, linespacing=1.15)
         _fold_icon(ax, 4.54, yt[t]-.02, k, c)
         _flow(ax, 5.04, yt[t], 5.5, mid + .06*(yt[t]-mid), c)
     _box(ax, 5.5, mid, 1.42, .6, "AUC of every fold:\nFig. 3, ranks, gains", "#333333")
-    _box(ax, 1.72, -.7, 3.32, .42, "distance of every source and target:\nsix properties judged by experts; Task2Vec", "#333333", fontsize=7)
+    _box(ax, 1.72, -.7, 3.32, .42, "distance of every source and target:\nsix properties judged by experts; Task2Vec",
+         "#333333", fontsize=7)
     _box(ax, 5.5, -.7, 1.42, .42, "transferability against\ndistance: Fig. 4", "#333333", fontsize=7)
     first = ys[st.sources[0]]                                                   # sources and targets are also looked at
-    ax.plot([-.08, -.08, 1.72], [first, -.7, -.7], **grey); ax.hlines([ys[s] for s in st.sources], -.08, .02, **grey)
-    ax.plot([4.17, 4.17], [min(yt.values())-.33, -.49], **grey); ax.plot([5.04, 5.5], [-.7, -.7], **grey); ax.plot([6.21, 6.21], [mid-.3, -.49], **grey)
+    ax.plot([-.08, -.08, 1.72], [first, -.7, -.7], **grey)
+    ax.hlines([ys[s] for s in st.sources], -.08, .02, **grey)
+    ax.plot([4.17, 4.17], [min(yt.values())-.33, -.49], **grey)
+    ax.plot([5.04, 5.5], [-.7, -.7], **grey)
+    ax.plot([6.21, 6.21], [mid-.3, -.49], **grey)
     fig.frame = pd.DataFrame(st.pairs, columns=["source", "target"]).assign(folds=k)
     return fig

@@ -19,7 +19,8 @@ def draw(
     profile="toy",  # whose images they are, for the line under the figure
     metric="auc_ovr_weighted",
 ):  # matplotlib Figure
-    "AUC against the number of training images on a logarithmic axis: means over folds and their intervals."
+    """AUC against the number of training images on a logarithmic axis: means over folds and their intervals.
+    `UserError` for several targets."""
     import matplotlib as mpl
     from matplotlib.lines import Line2D
     p, protocol = points(frame, metric), "/".join(frame.protocol.unique())
@@ -27,24 +28,37 @@ def draw(
     if len(targets) > 1: raise UserError(f"one figure shows one target: received {', '.join(targets)}")
     tint = lambda s: colour(s) if s == "random" or s in _datasets() else "#0072B2"
     with mpl.rc_context(style()):
-        st = Study(profile, protocol, tuple(sources), tuple(targets), tuple((s, targets[0]) for s in sources), "random", watermark)
-        fig, [[ax]] = canvas(st, f"{label(targets[0])}: AUC from few training images", (5.6, 3.3), 1, 1, f"{len(frame)} trainings", "Marks: mean over folds; lines: 95 % interval, "
-            "Nadeau-Bengio corrected as for whole training parts. Subsets are nested and keep groups whole; every share is scored on the same held-out images.", "catscans.transfer.curves")
-        lines = lambda i, s: (0, (3, 2)) if s == "random" else ("-", "-.", (0, (7, 2)), ":")[sum(tint(t) == tint(s) for t in sources[:i]) % 4]   # a colour's second source has another line
+        st = Study(profile, protocol, tuple(sources), tuple(targets), tuple((s, targets[0]) for s in sources), "random",
+                   watermark)
+        fig, [[ax]] = canvas(st, f"{label(targets[0])}: AUC from few training images", (5.6, 3.3), 1, 1,
+            f"{len(frame)} trainings",
+            "Marks: mean over folds; lines: 95 % interval, Nadeau-Bengio corrected as for whole training parts. "
+            "Subsets are nested and keep groups whole; every share is scored on the same held-out images.",
+            "catscans.transfer.curves")
+        # a colour's second source has another line
+        lines = lambda i, s: ((0, (3, 2)) if s == "random" else
+                              ("-", "-.", (0, (7, 2)), ":")[sum(tint(t) == tint(s) for t in sources[:i]) % 4])
         marks = {s: dict(color=tint(s), marker="osD^v"[i % 5], ls=lines(i, s)) for i, s in enumerate(sources)}
         for i, s in enumerate(sources):
             d = p[p.source == s].sort_values("n_train")
-            x = d.n_train*1.035**(i - (len(sources)-1)/2)               # side by side, so that no interval hides another
+            # side by side, so that no interval hides another
+            x = d.n_train*1.035**(i - (len(sources)-1)/2)
             ax.vlines(x, d.lo, d.hi.clip(upper=1), color=tint(s), lw=1.3, alpha=.6)
             ax.plot(x, d["mean"], ms=4.5, **marks[s])
         n = p.groupby("share").n_train.mean()
-        ax.set_xscale("log"); ax.set_xticks(n, [f"{v:.0f}\n{100*s:g} %" for s, v in n.items()]); ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+        ax.set_xscale("log")
+        ax.set_xticks(n, [f"{v:.0f}\n{100*s:g} %" for s, v in n.items()])
+        ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
         ax.axhline(.5, color="#999999", lw=.8, ls=(0, (1, 2)))
         low = min(.48, p["mean"].min()-.03)
-        ax.set(xlabel="training images (mean over folds), share of all", ylabel="AUC" if metric.startswith("auc") else metric.replace("_", " "), ylim=(low, 1.01)); ax.grid()
-        legend(fig, [Line2D([], [], ms=4, label="random initialisation" if s == "random" else label(s), **marks[s]) for s in sources], 4)
+        ax.set(xlabel="training images (mean over folds), share of all",
+               ylabel="AUC" if metric.startswith("auc") else metric.replace("_", " "), ylim=(low, 1.01))
+        ax.grid()
+        legend(fig, [Line2D([], [], ms=4, label="random initialisation" if s == "random" else label(s), **marks[s])
+                     for s in sources], 4)
     fig.frame = p
     return fig
 
+# %% ../../nbs/figures/05_learning.ipynb #4e499bfc
 def _datasets():
     return DATASETS

@@ -16,7 +16,8 @@ from ..records.view import Study
 from ..datasets.catalogue import origin
 
 # %% ../../nbs/figures/00_style.ipynb #539e6e41
-PALETTE = ("#332288", "#2A9D8F", "#CC6677", "#999933", "#88CCEE", "#882255", "#DDCC77", "#117733", "#AA4499", "#6699CC", "#E17C05", "#7F7F7F")
+PALETTE = ("#332288", "#2A9D8F", "#CC6677", "#999933", "#88CCEE", "#882255", "#DDCC77", "#117733", "#AA4499", "#6699CC",
+           "#E17C05", "#7F7F7F")
 
 # %% ../../nbs/figures/00_style.ipynb #8cc3f46a
 ORIGIN = {"non-medical": "#0072B2", "medical": "#D55E00", "random": "#8A8A8A"}
@@ -31,12 +32,17 @@ GREY = "#555555"
 
 def style()->dict:
     "matplotlib's settings for every figure."
-    return {"font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 9, "axes.titleweight": "bold", "axes.titlelocation": "left",
-            "axes.labelsize": 8, "xtick.labelsize": 7.5, "ytick.labelsize": 8, "legend.fontsize": 7.5, "legend.frameon": False,
-            "figure.titlesize": 10, "figure.titleweight": "bold", "figure.dpi": 100, "savefig.dpi": 180, "figure.facecolor": "white",
-            "axes.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#777777", "axes.linewidth": .7,
-            "xtick.color": "#333333", "ytick.color": "#333333", "xtick.major.width": .7, "ytick.major.width": .7, "axes.axisbelow": True,
-            "axes.grid": False, "grid.color": "#E3E3E3", "grid.linewidth": .6, "hatch.linewidth": .8, "lines.linewidth": 1.2,
+    return {"font.family": "DejaVu Sans", "font.size": 8,
+            "axes.titlesize": 9, "axes.titleweight": "bold", "axes.titlelocation": "left",
+            "axes.labelsize": 8, "xtick.labelsize": 7.5, "ytick.labelsize": 8,
+            "legend.fontsize": 7.5, "legend.frameon": False,
+            "figure.titlesize": 10, "figure.titleweight": "bold",
+            "figure.dpi": 100, "savefig.dpi": 180, "figure.facecolor": "white",
+            "axes.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False,
+            "axes.edgecolor": "#777777", "axes.linewidth": .7, "xtick.color": "#333333", "ytick.color": "#333333",
+            "xtick.major.width": .7, "ytick.major.width": .7, "axes.axisbelow": True,
+            "axes.grid": False, "grid.color": "#E3E3E3", "grid.linewidth": .6,
+            "hatch.linewidth": .8, "lines.linewidth": 1.2,
             "svg.hashsalt": "catscans", "svg.fonttype": "none", "figure.constrained_layout.use": False}
 
 def styled(draw):
@@ -69,6 +75,7 @@ def _shown():
         def __repr__(self): return ""
     return Shown
 
+# %% ../../nbs/figures/00_style.ipynb #67f81198
 def canvas(
     st:Study,            # what is shown
     title:str,           # what the figure says
@@ -84,27 +91,33 @@ def canvas(
     import textwrap
     fig = _shown()(size, layout="constrained")
     fig.suptitle(title, x=.008, **(dict(y=1-.06/size[1], va="top") if head else {}), ha="left")
-    line = textwrap.fill(f"{provenance(st, what, where, one_seed)} {more}".strip(), int(size[0]*19), break_on_hyphens=False)   # hinted letters are wider in small pictures
-    fig.foot, fig.head = (.06 + .125*(line.count("\n") + 1))/size[1], head/size[1]   # heights of the line and of what is kept free, in figure heights
+    # hinted letters are wider in small pictures
+    line = textwrap.fill(f"{provenance(st, what, where, one_seed)} {more}".strip(), int(size[0]*19),
+                         break_on_hyphens=False)
+    # heights of the line and of what is kept free, in figure heights
+    fig.foot, fig.head = (.06 + .125*(line.count("\n") + 1))/size[1], head/size[1]
     fig.get_layout_engine().set(w_pad=.06, h_pad=.05, rect=(0, fig.foot, 1, 1 - fig.foot - fig.head))
     fig.text(.008, .05/size[1], line, va="bottom", fontsize=6.5, color=GREY, linespacing=1.3)
     if st.watermark:
-        fig.text(.992, 1 - .045/size[1], st.watermark.upper(), ha="right", va="top", fontsize=7.5, weight="bold", color="white",
-                 bbox=dict(boxstyle="round,pad=.35", fc="#B00020", ec="none"), gid="watermark")
-        fig.text(.5, .5, st.watermark, ha="center", va="center", rotation=15, fontsize=6.6*size[0], color="#B00020", alpha=.09, zorder=-1)
+        fig.text(.992, 1 - .045/size[1], st.watermark.upper(), ha="right", va="top", fontsize=7.5, weight="bold",
+                 color="white", bbox=dict(boxstyle="round,pad=.35", fc="#B00020", ec="none"), gid="watermark")
+        fig.text(.5, .5, st.watermark, ha="center", va="center", rotation=15, fontsize=6.6*size[0], color="#B00020",
+                 alpha=.09, zorder=-1)
     return fig, fig.subplots(rows, cols, squeeze=False, **kw)
 
+# %% ../../nbs/figures/00_style.ipynb #12f32c45
 def legend(fig, handles, ncols=5, handlelength=1.3):
     "One legend for all panels, between them and the line that names the records."
     rows = -(-len(handles)//ncols)
     top = fig.foot + (.08 + .165*rows)/fig.get_figheight()
-    fig.legend(handles=handles, loc="lower left", ncols=ncols, handlelength=handlelength, columnspacing=1.4, borderaxespad=.3,
-               bbox_to_anchor=(0, fig.foot)).set_in_layout(False)
+    fig.legend(handles=handles, loc="lower left", ncols=ncols, handlelength=handlelength, columnspacing=1.4,
+               borderaxespad=.3, bbox_to_anchor=(0, fig.foot)).set_in_layout(False)
     fig.get_layout_engine().set(rect=(0, top, 1, 1 - top - fig.head))
 
 # %% ../../nbs/figures/00_style.ipynb #8531267c
 def _settle(fig):
-    "End the layout on round numbers: its solver's last digit depends on the order of objects in memory, and an SVG's ids on the last digit."
+    """End the layout on round numbers: its solver's last digit depends on the order of objects in memory, and an SVG's
+    ids on the last digit."""
     fig.draw_without_rendering()
     where = [ax.get_position(original=True).bounds for ax in fig.axes]
     fig.set_layout_engine("none")
@@ -164,9 +177,11 @@ def _few(
 ):
     "The image with a palette that has the house colours and the frequent ones as they are; the rest are means."
     from PIL import Image
-    values, where, count = np.unique(np.asarray(image).astype(np.int32) @ [65536, 256, 1], return_inverse=True, return_counts=True)
+    values, where, count = np.unique(np.asarray(image).astype(np.int32) @ [65536, 256, 1], return_inverse=True,
+                                     return_counts=True)
     rgb = np.stack([values >> 16, values >> 8 & 255, values & 255], -1)
-    house = np.isin(values, [int(c[1:], 16) for c in (*ORIGIN.values(), *TARGETS, RED, "#333333", "#555555")])   # with the greys of letters
+    # with the greys of letters
+    house = np.isin(values, [int(c[1:], 16) for c in (*ORIGIN.values(), *TARGETS, RED, "#333333", "#555555")])
     order = np.argsort(-(count + house*count.sum()), kind="stable")
     kept = min(max(int((count > count.sum()/5000).sum()), house.sum()), colours if len(rgb) <= colours else colours//2)
     palette, rest = rgb[order[:kept]], rgb[order[kept:]]
@@ -178,6 +193,7 @@ def _few(
     out.putpalette(palette.astype(np.uint8).ravel().tolist())
     return out
 
+# %% ../../nbs/figures/00_style.ipynb #50a7f407
 def small(
     fig,          # matplotlib Figure
     width=640,    # pixels

@@ -29,7 +29,8 @@ def _alpha(count):
 def krippendorff_alpha(
     values,  # (observers, units); None or NaN: no answer
 )->float: # NaN where all answers are the same: there is nothing to agree about
-    "Krippendorff's alpha for nominal data (Krippendorff 2011, Computing Krippendorff's Alpha-Reliability, section C)."
+    """Krippendorff's alpha for nominal data (Krippendorff 2011, Computing Krippendorff's Alpha-Reliability,
+    section C). `UserError` where no unit has two answers."""
     return float(_alpha(_counts(values)))
 
 # %% ../../nbs/metrics/05_agreement.ipynb #d5fd4031
@@ -53,15 +54,18 @@ def krippendorff_interval(
 def table(
     answers:pd.DataFrame,  # dataset, observer, property, answer
 )->dict: # property -> (observers x datasets); None: no answer
-    "The answers to every question as observers by datasets."
-    if missing := [c for c in ("dataset", "observer", "property", "answer") if c not in answers]: raise UserError(f"agreement: columns {', '.join(missing)} are missing")
+    "The answers to every question as observers by datasets. `UserError` where a column is missing or an answer double."
+    if missing := [c for c in ("dataset", "observer", "property", "answer") if c not in answers]:
+        raise UserError(f"agreement: columns {', '.join(missing)} are missing")
     if (twice := answers.duplicated(["dataset", "observer", "property"])).any():
         d, o, p = answers.loc[twice, ["dataset", "observer", "property"]].iloc[0]
         raise UserError(f"agreement: observer {o} answered {p} of {d} twice; keep one answer")
-    return {p: g.pivot(index="observer", columns="dataset", values="answer").to_numpy(object) for p, g in answers.groupby("property", sort=False)}
+    return {p: g.pivot(index="observer", columns="dataset", values="answer").to_numpy(object)
+            for p, g in answers.groupby("property", sort=False)}
 
 def agreement(
     answers:pd.DataFrame,  # dataset, observer, property, answer
 )->pd.Series: # property -> alpha over datasets
     "Krippendorff's alpha of every question."
-    return pd.Series({p: krippendorff_alpha(v) for p, v in table(answers).items()}, name="krippendorff_alpha", dtype=float)
+    return pd.Series({p: krippendorff_alpha(v) for p, v in table(answers).items()}, name="krippendorff_alpha",
+                     dtype=float)

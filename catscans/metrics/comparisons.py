@@ -17,7 +17,8 @@ def finite_numbers(v, at_least=1, what="values"):
     v = np.asarray(v, dtype=float)
     if v.ndim != 1 or len(v) < at_least or not np.isfinite(v).all():
         raise UserError(f"{what} must be at least {at_least} finite numbers in one row: received shape {v.shape}"
-                        + (f" with {int((~np.isfinite(v)).sum())} NaN or infinite" if v.size and not np.isfinite(v).all() else ""))
+                        + (f" with {int((~np.isfinite(v)).sum())} NaN or infinite"
+                           if v.size and not np.isfinite(v).all() else ""))
     return v
 
 def sd_population(
@@ -40,16 +41,20 @@ def corrected_t_test(
     n_test,     # held-out images per fold: the same
     level=.95,  # of the confidence interval
 )->dict: # k, mean_difference, sd_difference, variance_factor, t, df, p, lo, hi
-    "Nadeau-Bengio corrected resampled t-test of a - b. Also for repeated cross-validation: k is then the number of all folds."
+    """Nadeau-Bengio corrected resampled t-test of a - b. Also for repeated cross-validation:
+    k is then the number of all folds. `UserError` where the folds do not match."""
     from scipy.stats import t as student
     a, b = finite_numbers(a, 2, "a"), finite_numbers(b, 2, "b")
-    if len(a) != len(b): raise UserError(f"a and b must come from the same folds: received {len(a)} and {len(b)} values")
+    if len(a) != len(b):
+        raise UserError(f"a and b must come from the same folds: received {len(a)} and {len(b)} values")
     n_train, n_test = float(np.mean(n_train)), float(np.mean(n_test))
-    if not (n_train > 0 and n_test > 0): raise UserError(f"n_train and n_test must be positive: received {n_train:g} and {n_test:g}")
+    if not (n_train > 0 and n_test > 0):
+        raise UserError(f"n_train and n_test must be positive: received {n_train:g} and {n_test:g}")
     d, k = a - b, len(a)
     factor = 1/k + n_test/n_train
     mean, se = float(d.mean()), float(d.std(ddof=1)*math.sqrt(factor))
-    t = mean/se if se > 0 else (math.copysign(math.inf, mean) if mean else 0.)  # equal in every fold: no difference, p = 1
+    # equal in every fold: no difference, p = 1
+    t = mean/se if se > 0 else (math.copysign(math.inf, mean) if mean else 0.)
     half = student.ppf((1+level)/2, k-1)*se
     return dict(k=k, mean_difference=mean, sd_difference=sd_sample(d), variance_factor=factor, t=t, df=k-1,
                 p=float(2*student.sf(abs(t), k-1)), lo=float(mean-half), hi=float(mean+half))
@@ -61,14 +66,17 @@ def _wide(frame, target, value):
     if missing: raise UserError(f"the frame lacks the columns {missing}: received {list(frame)}")
     f = frame[frame.target == choose("target", target, list(pd.unique(frame.target)))]
     for c in ("profile", "protocol", "seed"):
-        if c in f and f[c].nunique() > 1: raise UserError(f"one table never mixes a {c}: received {sorted(map(str, f[c].unique()))}; keep one")
+        if c in f and f[c].nunique() > 1:
+            raise UserError(f"one table never mixes a {c}: received {sorted(map(str, f[c].unique()))}; keep one")
     if (d := f[f.duplicated(["source", "fold"])]).size:
         raise UserError(f"{d.source.iloc[0]} -> {target}, fold {d.fold.iloc[0]} is there twice")
     w = f.pivot(index="fold", columns="source", values=value)[list(pd.unique(f.source))]
     if w.isna().any().any():
         fold, source = next((i, s) for s in w for i in w.index if pd.isna(w.loc[i, s]))
-        raise UserError(f"{source} -> {target} has no {value} for fold {fold}: all sources of a target need the same folds")
-    if w.shape[0] < 2 or w.shape[1] < 2: raise UserError(f"{target} has {w.shape[0]} folds of {w.shape[1]} sources: at least two of each are needed")
+        raise UserError(f"{source} -> {target} has no {value} for fold {fold}: "
+                        "all sources of a target need the same folds")
+    if w.shape[0] < 2 or w.shape[1] < 2:
+        raise UserError(f"{target} has {w.shape[0]} folds of {w.shape[1]} sources: at least two of each are needed")
     return w
 
 def _sizes(frame, target, k, n_train, n_test):
@@ -83,7 +91,8 @@ def ranking(
     frame,                     # tidy frame: source, target, fold, value
     value="auc_ovr_weighted",  # column
 )->pd.DataFrame: # target, source, rank, mean, sd_population, sd_sample, mean_rank
-    "Sources of each target by mean over folds (rank 1: highest), and their mean rank over folds (ties share)."
+    """Sources of each target by mean over folds (rank 1: highest), and their mean rank over folds (ties share).
+    `UserError` where folds are missing, double or mixed."""
     rows = []
     for t in pd.unique(frame.target):
         w = _wide(frame, t, value)
@@ -103,26 +112,32 @@ def critical_difference(
     from scipy.stats import studentized_range
     return float(studentized_range.ppf(1-alpha, k, np.inf)/math.sqrt(2)*math.sqrt(k*(k+1)/(6*n)))
 
+# %% ../../nbs/metrics/02_comparisons.ipynb #aea7aff8
 def friedman_nemenyi(
     frame,                    # tidy frame: source, target, fold, value
     target=None,              # which, when the frame has several
     value="auc_ovr_weighted", # column
     alpha=.05,
 )->dict: # target, n_folds, n_sources, chi2, p, mean_ranks (best first), critical_difference, alpha, groups, note
-    "Friedman's test of equal ranks and, for the diagram, the runs of sources that Nemenyi's criterion does not separate."
+    """Friedman's test of equal ranks and, for the diagram, the runs of sources that Nemenyi's criterion does not
+    separate. `UserError` where there are too few sources or folds."""
     from scipy.stats import friedmanchisquare
     targets = list(pd.unique(frame.target))
     if target is None and len(targets) != 1: raise UserError(f"name one target: the frame has {', '.join(targets)}")
     w = _wide(frame, target or targets[0], value)
     if w.shape[1] < 3: raise UserError(f"Friedman's test needs three sources: {target or targets[0]} has {w.shape[1]}")
-    ranks, cd = w.rank(axis=1, ascending=False).mean().sort_values(kind="stable"), critical_difference(w.shape[1], len(w), alpha)
+    ranks, cd = (w.rank(axis=1, ascending=False).mean().sort_values(kind="stable"),
+                 critical_difference(w.shape[1], len(w), alpha))
     names, r = list(ranks.index), ranks.to_numpy()
-    ends = [int(np.flatnonzero(r - r[i] <= cd + 1e-12)[-1]) for i in range(len(r))]  # furthest source not separated from i
+    # furthest source not separated from i
+    ends = [int(np.flatnonzero(r - r[i] <= cd + 1e-12)[-1]) for i in range(len(r))]
     groups = [names[i:e+1] for i, e in enumerate(ends) if e > i and (i == 0 or e > ends[i-1])]
     res = friedmanchisquare(*(w[c] for c in w)) if (w.nunique(axis=1) > 1).any() else None  # all equal: nothing to test
     return dict(target=target or targets[0], n_folds=len(w), n_sources=w.shape[1],
-                chi2=float(res.statistic) if res else 0., p=float(res.pvalue) if res else 1., mean_ranks={s: float(v) for s, v in ranks.items()},
-                critical_difference=cd, alpha=alpha, groups=groups, note=f"descriptive: {len(w)} folds of one dataset are not independent")
+                chi2=float(res.statistic) if res else 0., p=float(res.pvalue) if res else 1.,
+                mean_ranks={s: float(v) for s, v in ranks.items()},
+                critical_difference=cd, alpha=alpha, groups=groups,
+                note=f"descriptive: {len(w)} folds of one dataset are not independent")
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #eaaee330
 def _wilcoxon_p(a, b):
@@ -136,15 +151,17 @@ def holm(
     from statsmodels.stats.multitest import multipletests
     return multipletests(p, method="holm")[1] if len(p) else []
 
+# %% ../../nbs/metrics/02_comparisons.ipynb #f1ea633b
 def pairwise_tests(
     frame,                    # tidy frame: source, target, fold, value
     target=None,              # one target; default: each of the frame, Holm within each
-    n_train=None,             # training images per fold; default: the frame's columns, else those of k-fold cross-validation
+    n_train=None,             # training images per fold; default: the frame's, else those of k-fold cross-validation
     n_test=None,              # held-out images per fold, as n_train
     value="auc_ovr_weighted", # column
     level=.95,
 )->pd.DataFrame: # one row per target and pair, `a` the source with the higher mean, by p
-    "All pairs of sources of each target: Nadeau-Bengio with Holm, beside paired t, Welch, Wilcoxon and Nemenyi."
+    """All pairs of sources of each target: Nadeau-Bengio with Holm, beside paired t, Welch, Wilcoxon and Nemenyi.
+    `UserError` where folds are missing, double or mixed."""
     from scipy.stats import ttest_ind, ttest_rel
     tables = []
     for t in [target] if target is not None else pd.unique(frame.target):
@@ -157,8 +174,9 @@ def pairwise_tests(
             # without variance the libraries' t is undefined: the corrected p is then 0 or 1, and so are theirs
             paired = nb["p"] if np.ptp(va - vb) == 0 else float(ttest_rel(va, vb).pvalue)
             welch = nb["p"] if np.ptp(va) == np.ptp(vb) == 0 else float(ttest_ind(va, vb, equal_var=False).pvalue)
-            rows.append(dict(target=t, a=a, b=b, mean_difference=nb["mean_difference"], nb_t=nb["t"], nb_p=nb["p"], nb_lo=nb["lo"], nb_hi=nb["hi"],
-                             paired_t_p=paired, welch_p=welch, wilcoxon_p=_wilcoxon_p(va, vb), mean_rank_difference=apart,
+            rows.append(dict(target=t, a=a, b=b, mean_difference=nb["mean_difference"], nb_t=nb["t"], nb_p=nb["p"],
+                             nb_lo=nb["lo"], nb_hi=nb["hi"], paired_t_p=paired, welch_p=welch,
+                             wilcoxon_p=_wilcoxon_p(va, vb), mean_rank_difference=apart,
                              nemenyi_separated=bool(apart > cd), wins=int((va > vb).sum())))
         rows = pd.DataFrame(rows)
         tables.append(rows.assign(nb_p_holm=holm(rows.nb_p)).sort_values("nb_p", kind="stable"))
@@ -173,15 +191,20 @@ def minus_baseline(
     value="auc_ovr_weighted", # column
     level=.95,
 )->pd.DataFrame: # target, source, mean_difference, lo, hi, t, p, p_holm (over the sources of the target), wins, k
-    "Mean difference from the baseline with its Nadeau-Bengio corrected confidence interval, per target and source."
+    """Mean difference from the baseline with its Nadeau-Bengio corrected confidence interval, per target and source.
+    `UserError` where the baseline has no folds."""
     tables = []
     for t in pd.unique(frame.target):
         w = _wide(frame, t, value)
-        if baseline not in w: raise UserError(f"{t} has no folds of the baseline {baseline!r}: its sources are {', '.join(w)}; run {baseline} -> {t} first")
+        if baseline not in w:
+            raise UserError(f"{t} has no folds of the baseline {baseline!r}: its sources are {', '.join(w)}; "
+                            f"run {baseline} -> {t} first")
         others, sizes = [s for s in w if s != baseline], _sizes(frame, t, len(w), n_train, n_test)
         test = lambda name, v: dict(target=t, source=name, wins=int((v > w[baseline]).sum()),
-            **{k: x for k, x in corrected_t_test(v, w[baseline], *sizes, level=level).items() if k in ("mean_difference", "lo", "hi", "t", "p", "k")})
+            **{k: x for k, x in corrected_t_test(v, w[baseline], *sizes, level=level).items()
+               if k in ("mean_difference", "lo", "hi", "t", "p", "k")})
         rows = pd.DataFrame([test(s, w[s]) for s in others])
         rows = rows.assign(p_holm=holm(rows.p)).sort_values("mean_difference", ascending=False, kind="stable")
         tables += [rows, pd.DataFrame([test("mean of sources", w[others].mean(axis=1))])]
-    return pd.concat(tables, ignore_index=True)[["target", "source", "mean_difference", "lo", "hi", "t", "p", "p_holm", "wins", "k"]]
+    return pd.concat(tables, ignore_index=True)[
+        ["target", "source", "mean_difference", "lo", "hi", "t", "p", "p_holm", "wins", "k"]]

@@ -15,7 +15,8 @@ from ..core.protocols import setting
 from .comparisons import finite_numbers
 
 # %% ../../nbs/metrics/03_correlation.ipynb #933a406b
-RESAMPLES = 10_000  # of every bootstrap, permutation test and simulation; with 2,000 a bound moves by 0.02 from seed to seed
+# of every bootstrap, permutation test and simulation; with 2,000 a bound moves by 0.02 from seed to seed
+RESAMPLES = 10_000
 SEED = 5            # of all of them; a bound over 18 pairs still moves by 0.01 from seed to seed
 
 # %% ../../nbs/metrics/03_correlation.ipynb #4b17eb47
@@ -26,15 +27,17 @@ def bootstrap_interval(
     n_boot=RESAMPLES,   # resamples
     seed=SEED,
 )->tuple: # lower bound, upper bound, number of resamples in which the statistic is undefined and which are left out
-    "Percentile bootstrap interval of a statistic of one sample or of paired samples."
+    """Percentile bootstrap interval of a statistic of one sample or of paired samples.
+    `UserError` where lengths differ or nothing varies."""
     from scipy.stats import DegenerateDataWarning, bootstrap
     samples = [finite_numbers(s, 2) for s in samples]
     if len({len(s) for s in samples}) != 1:
         raise UserError(f"paired samples must be equally long: received lengths {[len(s) for s in samples]}")
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)   # resamples without variation: they are counted and left out
-        d = bootstrap(samples, statistic, paired=True, vectorized=True, n_resamples=n_boot, method="percentile", batch=1000,
-                      rng=np.random.default_rng(seed)).bootstrap_distribution
+        # resamples without variation: they are counted and left out
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        d = bootstrap(samples, statistic, paired=True, vectorized=True, n_resamples=n_boot, method="percentile",
+                      batch=1000, rng=np.random.default_rng(seed)).bootstrap_distribution
     ok = d[np.isfinite(d)]
     if not len(ok): raise UserError(f"the statistic is undefined in all {n_boot} resamples: are the values constant?")
     lo, hi = np.quantile(ok, [(1-level)/2, (1+level)/2])
@@ -83,7 +86,8 @@ def _permutations(groups, n_perm, seed):
     index = np.empty((math.prod(math.factorial(len(m)) for m in members) if exact else n_perm, len(groups)), int)
     if exact:
         orders = [m[_all_orders(len(m))] for m in members]
-        for m, o, i in zip(members, orders, np.indices([len(o) for o in orders]).reshape(len(orders), -1)): index[:, m] = o[i]
+        for m, o, i in zip(members, orders, np.indices([len(o) for o in orders]).reshape(len(orders), -1)):
+            index[:, m] = o[i]
     else:
         rng = np.random.default_rng(seed)
         for m in members: index[:, m] = rng.permuted(np.tile(m, (n_perm, 1)), axis=1)
@@ -92,8 +96,9 @@ def _permutations(groups, n_perm, seed):
 def _permutation_p(stat, x, y, index, exact):
     "Two-sided p of `stat(x, y)` over the permutations `index` of y."
     observed = abs(stat(x, y))
+    # in parts: Kendall needs n values per value
     extreme = sum(int((np.abs(stat(np.broadcast_to(x, i.shape), y[i])) >= observed - 1e-12).sum())
-                  for i in np.array_split(index, index.size*len(x)//2_000_000 + 1))  # in parts: Kendall needs n values per value
+                  for i in np.array_split(index, index.size*len(x)//2_000_000 + 1))
     return extreme/len(index) if exact else (extreme+1)/(len(index)+1)
 
 # %% ../../nbs/metrics/03_correlation.ipynb #49edaef5
@@ -111,6 +116,7 @@ def constant(
     v = np.asarray(v, float)
     return len(v) == 0 or bool(((v - v.mean())**2).sum() <= 1e-20)
 
+# %% ../../nbs/metrics/03_correlation.ipynb #881560b6
 def correlation(
     x,                # (n,) for example distances
     y,                # (n,) for example transferability
@@ -120,16 +126,20 @@ def correlation(
     level=.95,        # of the bootstrap interval
     seed=SEED,
 )->dict: # n, permutation, and for each coefficient c: c, c_lo, c_hi, c_perm_p, c_p; None where undefined
-    "Pearson's r, Spearman's rho and Kendall's tau-b with percentile bootstrap intervals over pairs and permutation p."
+    """Pearson's r, Spearman's rho and Kendall's tau-b with percentile bootstrap intervals over pairs and permutation p.
+    `UserError` where lengths differ or a side is constant."""
     x, y = finite_numbers(x, 3, "x"), finite_numbers(y, 3, "y")
     if len(x) != len(y): raise UserError(f"x and y must be pairs: received {len(x)} and {len(y)} values")
     for k, v in (("x", x), ("y", y)):
-        if constant(v): raise UserError(f"{k} is constant ({v[0]:g}): a correlation is not defined; leave this subset out")
-    if groups is not None and np.shape(groups) != x.shape: raise UserError(f"groups must name each pair's group: received shape {np.shape(groups)} for {len(x)} pairs")
+        if constant(v):
+            raise UserError(f"{k} is constant ({v[0]:g}): a correlation is not defined; leave this subset out")
+    if groups is not None and np.shape(groups) != x.shape:
+        raise UserError(f"groups must name each pair's group: received shape {np.shape(groups)} for {len(x)} pairs")
     # the same pairs in any order are the same question: draws go by position
     rows = sorted(zip(x.tolist(), y.tolist(), [""]*len(x) if groups is None else map(str, groups)))
     return dict(_correlation(tuple(rows), groups is not None, n_boot, n_perm, level, seed))
 
+# %% ../../nbs/metrics/03_correlation.ipynb #c6b45980
 @lru_cache(maxsize=256)
 def _correlation(rows, grouped, n_boot, n_perm, level, seed):
     from scipy import stats as ss
@@ -138,10 +148,13 @@ def _correlation(rows, grouped, n_boot, n_perm, level, seed):
     out = dict(n=len(x), permutation="exact" if exact else f"{n_perm} random")
     tests = dict(pearson_r=ss.pearsonr, spearman_rho=ss.spearmanr, kendall_tau=ss.kendalltau)
     for name, f in _CORRELATIONS.items():
-        lo, hi, _ = bootstrap_interval(x, y, statistic=f, level=level, n_boot=n_boot, seed=seed) if len(x) > 8 else (None,)*3
-        r, (u, v) = tests[name](x, y), (ss.rankdata(x), ss.rankdata(y)) if f is spearman_of else (x, y)  # ranks need no second ranking
+        lo, hi, _ = (bootstrap_interval(x, y, statistic=f, level=level, n_boot=n_boot, seed=seed)
+                     if len(x) > 8 else (None,)*3)
+        # ranks need no second ranking
+        r, (u, v) = tests[name](x, y), (ss.rankdata(x), ss.rankdata(y)) if f is spearman_of else (x, y)
         out |= {name: float(r.statistic), f"{name}_lo": lo, f"{name}_hi": hi,
-                f"{name}_perm_p": _permutation_p(pearson_of if f is spearman_of else f, u, v, index, exact), f"{name}_p": float(r.pvalue)}
+                f"{name}_perm_p": _permutation_p(pearson_of if f is spearman_of else f, u, v, index, exact),
+                f"{name}_p": float(r.pvalue)}
     if grouped: out |= _correlation_within(x, y, groups, n_perm, seed)
     return out
 
@@ -170,6 +183,7 @@ def pair_subsets(
     for t in pd.unique(target): out |= {f"target {t}": target == t, f"target {t}, no self": (target == t) & ~self_pair}
     return out
 
+# %% ../../nbs/metrics/03_correlation.ipynb #34bb2bf3
 def correlation_table(
     pairs,                 # frame with source, target, and the columns x and y
     x:str,                 # column: a distance
@@ -181,9 +195,11 @@ def correlation_table(
     rows = []
     for name, keep in pair_subsets(pairs, without).items():
         f = pairs[keep]
-        why = f"only {len(f)} pairs" if len(f) < 3 else next((f"{c} is constant" for c in (x, y) if constant(f[c])), None)
+        why = (f"only {len(f)} pairs" if len(f) < 3
+               else next((f"{c} is constant" for c in (x, y) if constant(f[c])), None))
         rows.append(dict(pairs=name, n=len(f), undefined=why) if why else
-                    dict(pairs=name, **correlation(f[x], f[y], f.target if f.target.nunique() > 1 else None, **kw), undefined=None))
+                    dict(pairs=name, **correlation(f[x], f[y], f.target if f.target.nunique() > 1 else None, **kw),
+                         undefined=None))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/metrics/03_correlation.ipynb #dfdea07f
@@ -201,12 +217,15 @@ def spearman_power(
     n_sim=RESAMPLES,  # simulated studies
     seed=SEED,
 )->float:
-    "Probability that a study of `n` independent pairs finds the rank correlation significant, by simulation."
+    """Probability that a study of `n` independent pairs finds the rank correlation significant, by simulation.
+    `UserError` where there are too few pairs, or rho is out of range."""
     from scipy.stats import t as student
-    if n < 4 or not -1 < rho < 1: raise UserError(f"power needs n >= 4 pairs and rho between -1 and 1: received n={n}, rho={rho}")
+    if n < 4 or not -1 < rho < 1:
+        raise UserError(f"power needs n >= 4 pairs and rho between -1 and 1: received n={n}, rho={rho}")
     rng, r = np.random.default_rng(seed), 2*math.sin(math.pi*rho/6)
     x, e = rng.standard_normal((2, n_sim, n))
     s = np.clip(spearman_of(x, r*x + math.sqrt(1-r*r)*e), -1+1e-15, 1-1e-15)
-    if n <= 8: p = 1 - np.searchsorted(_null_spearman(n), np.abs(s)-1e-9)/math.factorial(n)   # the t approximation is too bold there
+    # the t approximation is too bold there
+    if n <= 8: p = 1 - np.searchsorted(_null_spearman(n), np.abs(s)-1e-9)/math.factorial(n)
     else: p = 2*student.sf(np.abs(s)*np.sqrt((n-2)/(1-s*s)), n-2)
     return float((p < alpha).mean())

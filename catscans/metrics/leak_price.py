@@ -20,10 +20,13 @@ def _mean_and_variance(frame, value):
 
 def _whole(frame, name, value):
     "A tidy frame that can be priced, or a `UserError`"
-    if missing := [c for c in ("source", "target", "fold", value) if c not in frame]: raise UserError(f"the {name} frame lacks the columns {missing}: received {list(frame)}")
+    if missing := [c for c in ("source", "target", "fold", value) if c not in frame]:
+        raise UserError(f"the {name} frame lacks the columns {missing}: received {list(frame)}")
     for c in ("profile", "protocol", "seed"):
-        if c in frame and frame[c].nunique() > 1: raise UserError(f"the {name} frame mixes a {c}: received {sorted(map(str, frame[c].unique()))}; keep one")
-    if frame.duplicated(["source", "target", "fold"]).any(): raise UserError(f"the {name} frame holds a fold twice; keep one")
+        if c in frame and frame[c].nunique() > 1:
+            raise UserError(f"the {name} frame mixes a {c}: received {sorted(map(str, frame[c].unique()))}; keep one")
+    if frame.duplicated(["source", "target", "fold"]).any():
+        raise UserError(f"the {name} frame holds a fold twice; keep one")
     if frame[value].isna().any(): raise UserError(f"the {name} frame has no {value} for some folds; run them again")
     return {k: f for k, f in frame.groupby(["source", "target"], sort=False)}
 
@@ -33,21 +36,28 @@ def price(
     grouped,                   # tidy frame of the leak-free one
     value="auc_ovr_weighted",  # column
     level=.95,                 # of the interval
-    part:bool=False,           # True: of a part of the grid, pairs that only one protocol has are left out; `.attrs["missing"]` names them
+    part:bool=False,           # True: pairs that only one protocol has are left out; `.attrs["missing"]` names them
 ):  # frame: target, source, published, grouped, price, lo, hi, p, rank_published, rank_grouped
-    "What a leak adds to each pair: mean under `published` minus mean under `grouped`, with a corrected interval."
+    """What a leak adds to each pair: mean under `published` minus mean under `grouped`,
+    with a corrected interval. `UserError` where a frame is not whole, or its pairs are not those of the other."""
     import pandas as pd
     from scipy.stats import t as student
     a, b = _whole(published, "published", value), _whole(grouped, "grouped", value)
-    lone = [(s, t, name) for one, other, name in ((a, b, "grouped"), (b, a, "published")) for s, t in one if (s, t) not in other]
+    lone = [(s, t, name) for one, other, name in ((a, b, "grouped"), (b, a, "published")) for s, t in one
+            if (s, t) not in other]
     if lone and (not part or len(lone) == len(a) + len(b)):
-        raise UserError(f"pairs that only one of the protocols has: {', '.join(f'{s} -> {t} (not under {p})' for s, t, p in lone[:5])}{' ...' if len(lone) > 5 else ''}; run them under both, or leave them out")
+        raise UserError("pairs that only one of the protocols has: "
+                        f"{', '.join(f'{s} -> {t} (not under {p})' for s, t, p in lone[:5])}"
+                        f"{' ...' if len(lone) > 5 else ''}; run them under both, or leave them out")
     rows = []
     for source, target in (k for k in a if k in b):
-        (ma, va, da), (mb, vb, db) = _mean_and_variance(a[source, target], value), _mean_and_variance(b[source, target], value)
-        se = np.sqrt(va + vb); df = (va + vb)**2/(va**2/da + vb**2/db) if se > 0 else da + db
+        (ma, va, da), (mb, vb, db) = (_mean_and_variance(a[source, target], value),
+                                      _mean_and_variance(b[source, target], value))
+        se = np.sqrt(va + vb)
+        df = (va + vb)**2/(va**2/da + vb**2/db) if se > 0 else da + db
         half, d = student.ppf((1+level)/2, df)*se, ma - mb
-        rows.append(dict(target=target, source=source, published=ma, grouped=mb, price=d, lo=d-half, hi=d+half, p=float(2*student.sf(abs(d)/se, df)) if se > 0 else float(d == 0)))
+        rows.append(dict(target=target, source=source, published=ma, grouped=mb, price=d, lo=d-half, hi=d+half,
+                         p=float(2*student.sf(abs(d)/se, df)) if se > 0 else float(d == 0)))
     out = pd.DataFrame(rows)
     for c in ("published", "grouped"): out[f"rank_{c}"] = out.groupby("target")[c].rank(ascending=False)
     out = out.sort_values(["target", "rank_grouped"], kind="stable").reset_index(drop=True)
@@ -66,6 +76,7 @@ def ranking_change(
     for target, f in prices[~prices.source.isin(leave_out)].groupby("target", sort=False):
         tau = kendalltau(f.published, f.grouped) if len(f) > 1 else None
         top = [f.source[f[c].idxmax()] for c in ("published", "grouped")]
-        rows.append(dict(target=target, sources=len(f), kendall_tau=float(tau.statistic) if tau else np.nan, tau_p=float(tau.pvalue) if tau else np.nan,
-                         top_published=top[0], top_grouped=top[1], same_top=top[0] == top[1], mean_price=float(f.price.mean())))
+        rows.append(dict(target=target, sources=len(f), kendall_tau=float(tau.statistic) if tau else np.nan,
+                         tau_p=float(tau.pvalue) if tau else np.nan, top_published=top[0], top_grouped=top[1],
+                         same_top=top[0] == top[1], mean_price=float(f.price.mean())))
     return pd.DataFrame(rows)

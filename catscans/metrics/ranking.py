@@ -36,6 +36,7 @@ def spearman(
     s = np.asarray(score, float)
     return spearman_of(s, np.broadcast_to(np.asarray(auc, float), s.shape))
 
+# %% ../../nbs/metrics/04_ranking.ipynb #7df246ef
 TIES = ("mean", "first", "best", "worst")   # what is taken where several sources share the highest score
 
 def regret(
@@ -46,7 +47,8 @@ def regret(
     "What is lost by taking the source with the highest score; the mean where several share it."
     s, a = np.asarray(score, float), np.asarray(auc, float)
     top = s == s.max(-1, keepdims=True)
-    taken = dict(mean=lambda: (top*a).sum(-1)/top.sum(-1), first=lambda: a[top.argmax(-1)], best=lambda: np.where(top, a, -np.inf).max(-1), worst=lambda: np.where(top, a, np.inf).min(-1))
+    taken = dict(mean=lambda: (top*a).sum(-1)/top.sum(-1), first=lambda: a[top.argmax(-1)],
+                 best=lambda: np.where(top, a, -np.inf).max(-1), worst=lambda: np.where(top, a, np.inf).min(-1))
     return 100*(a.max() - taken[choose("ties", ties, TIES)]())
 
 STATISTICS = dict(weighted_tau=weighted_tau, spearman_rho=spearman, regret=regret)
@@ -54,27 +56,40 @@ STATISTICS = dict(weighted_tau=weighted_tau, spearman_rho=spearman, regret=regre
 # %% ../../nbs/metrics/04_ranking.ipynb #45792223
 def _targets(pairs, direction=1):
     "target -> (score, auc, group), checked"
-    if missing := [c for c in ("target", "source", "score", "auc") if c not in pairs]: raise UserError(f"pairs: columns {', '.join(missing)} are missing; received {', '.join(map(str, pairs))}")
-    if direction not in (1, -1): raise UserError(f"direction: received {direction!r}, allowed are +1 (larger promises better transfer) and -1 (a distance)")
-    if (twice := pairs.duplicated(["target", "source"])).any(): raise UserError(f"pairs: {' -> '.join(pairs.loc[twice, ['source', 'target']].iloc[0])} is there twice; give one row per pair")
+    if missing := [c for c in ("target", "source", "score", "auc") if c not in pairs]:
+        raise UserError(f"pairs: columns {', '.join(missing)} are missing; received {', '.join(map(str, pairs))}")
+    if direction not in (1, -1):
+        raise UserError(f"direction: received {direction!r}, "
+                        "allowed are +1 (larger promises better transfer) and -1 (a distance)")
+    if (twice := pairs.duplicated(["target", "source"])).any():
+        raise UserError(f"pairs: {' -> '.join(pairs.loc[twice, ['source', 'target']].iloc[0])} is there twice; "
+                        "give one row per pair")
     for c in ("score", "auc"):
         if (bad := ~np.isfinite(pairs[c].to_numpy(float))).any():
             r = pairs[bad].iloc[0]
-            raise UserError(f"pairs: {c} of {r.source} -> {r.target} is {r[c]} ({bad.sum()} such rows); leave the pair out, for every estimator")
-    if not pairs.auc.between(0, 1).all(): raise UserError(f"pairs: auc is {pairs.auc[~pairs.auc.between(0, 1)].iloc[0]:g}, allowed are shares from 0 to 1")
-    out = {t: (direction*g.score.to_numpy(float), g.auc.to_numpy(float), g.group.iloc[0] if "group" in g else t) for t, g in pairs.groupby("target", sort=False)}
-    if few := [t for t, (s, *_) in out.items() if len(s) < 2]: raise UserError(f"pairs: target {few[0]} has one source; a comparison needs at least 2")
+            raise UserError(f"pairs: {c} of {r.source} -> {r.target} is {r[c]} ({bad.sum()} such rows); "
+                            "leave the pair out, for every estimator")
+    if not pairs.auc.between(0, 1).all():
+        raise UserError(f"pairs: auc is {pairs.auc[~pairs.auc.between(0, 1)].iloc[0]:g}, "
+                        "allowed are shares from 0 to 1")
+    out = {t: (direction*g.score.to_numpy(float), g.auc.to_numpy(float), g.group.iloc[0] if "group" in g else t)
+           for t, g in pairs.groupby("target", sort=False)}
+    if few := [t for t, (s, *_) in out.items() if len(s) < 2]:
+        raise UserError(f"pairs: target {few[0]} has one source; a comparison needs at least 2")
     if not out: raise UserError("pairs: received no row")
     return out
 
+# %% ../../nbs/metrics/04_ranking.ipynb #34f68a4a
 def per_target(
     pairs:pd.DataFrame,  # target, source, score, auc
     direction:int=1,     # +1: larger scores promise better transfer; -1: a distance
 )->pd.DataFrame: # index: target; group, n, tied_scores, tied_aucs (pairs of candidates), and the keys of `STATISTICS`
-    "The statistics of every target."
+    "The statistics of every target. `UserError` where pairs are missing, double or out of range."
     tied = lambda v: int(sum(k*(k-1)//2 for k in np.unique(v, return_counts=True)[1]))
-    return pd.DataFrame({t: dict(group=g, n=len(s), tied_scores=tied(s), tied_aucs=tied(a), **{k: float(f(s, a)) for k, f in STATISTICS.items()})
-                         for t, (s, a, g) in _targets(pairs, direction).items()}).T.infer_objects().rename_axis("target")
+    return pd.DataFrame({t: dict(group=g, n=len(s), tied_scores=tied(s), tied_aucs=tied(a),
+                                 **{k: float(f(s, a)) for k, f in STATISTICS.items()})
+                         for t, (s, a, g) in _targets(pairs, direction).items()
+                         }).T.infer_objects().rename_axis("target")
 
 # %% ../../nbs/metrics/04_ranking.ipynb #de72d35c
 ENOUGH = 6   # targets (families, where there are some), from which on an interval is given
@@ -96,6 +111,7 @@ def over_groups(
     draw = np.random.default_rng(seed).integers(0, len(names), (n_boot, len(names)))
     return float(v.mean()), *map(float, np.quantile(total[draw].sum(1)/count[draw].sum(1), [(1-level)/2, (1+level)/2]))
 
+# %% ../../nbs/metrics/04_ranking.ipynb #ce29bab3
 def permutation_p(
     pairs:pd.DataFrame,
     direction:int=1,
@@ -106,7 +122,8 @@ def permutation_p(
     rng, seen, chance = np.random.default_rng(seed), [], []
     for s, a, _ in _targets(pairs, direction).values():
         if np.isnan(t := weighted_tau(s, a)): continue
-        seen.append(t); chance.append(weighted_tau(rng.permuted(np.tile(s, (n_perm, 1)), axis=1), a))
+        seen.append(t)
+        chance.append(weighted_tau(rng.permuted(np.tile(s, (n_perm, 1)), axis=1), a))
     if not seen: return None
     return float((1 + (np.abs(np.mean(chance, 0)) >= abs(np.mean(seen)) - 1e-12).sum())/(n_perm + 1))
 
@@ -120,27 +137,32 @@ def replicates(
     "Two noisy replicates of a truth that was observed once with noise."
     a = np.asarray(auc, float)
     v = a.var(ddof=1)
-    sd = min(sd, np.sqrt(v))          # an estimate may exceed what it is a part of: replicates must not be wider than the data
+    # an estimate may exceed what it is a part of: replicates must not be wider than the data
+    sd = min(sd, np.sqrt(v))
     truth = a.mean() + (np.sqrt(max(0., 1 - sd**2/v)) if v > 0 else 0)*(a - a.mean())
     return truth, *(truth + sd*rng.standard_normal((n_sim, a.size)) for _ in range(2))
 
+# %% ../../nbs/metrics/04_ranking.ipynb #f9095dd8
 def ceiling(
     pairs:pd.DataFrame,
     noise,               # standard deviation of an AUC (share of one): a number, or target -> number
     n_sim:int=200,
     seed:int=SEED,
-)->dict: # for each key k of `STATISTICS`: k of one noisy replicate against another, k_known of the truth against one; means over targets and simulations
-    "What can be reached."
+)->dict: # for each key k of `STATISTICS`: k and k_known, means over targets and simulations
+    """What can be reached: k of one noisy replicate against another, k_known of the truth against one.
+    `UserError` where a target has no noise."""
     rng, out = np.random.default_rng(seed), {f"{k}{e}": [] for k in STATISTICS for e in ("", "_known")}
     targets = _targets(pairs.assign(score=0.))
     sd = dict(noise) if hasattr(noise, "keys") else dict.fromkeys(targets, float(noise))
-    if missing := [t for t in targets if t not in sd]: raise UserError(f"noise: no value for target {', '.join(missing)}")
+    if missing := [t for t in targets if t not in sd]:
+        raise UserError(f"noise: no value for target {', '.join(missing)}")
     for t, (_, a, _) in targets.items():
         truth, x, y = replicates(a, sd[t], n_sim if sd[t] > 0 else 1, rng)
         for k, f in STATISTICS.items():
             out[k].append(np.nan_to_num(np.mean([f(u, v) for u, v in zip(x, y)])))
             # a truth without differences knows nothing: no correlation, and a random choice
-            out[f"{k}_known"].append(np.mean([f(truth, v) for v in y]) if np.ptp(truth) > 1e-12 or k == "regret" else 0.)
+            out[f"{k}_known"].append(
+                np.mean([f(truth, v) for v in y]) if np.ptp(truth) > 1e-12 or k == "regret" else 0.)
     return {k: float(np.mean(v)) for k, v in out.items()}
 
 # %% ../../nbs/metrics/04_ranking.ipynb #804605fa
@@ -149,23 +171,30 @@ def repeats(
     protocol:str|None=None,  # default: the profile's
 )->pd.DataFrame: # target, source, seed, auc (mean over folds)
     "The AUC of every finished pair and seed of a profile, from its records."
-    rows = [(r["target"], r["source"], r["seed"], r["metrics"]["auc_ovr_weighted_mean"]) for s in seeds_of(get_profile(profile)) for r in load_all(profile, protocol, s) if r["kind"] == "finetune"]
+    rows = [(r["target"], r["source"], r["seed"], r["metrics"]["auc_ovr_weighted_mean"])
+            for s in seeds_of(get_profile(profile)) for r in load_all(profile, protocol, s) if r["kind"] == "finetune"]
     return pd.DataFrame(rows, columns=["target", "source", "seed", "auc"])
 
-def _by_chance(auc): return 100*(np.max(auc, 0) - np.mean(auc, 0))   # AUC points that a random choice loses; (sources, ...)
+# AUC points that a random choice loses; (sources, ...)
+def _by_chance(auc): return 100*(np.max(auc, 0) - np.mean(auc, 0))
 
 def between_seeds(
     auc,  # (sources, seeds), at least 2 x 2
-)->dict: # sd: of one seed's AUC, residual; sd_seed: of what a seed adds to all sources; icc, icc_mean: consistency of one seed and of the mean of all (ICC(3,1), ICC(3,k)); p_sources: of the F test that all sources are equal; and of pairs of seeds, k of `STATISTICS`, top1 and regret_random
-    "How well one seed knows what another says, within one target."
+)->dict: # sd, sd_seed, icc, icc_mean, p_sources; of pairs of seeds: the keys of `STATISTICS`, top1, regret_random
+    """How well one seed knows what another says, within one target. sd: of one seed's AUC, residual; sd_seed: of what a
+    seed adds to all sources; icc, icc_mean: consistency of one seed and of the mean of all (ICC(3,1), ICC(3,k));
+    p_sources: of the F test that all sources are equal."""
     from scipy.stats import f as f_test
-    x = np.asarray(auc, float); n, k = x.shape
+    x = np.asarray(auc, float)
+    n, k = x.shape
     rest = x - x.mean(1, keepdims=True) - x.mean(0) + x.mean()
     noise, rows, cols = (rest**2).sum()/((n-1)*(k-1)), k*x.mean(1).var(ddof=1), n*x.mean(0).var(ddof=1)
     both = [(x[:, i], x[:, j]) for i in range(k) for j in range(k) if i != j]
-    with np.errstate(invalid="ignore", divide="ignore"): icc = np.array([(rows - noise)/(rows + (k-1)*noise), (rows - noise)/rows])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        icc = np.array([(rows - noise)/(rows + (k-1)*noise), (rows - noise)/rows])
     p = f_test.sf(rows/noise, n - 1, (n-1)*(k-1)) if noise > 1e-20 else float(rows <= 1e-20)
-    return dict(sd=noise**.5, sd_seed=max(0., (cols - noise)/n)**.5, icc=icc[0], icc_mean=icc[1], p_sources=p, **{s: np.mean([f(a, b) for a, b in both]) for s, f in STATISTICS.items()},
+    return dict(sd=noise**.5, sd_seed=max(0., (cols - noise)/n)**.5, icc=icc[0], icc_mean=icc[1], p_sources=p,
+                **{s: np.mean([f(a, b) for a, b in both]) for s, f in STATISTICS.items()},
                 top1=np.mean([a.argmax() == b.argmax() for a, b in both]), regret_random=_by_chance(x).mean())
 
 # %% ../../nbs/metrics/04_ranking.ipynb #f67ff08b
@@ -174,25 +203,39 @@ def reliability(
     protocol:str|None=None, # default: the profile's
     baseline:bool=False,    # count random initialisation among the candidates
     n_sim:int=200, seed:int=SEED,
-)->pd.DataFrame: # index: target, then "all" (means over targets); sources, seeds, `between_seeds`, and k_ceiling, k_known of `ceiling`; attrs["note"]: what is missing
-    "Reliability of transfer results over seeds: what chance does to a cell and to a choice, and what any estimator can reach against one seed."
-    frame, all_of = (repeats(of, protocol), f"catscans run --profile {of}") if isinstance(of, str) else (of, "the other seeds")
-    if (twice := frame.duplicated(["target", "source", "seed"])).any(): raise UserError(f"{' -> '.join(frame.loc[twice, ['source', 'target']].iloc[0])} is there twice with one seed")
+)->pd.DataFrame: # index: target, then "all" (means over targets); attrs["note"]: what is missing
+    """Reliability of transfer results over seeds: what chance does to a cell and to a choice, and what any estimator
+    can reach against one seed. Columns: sources, seeds, those of `between_seeds`, and k_ceiling, k_known of `ceiling`.
+    `UserError` where a pair is there twice with one seed."""
+    frame, all_of = ((repeats(of, protocol), f"catscans run --profile {of}") if isinstance(of, str)
+                     else (of, "the other seeds"))
+    if (twice := frame.duplicated(["target", "source", "seed"])).any():
+        raise UserError(f"{' -> '.join(frame.loc[twice, ['source', 'target']].iloc[0])} is there twice with one seed")
     f, out, lost = frame if baseline else frame[frame.source != "random"], {}, []
     wide = f.pivot(index=["target", "source"], columns="seed", values="auc")
     seeds = _seeds(wide)
     for t in f.target.unique() if seeds else ():
-        x = wide.loc[t, seeds]; lost += [f"{s} -> {t}" for s in x.index[x.isna().any(axis=1)]]
-        if len(x := x.dropna()) < 2: lost += [f"{s} -> {t} (alone)" for s in x.index]; continue
+        x = wide.loc[t, seeds]
+        lost += [f"{s} -> {t}" for s in x.index[x.isna().any(axis=1)]]
+        if len(x := x.dropna()) < 2:
+            lost += [f"{s} -> {t} (alone)" for s in x.index]
+            continue
         got = between_seeds(x)
-        top = [ceiling(pd.DataFrame(dict(target=t, source=x.index, auc=x[s].to_numpy())), got["sd"], n_sim, seed) for s in seeds]   # each seed is one observation with that noise
-        out[t] = dict(sources=len(x), seeds=len(seeds)) | got | {f"{k}{e}": np.mean([c[f"{k}{w}"] for c in top]) for k in STATISTICS for e, w in (("_ceiling", ""), ("_known", "_known"))}
+        # each seed is one observation with that noise
+        top = [ceiling(pd.DataFrame(dict(target=t, source=x.index, auc=x[s].to_numpy())), got["sd"], n_sim, seed)
+               for s in seeds]
+        out[t] = dict(sources=len(x), seeds=len(seeds)) | got | {
+            f"{k}{e}": np.mean([c[f"{k}{w}"] for c in top])
+            for k in STATISTICS for e, w in (("_ceiling", ""), ("_known", "_known"))}
     table = pd.DataFrame(out).T.rename_axis("target")
     if len(table): table.loc["all"] = table.mean()
-    table.attrs["note"] = f"not run yet: no target has two sources with two seeds; do {all_of}" if not len(table) else \
-        f"{int(table.sources[:-1].sum())} cells with the seeds {', '.join(map(str, seeds))}" + (f"; left out, because one of these is missing: {', '.join(lost)}" if lost else "")
+    table.attrs["note"] = (
+        f"not run yet: no target has two sources with two seeds; do {all_of}" if not len(table) else
+        f"{int(table.sources[:-1].sum())} cells with the seeds {', '.join(map(str, seeds))}"
+        + (f"; left out, because one of these is missing: {', '.join(lost)}" if lost else ""))
     return table
 
+# %% ../../nbs/metrics/04_ranking.ipynb #175c41aa
 def _seeds(wide):
     "the seeds that leave most to compare: a seed that has just begun, and whose cells are few, is not counted yet"
     order = wide.notna().sum().sort_values(ascending=False, kind="stable").index
@@ -206,28 +249,39 @@ def agreement(
     noise=None,           # of `ceiling`, or its result
     level:float=.95,
     n_boot:int=RESAMPLES, n_perm:int=RESAMPLES, seed:int=SEED,
-)->dict: # pairs, targets, groups, undefined, tied_scores, permutation_p, regret_random (what a random choice loses), and k, k_lo, k_hi, k_ceiling, k_known, k_values for each statistic k
-    "How well one estimator agrees with transferability; `k_values` (the plain values) only where targets are too few for an interval."
+)->dict: # pairs, targets, groups, undefined, tied_scores, permutation_p, regret_random, and for each statistic k: k...
+    """How well one estimator agrees with transferability; `k_values` (the plain values) only where targets are too few
+    for an interval. regret_random is what a random choice loses; each statistic k has k, k_lo, k_hi, k_ceiling, k_known
+    and k_values."""
     t = per_target(pairs, direction)
-    out = dict(pairs=int(t.n.sum()), targets=len(t), groups=t.group.nunique(), undefined=int(t.weighted_tau.isna().sum()), tied_scores=int(t.tied_scores.sum()),
-               permutation_p=permutation_p(pairs, direction, n_perm, seed), regret_random=float(pairs.groupby("target").auc.agg(_by_chance).mean()))
-    top = {} if noise is None else noise if hasattr(noise, "keys") and set(STATISTICS) <= set(noise) else ceiling(pairs, noise, seed=seed)
+    out = dict(pairs=int(t.n.sum()), targets=len(t), groups=t.group.nunique(),
+               undefined=int(t.weighted_tau.isna().sum()), tied_scores=int(t.tied_scores.sum()),
+               permutation_p=permutation_p(pairs, direction, n_perm, seed),
+               regret_random=float(pairs.groupby("target").auc.agg(_by_chance).mean()))
+    top = ({} if noise is None else noise if hasattr(noise, "keys") and set(STATISTICS) <= set(noise)
+           else ceiling(pairs, noise, seed=seed))
     for k in STATISTICS:
         out[k], out[f"{k}_lo"], out[f"{k}_hi"] = over_groups(t[k], t.group, level, n_boot, seed)
         out[f"{k}_ceiling"], out[f"{k}_known"] = top.get(k), top.get(f"{k}_known")
         out[f"{k}_values"] = None if out[f"{k}_lo"] is not None else t[k].round(4).to_dict()
     return out
 
+# %% ../../nbs/metrics/04_ranking.ipynb #94d71721
 def table(
     many:dict,          # estimator -> pairs
     directions=None,    # estimator -> direction; default +1
     noise=None, **kw,   # of `agreement`
 )->pd.DataFrame: # index: estimator
-    "`agreement` of several estimators on identical pairs, the best weighted tau first."
+    """`agreement` of several estimators on identical pairs, the best weighted tau first.
+    `UserError` where their pairs differ."""
     first = None
     for name, p in many.items():
         mine = set(zip(p.target, p.source))
         first = first or (name, mine)
-        if mine != first[1]: raise UserError(f"{name} and {first[0]} do not have the same pairs ({len(mine)} and {len(first[1])}): compare estimators on identical candidates")
+        if mine != first[1]:
+            raise UserError(f"{name} and {first[0]} do not have the same pairs ({len(mine)} and {len(first[1])}): "
+                            "compare estimators on identical candidates")
     if noise is not None: noise = ceiling(next(iter(many.values())), noise)     # the truth is the same for all
-    return pd.DataFrame({n: agreement(p, (directions or {}).get(n, 1), noise, **kw) for n, p in many.items()}).T.sort_values("weighted_tau", ascending=False)
+    return pd.DataFrame({
+        n: agreement(p, (directions or {}).get(n, 1), noise, **kw) for n, p in many.items()
+    }).T.sort_values("weighted_tau", ascending=False)

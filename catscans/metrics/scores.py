@@ -16,27 +16,34 @@ def _checked(y, p, hard=False, absent="error"):
     choose("treatment of absent classes", absent, ("error", "skip"))
     y, p = np.asarray(y), np.asarray(p)
     if y.ndim != 1 or p.ndim != 2 or len(y) != len(p) or p.shape[-1] < 2:
-        raise UserError(f"y must be (n,) class indices and p (n, C) softmax scores with C >= 2: received shapes {y.shape} and {p.shape}"
-                        + ("; a vector of decisions or of one score is not enough, give one column per class" if p.ndim == 1 else ""))
+        raise UserError("y must be (n,) class indices and p (n, C) softmax scores with C >= 2: "
+                        f"received shapes {y.shape} and {p.shape}"
+                        + ("; a vector of decisions or of one score is not enough, give one column per class"
+                           if p.ndim == 1 else ""))
     if not len(y): raise UserError("y and p are empty: nothing was held out, check the split")
     if not (np.issubdtype(y.dtype, np.integer) and y.min() >= 0 and y.max() < p.shape[1]):
-        raise UserError(f"y must be whole class indices 0..{p.shape[1]-1}: received {y.dtype} values {np.unique(y)[:10].tolist()}")
+        raise UserError(f"y must be whole class indices 0..{p.shape[1]-1}: "
+                        f"received {y.dtype} values {np.unique(y)[:10].tolist()}")
     if not np.issubdtype(p.dtype, np.floating):
-        raise UserError(f"p must be softmax scores: received {p.dtype}, which looks like thresholded decisions; give the raw scores")
+        raise UserError(f"p must be softmax scores: received {p.dtype}, which looks like thresholded decisions; "
+                        "give the raw scores")
     if not np.isfinite(p).all():
         raise UserError(f"{int((~np.isfinite(p)).any(1).sum())} of {len(p)} rows of scores are NaN or infinite: "
                         "the network diverged, lower its learning rate")
     sums = p.sum(1, dtype="float64")
     if p.min() < -1e-6 or np.abs(sums-1).max() > .01:
-        raise UserError(f"rows of p must be softmax scores that sum to 1: received sums from {sums.min():.3g} to {sums.max():.3g}; apply softmax first")
+        raise UserError("rows of p must be softmax scores that sum to 1: "
+                        f"received sums from {sums.min():.3g} to {sums.max():.3g}; apply softmax first")
     if not hard and np.isin(p, (0, 1)).all():
         raise UserError("every score is exactly 0 or 1: these are thresholded decisions; give the raw scores "
                         "(or pass hard=True for a network known to be saturated)")
     n = np.bincount(y, minlength=p.shape[1])
-    if (n > 0).sum() < 2: raise UserError(f"all {len(y)} images are of class {y[0]}: a ranking needs two classes, check the split")
+    if (n > 0).sum() < 2:
+        raise UserError(f"all {len(y)} images are of class {y[0]}: a ranking needs two classes, check the split")
     if absent == "error" and (n == 0).any():
-        raise UserError(f"class {np.flatnonzero(n == 0).tolist()} of {len(n)} has no image in y: received counts {n.tolist()}; "
-                        "use folds that hold every class, or pass absent='skip' to average over the classes that are there")
+        raise UserError(f"class {np.flatnonzero(n == 0).tolist()} of {len(n)} has no image in y: "
+                        f"received counts {n.tolist()}; use folds that hold every class, "
+                        "or pass absent='skip' to average over the classes that are there")
     return y, p.astype("float64"), n
 
 # %% ../../nbs/metrics/01_scores.ipynb #8273cf0c
@@ -61,7 +68,8 @@ def auc_ovr_weighted(
     hard=False,     # accept a saturated network, whose scores are all exactly 0 or 1
     absent="error", # a class without an image in `y`: "error", or "skip": its weight is zero
 )->float:
-    "One-vs-rest area under the ROC curve, classes weighted by their share of `y` (section IV.A). Two classes: the ordinary AUC of column 1."
+    """One-vs-rest area under the ROC curve, classes weighted by their share of `y` (section IV.A).
+    Two classes: the ordinary AUC of column 1. `UserError` where scores and labels do not fit."""
     from sklearn.metrics import roc_auc_score
     y, p, n = _checked(y, p, hard, absent)
     return _average(_per_class(roc_auc_score, y, p, n), n, "weighted")
@@ -72,7 +80,8 @@ def auc_ovr_macro(
     hard=False,     # accept a saturated network, whose scores are all exactly 0 or 1
     absent="error", # a class without an image in `y`: "error", or "skip": the mean is over the others
 )->float:
-    "One-vs-rest area under the ROC curve, every class alike. Two classes: the ordinary AUC of column 1, equal to the weighted one."
+    """One-vs-rest area under the ROC curve, every class alike. Two classes:
+    the ordinary AUC of column 1, equal to the weighted one. `UserError` where scores and labels do not fit."""
     from sklearn.metrics import roc_auc_score
     y, p, n = _checked(y, p, hard, absent)
     return _average(_per_class(roc_auc_score, y, p, n), n, "macro")
@@ -85,7 +94,8 @@ def average_precision(
     hard=False,      # accept a saturated network, whose scores are all exactly 0 or 1
     absent="error",  # a class without an image in `y`: "error" or "skip"
 )->float:
-    "Average precision of each class against the rest, averaged over all classes, also when there are only two."
+    """Average precision of each class against the rest, averaged over all classes, also when there are only two.
+    `UserError` where scores and labels do not fit."""
     from sklearn.metrics import average_precision_score
     y, p, n = _checked(y, p, hard, absent)
     return _average(_per_class(average_precision_score, y, p, n), n, average)
@@ -135,7 +145,7 @@ def summarise(
     p,            # (n, C) softmax scores
     classes=None, # C names; default: "0", "1", ...
 )->dict: # plain numbers, ready for JSON
-    "Every metric of one set of held-out predictions."
+    "Every metric of one set of held-out predictions. `UserError` where scores, labels or names do not fit."
     from sklearn.metrics import average_precision_score, roc_auc_score
     kw = dict(hard=True, absent="skip")
     raw, (y, p, n) = p, _checked(y, p, **kw)
@@ -150,14 +160,16 @@ def summarise(
         average_precision_macro=_average(ap, n, "macro"), average_precision_weighted=_average(ap, n, "weighted"),
         accuracy=accuracy(y, p), balanced_accuracy=balanced_accuracy(y, p), brier=brier(y, p), ece=ece(y, p), n=len(y),
         absent=[classes[c] for c in np.flatnonzero(n == 0)], saturated=float(np.isin(raw, (0, 1)).all(1).mean()),
-        per_class={k: dict(auc=num(auc, c), average_precision=num(ap, c), recall=num(recall, c), n=int(n[c])) for c, k in enumerate(classes)})
+        per_class={k: dict(auc=num(auc, c), average_precision=num(ap, c), recall=num(recall, c), n=int(n[c]))
+                   for c, k in enumerate(classes)})
 
 # %% ../../nbs/metrics/01_scores.ipynb #394f9437
 def _curves(y, p, classes, one):
     import pandas as pd
     y, p, n = _checked(y, p, hard=True, absent="skip")
     classes = range(p.shape[1]) if classes is None else classes
-    return pd.concat([pd.DataFrame(one(y == c, _ranking(p, c))).assign(**{"class": str(k), "n": n[c]}) for c, k in enumerate(classes) if n[c]], ignore_index=True)
+    return pd.concat([pd.DataFrame(one(y == c, _ranking(p, c))).assign(**{"class": str(k), "n": n[c]})
+                      for c, k in enumerate(classes) if n[c]], ignore_index=True)
 
 def roc(
     y,            # (n,) class index

@@ -11,20 +11,23 @@ from ..core.basics import UserError, choose
 
 # %% ../../nbs/metrics/00_transferability.ipynb #19414217
 def transferability(
-    frame:pd.DataFrame,            # source, target, fold, auc_ovr_weighted; profile, protocol and seed where there are several
-    baseline="random",             # "random": random initialisation; "self": the pair (target, target); or a mapping from target to AUC
+    frame:pd.DataFrame,            # source, target, fold, auc_ovr_weighted; profile, protocol and seed where several
+    baseline="random",             # "random": random initialisation; "self": pair (target, target); or target -> AUC
     value:str="auc_ovr_weighted",  # the metric
 )->pd.DataFrame: # the columns that name a fold, and transferability in percent
-    "Eq. 1 per fold, for all sources but random initialisation."
+    "Eq. 1 per fold, for all sources but random initialisation. `UserError` where a baseline is missing or double."
     keys = [k for k in ("profile", "protocol", "seed") if k in frame] + ["target", "fold"]
     if isinstance(baseline, str):
         choose("baseline", baseline, ("random", "self"))
         own = frame[frame.source == (frame.target if baseline == "self" else baseline)].set_index(keys)[value]
-        if own.index.has_duplicates: raise UserError(f"two baselines for {dict(zip(keys, own.index[own.index.duplicated()][0]))}: give one result per fold")
+        if own.index.has_duplicates:
+            raise UserError(f"two baselines for {dict(zip(keys, own.index[own.index.duplicated()][0]))}: "
+                            "give one result per fold")
         base = own.reindex(pd.MultiIndex.from_frame(frame[keys])).to_numpy()
     else: base = frame.target.map(dict(baseline)).to_numpy(float)
     out = frame.assign(transferability=100*(frame[value] - base)/base)[["source", *keys, "transferability"]]
     out = out[frame.source != "random"].reset_index(drop=True)
     if (bad := out.transferability.isna()).any():
-        raise UserError(f"no baseline {baseline if isinstance(baseline, str) else 'AUC'!r} for target {', '.join(out.target[bad].unique())}: run it first, or choose another baseline")
+        raise UserError(f"no baseline {baseline if isinstance(baseline, str) else 'AUC'!r} for target "
+                        f"{', '.join(out.target[bad].unique())}: run it first, or choose another baseline")
     return out

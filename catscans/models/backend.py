@@ -35,7 +35,8 @@ _waiting = ContextVar("norms whose averages wait for the end of a block", defaul
 @contextmanager
 def norms_together():
     "Inside, the networks of `fused_norms` put off moving their averages; at the end of the block all move in one sum."
-    norms = []; token = _waiting.set(norms)
+    norms = []
+    token = _waiting.set(norms)
     try: yield
     finally: _waiting.reset(token)
     if norms: _move(norms)
@@ -49,8 +50,11 @@ def _move(norms):
     old, new = fixed([l.momentum for l in layers]), fixed([1-l.momentum for l in layers])
     n = fixed(n) if all(isinstance(k, int) for k in n) else tf.repeat(tf.cast(tf.stack(n), "float32"), sizes)
     mean = old*joined([l.moving_mean for l in layers]) + new*joined(means)
-    variance = old*joined([l.moving_variance for l in layers]) + new*(n-1)/n*joined(variances)   # Keras keeps the biased one
-    for l, m, v in zip(layers, tf.split(mean, sizes), tf.split(variance, sizes)): l.moving_mean.assign(m); l.moving_variance.assign(v)
+    # Keras keeps the biased one
+    variance = old*joined([l.moving_variance for l in layers]) + new*(n-1)/n*joined(variances)
+    for l, m, v in zip(layers, tf.split(mean, sizes), tf.split(variance, sizes)):
+        l.moving_mean.assign(m)
+        l.moving_variance.assign(v)
 
 # %% ../../nbs/models/00_backend.ipynb #e2c99bad
 @functools.cache
@@ -59,10 +63,12 @@ def _fused_norm():
     @keras.saving.register_keras_serializable(package="catscans", name="FusedBatchNormalization")
     class FusedBatchNormalization(keras.layers.BatchNormalization):
         def call(self, inputs, training=None, mask=None):
-            if mask is not None or self.compute_dtype != "float32": return super().call(inputs, training=training, mask=mask)
+            if mask is not None or self.compute_dtype != "float32":
+                return super().call(inputs, training=training, mask=mask)
             update, value = bool(training and self.trainable), lambda v: tf.convert_to_tensor(v.value)
-            out, mean, var = tf.compat.v1.nn.fused_batch_norm(inputs, value(self.gamma), value(self.beta), epsilon=self.epsilon, is_training=update,
-                                                              **({} if update else dict(mean=value(self.moving_mean), variance=value(self.moving_variance))))
+            out, mean, var = tf.compat.v1.nn.fused_batch_norm(
+                inputs, value(self.gamma), value(self.beta), epsilon=self.epsilon, is_training=update,
+                **({} if update else dict(mean=value(self.moving_mean), variance=value(self.moving_variance))))
             if update:
                 n, waiting = inputs.shape[:-1].num_elements(), _waiting.get()
                 new = self, mean, var, tf.reduce_prod(tf.shape(inputs)[:-1]) if n is None else n
@@ -77,7 +83,8 @@ def fused_norms(
     "Let TensorFlow's kernel compute the model's BatchNorm; on another backend the model is left as it is."
     import keras
     if keras.backend.backend() != "tensorflow": return model
-    for l in model.layers:   # the class has no state of its own: a new class is all that is needed, where cloning would build the network twice
+    # the class has no state of its own: a new class is all that is needed, where cloning would build the network twice
+    for l in model.layers:
         if type(l) is keras.layers.BatchNormalization: l.__class__ = _fused_norm()
     return model
 
@@ -101,7 +108,8 @@ def _product_conv():
 def product_convolutions(
     model,  # keras.Model
 ):
-    "Let JAX on a CPU compute 1 x 1 convolutions, and 3 x 3 ones of at most 8 x 8 pixels, as matrix products; elsewhere the model is left as it is."
+    """Let JAX on a CPU compute 1 x 1 convolutions, and 3 x 3 ones of at most 8 x 8 pixels, as matrix products;
+    elsewhere the model is left as it is."""
     import keras
     if keras.backend.backend() != "jax" or on_gpu(): return model
     for l in model.layers:
@@ -124,15 +132,21 @@ def on_gpu()->bool:
     "Whether Keras' backend computes on a GPU here."
     import keras
     backend = keras.backend.backend()
-    if backend == "jax": import jax; return jax.default_backend() != "cpu"
-    if backend == "torch": import torch; return torch.cuda.is_available()
-    import tensorflow as tf; return bool(tf.config.list_physical_devices("GPU"))
+    if backend == "jax":
+        import jax
+        return jax.default_backend() != "cpu"
+    if backend == "torch":
+        import torch
+        return torch.cuda.is_available()
+    import tensorflow as tf
+    return bool(tf.config.list_physical_devices("GPU"))
 
 # %% ../../nbs/models/00_backend.ipynb #5c513860
 @contextmanager
 def uncollected():
     "Python's garbage collector rests in this block."
-    was = gc.isenabled(); gc.disable()
+    was = gc.isenabled()
+    gc.disable()
     try: yield
     finally:
         if was: gc.enable()
@@ -143,12 +157,15 @@ def set_threads(
 )->int:
     "Fix the threads of the backend; must come before the first computation. Returns the number in force."
     with uncollected(): import keras
-    atexit.unregister(gc.freeze); atexit.register(gc.freeze)   # a process that ends need not look through a million objects for garbage: that takes it more than a second
+    atexit.unregister(gc.freeze)
+    # a process that ends need not look through a million objects for garbage: that takes it more than a second
+    atexit.register(gc.freeze)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
         try:
             tf.config.threading.set_intra_op_parallelism_threads(n)
-            tf.config.threading.set_inter_op_parallelism_threads(min(n, 2))  # with one, the step of a ResNet50 takes twice as long
+            # with one, the step of a ResNet50 takes twice as long
+            tf.config.threading.set_inter_op_parallelism_threads(min(n, 2))
         except RuntimeError: pass  # already running: the number in force is reported below
         return tf.config.threading.get_intra_op_parallelism_threads()
     if keras.backend.backend() == "torch":
@@ -162,7 +179,8 @@ def keep_compiled():
     import jax
     if jax.config.jax_compilation_cache_dir: return
     jax.config.update("jax_compilation_cache_dir", str(work_dir("jax")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)   # building a network compiles hundreds of small functions
+    # building a network compiles hundreds of small functions
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 # %% ../../nbs/models/00_backend.ipynb #c5595bac
 def available_memory()->int|None:
@@ -195,15 +213,18 @@ def environment()->dict:
     elif backend == "jax":
         import jax
         device = jax.devices()[0].device_kind
-    return dict(python=platform.python_version(), catscans=catscans.__version__, keras=keras.__version__, tensorflow=v("tensorflow", "tensorflow-cpu"),
-                jax=v("jax"), onednn=os.environ.get("TF_ENABLE_ONEDNN_OPTS") if backend == "tensorflow" else None, numpy=np.__version__, scikit_learn=v("scikit-learn"), backend=backend, device=device, platform=platform.platform())
+    return dict(python=platform.python_version(), catscans=catscans.__version__, keras=keras.__version__,
+                tensorflow=v("tensorflow", "tensorflow-cpu"), jax=v("jax"),
+                onednn=os.environ.get("TF_ENABLE_ONEDNN_OPTS") if backend == "tensorflow" else None,
+                numpy=np.__version__, scikit_learn=v("scikit-learn"), backend=backend, device=device,
+                platform=platform.platform())
 
 # %% ../../nbs/models/00_backend.ipynb #c2eede20
 def gradients_of(
     body,       # keras.Model: images -> features (n, d)
     variables,  # the kernels and scales to differentiate for
     reduce,     # list of gradients -> one array, compiled together with them
-):  # compiled function: images x (n, ...), derivatives at the features u (n, d) -> reduce(gradients of mean_i u_i . features_i)
+):  # compiled function: images x (n, ...), derivatives there u (n, d) -> reduce(gradients of mean_i u_i . features_i)
     "Gradients for weights, of a whole batch, frozen or not. BatchNorm and Dropout are at inference."
     import keras
     backend = choose("Keras backend", keras.backend.backend(), ("tensorflow", "jax", "torch"))
@@ -227,15 +248,18 @@ def gradients_of(
             return mean(body.stateless_call(every, fixed, x, training=False)[0], u)
         run = jax.jit(lambda *a: reduce(jax.grad(loss)(*a)))
         now = lambda vs: [v.value for v in vs]
-        return lambda x, u: np.asarray(run(now(variables), now(body.trainable_variables), now(body.non_trainable_variables), x, u))
+        return lambda x, u: np.asarray(run(now(variables), now(body.trainable_variables),
+                                           now(body.non_trainable_variables), x, u))
     import torch
     def run(x, u):
-        at = [v.value.detach().requires_grad_() for v in variables]      # a frozen weight has no gradient: stand-ins have
+        # a frozen weight has no gradient: stand-ins have
+        at = [v.value.detach().requires_grad_() for v in variables]
         with torch.enable_grad(), keras.StatelessScope(state_mapping=list(zip(variables, at))):
             grads = torch.autograd.grad(mean(body(x, training=False), keras.ops.convert_to_tensor(u)), at)
         return reduce([g.detach() for g in grads]).cpu().numpy()
     return run
 
+# %% ../../nbs/models/00_backend.ipynb #8886076c
 def compiled(
     f,  # function of arrays, written in keras.ops
 ):  # the same, compiled where the backend compiles; numpy arrays go in and come out
@@ -256,17 +280,18 @@ def compiled(
 
 # %% ../../nbs/models/00_backend.ipynb #9f9a39fa
 def pulled_gradients(
-    net,      # keras.Model: [images, and what to add to the output of each watched layer] -> [features (n, d), the input of each watched layer]
+    net,      # keras.Model: [images, what to add to each watched layer's output] -> [features (n, d), their inputs]
     prepare,  # inputs of the layers -> anything; once per batch of images
     reduce,   # (gradients for what was added, what `prepare` gave) -> array
-):  # compiled function: images (n, ...), u (r, n, d) -> sum over r of reduce(gradients of sum_i u[r, i] . features_i, ...)
+):  # compiled: images (n, ...), u (r, n, d) -> sum over r of reduce(gradients of sum_i u[r, i] . features_i, ...)
     "Gradients for outputs of layers: one pass forward, r passes back."
     import keras
     backend = choose("Keras backend", backend_name(), ("tensorflow", "jax", "torch"))
     zeros = lambda n: [keras.ops.zeros((n, *i.shape[1:])) for i in net.inputs[1:]]
     if backend == "tensorflow":
         import tensorflow as tf
-        @tf.function(input_signature=[tf.TensorSpec((None, *net.inputs[0].shape[1:])), tf.TensorSpec((None, None, net.outputs[0].shape[-1]))], autograph=False)
+        @tf.function(input_signature=[tf.TensorSpec((None, *net.inputs[0].shape[1:])),
+                                      tf.TensorSpec((None, None, net.outputs[0].shape[-1]))], autograph=False)
         def run(x, u):
             at = zeros(tf.shape(x)[0])
             with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
@@ -295,5 +320,6 @@ def pulled_gradients(
         with torch.enable_grad(): f, *seen = net([keras.ops.convert_to_tensor(x), *at], training=False)
         with torch.no_grad():
             ready = prepare([s.detach() for s in seen])
-            return sum(reduce(torch.autograd.grad(f, at, v, retain_graph=True), ready) for v in keras.ops.convert_to_tensor(u)).cpu().numpy()
+            return sum(reduce(torch.autograd.grad(f, at, v, retain_graph=True), ready)
+                       for v in keras.ops.convert_to_tensor(u)).cpu().numpy()
     return run

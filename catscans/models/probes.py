@@ -28,17 +28,23 @@ def _sees(x, layer):
     parts = [x[:, i*dh:i*dh + (oh-1)*sh + 1:sh, j*dw:j*dw + (ow-1)*sw + 1:sw] for i in range(kh) for j in range(kw)]
     return ops.reshape(ops.concatenate(parts, -1) if len(parts) > 1 else parts[0], (-1, oh*ow, kh*kw*c))
 
+# %% ../../nbs/models/04_probes.ipynb #4dd7b7ab
 def _informed(layer, x):
-    "input of a layer -> function: gradient at its output -> (filters,) sum over images of the mean squared gradient of each filter's weights"
+    """input of a layer -> function:
+    gradient at its output -> (filters,) sum over images of the mean squared gradient of each filter's weights"""
     from keras import layers, ops
     if isinstance(layer, layers.BatchNormalization):
         shape = (1,)*(len(x.shape) - 1) + (-1,)
-        normal = (x - ops.reshape(layer.moving_mean, shape))*ops.reshape(ops.rsqrt(layer.moving_variance + layer.epsilon), shape)
+        normal = ((x - ops.reshape(layer.moving_mean, shape))
+                  *ops.reshape(ops.rsqrt(layer.moving_variance + layer.epsilon), shape))
         return lambda g: ops.sum(ops.square(ops.sum(g*normal, tuple(range(1, len(x.shape) - 1)))), 0)
     p = _sees(x, layer)
     if isinstance(layer, layers.DepthwiseConv2D):
-        apart = ops.reshape(p, (-1, p.shape[1], int(np.prod(layer.kernel_size)), x.shape[-1]))      # (n, s, weights of a filter, channels)
-        return lambda g: ops.reshape(ops.sum(ops.mean(ops.square(ops.einsum("nsdc,nscm->ndcm", apart, ops.reshape(g, (-1, p.shape[1], *layer.kernel.shape[2:])))), 1), 0), (-1,))
+        # (n, s, weights of a filter, channels)
+        apart = ops.reshape(p, (-1, p.shape[1], int(np.prod(layer.kernel_size)), x.shape[-1]))
+        return lambda g: ops.reshape(ops.sum(ops.mean(ops.square(
+            ops.einsum("nsdc,nscm->ndcm", apart, ops.reshape(g, (-1, p.shape[1], *layer.kernel.shape[2:])))),
+            1), 0), (-1,))
     (s, d), k = p.shape[1:], layer.filters
     flat = lambda g: ops.reshape(g, (-1, s, k))
     if s*(k + d) < k*d:                       # the Gram matrix is cheaper, also for one label
@@ -48,34 +54,46 @@ def _informed(layer, x):
 
 # %% ../../nbs/models/04_probes.ipynb #6641db3f
 def _unfolded(model):
-    "the network with the layers of nested networks in their place, and where each layer begins and ends: name -> (input, output)"
+    """the network with the layers of nested networks in their place, and where each layer begins and ends:
+    name -> (input, output)"""
     import keras
     inner = lambda: [l.name for l in model.layers if isinstance(l, keras.Model)]
-    if not (names := inner()): return model, {l.name: (l.input, l.output) for l in model.layers if l.name == "avg_pool" or getattr(l, "weights", None)}
+    if not (names := inner()):
+        return model, {l.name: (l.input, l.output) for l in model.layers
+                       if l.name == "avg_pool" or getattr(l, "weights", None)}
     ends, left = {}, names
     def call(layer, *a, **kw):
-        y = layer.call(*a, **kw) if isinstance(layer, keras.Model) else layer(*a, **kw)     # a network's own `call` calls its layers one by one
+        # a network's own `call` calls its layers one by one
+        y = layer.call(*a, **kw) if isinstance(layer, keras.Model) else layer(*a, **kw)
         ends[layer.name] = a[0] if a else None, y
         return y
-    while left:                                                                             # one level at a time; once more when all are unfolded, to see the ends of each layer
+    # one level at a time; once more when all are unfolded, to see the ends of each layer
+    while left:
         left = inner()
-        try: model = keras.models.clone_model(keras.Model(model.inputs, model.outputs, name=model.name), model.inputs, clone_function=lambda l: l, call_function=call)
-        except Exception as e: raise UserError(f"{model.name} holds the network {names[0]}, whose layers cannot be put in its place ({(str(e).splitlines() or [type(e).__name__])[0]}); "
-                                               "give a flat one: keras.Model(base.input, head(base.output)), each layer with a name of its own") from None
+        try:
+            model = keras.models.clone_model(keras.Model(model.inputs, model.outputs, name=model.name), model.inputs,
+                                             clone_function=lambda l: l, call_function=call)
+        except Exception as e:
+            raise UserError(f"{model.name} holds the network {names[0]}, whose layers cannot be put in its place "
+                            f"({(str(e).splitlines() or [type(e).__name__])[0]}); give a flat one: "
+                            "keras.Model(base.input, head(base.output)), each layer with a name of its own") from None
     return model, ends
 
+# %% ../../nbs/models/04_probes.ipynb #b6e27454
 def _features(model, ends):
     "the tensor (n, d) that a head would stand on"
     import keras
     dense = [l.name for l in model.layers if isinstance(l, keras.layers.Dense)]
     out = ends["avg_pool"][1] if "avg_pool" in ends else ends[dense[-1]][0] if dense else model.outputs[0]
     if len(out.shape) == 4: out = keras.layers.GlobalAveragePooling2D()(out)
-    if len(out.shape) != 2: raise UserError(f"a probe needs features of shape (images, features): those of {model.name} are {tuple(out.shape)}")
+    if len(out.shape) != 2:
+        raise UserError("a probe needs features of shape (images, features): "
+                        f"those of {model.name} are {tuple(out.shape)}")
     return out
 
 # %% ../../nbs/models/04_probes.ipynb #b7f11bd9
 class Probe:
-    "A network prepared for embedding datasets."
+    "A network prepared for embedding datasets. `UserError` where it is not one that can be a probe."
     def __init__(self,
         model,       # keras.Model; input RGB 0..255 of a fixed size
         name:str="", # for records
@@ -83,20 +101,29 @@ class Probe:
         import keras
         from keras import ops
         conv, norm = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D), keras.layers.BatchNormalization
-        if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or None in model.inputs[0].shape[1:] or model.inputs[0].shape[-1] != 3:
-            raise UserError(f"a probe takes RGB images of one fixed size: the input of {model.name} is {', '.join(str(tuple(i.shape)) for i in model.inputs)}")
+        if (len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or None in model.inputs[0].shape[1:]
+                or model.inputs[0].shape[-1] != 3):
+            raise UserError("a probe takes RGB images of one fixed size: "
+                            f"the input of {model.name} is {', '.join(str(tuple(i.shape)) for i in model.inputs)}")
         self.name, self.model = name or model.name, model
         model, self._ends = _unfolded(model)
         self.body = keras.Model(model.inputs[0], _features(model, self._ends))
-        self._picked = [l for l in self.body.layers if isinstance(l, conv) or isinstance(l, norm) and l.gamma is not None]
-        if not any(isinstance(l, conv) for l in self._picked): raise UserError(f"a probe needs a Conv2D or DepthwiseConv2D layer below its features; {model.name} has none")
+        self._picked = [l for l in self.body.layers
+                        if isinstance(l, conv) or isinstance(l, norm) and l.gamma is not None]
+        if not any(isinstance(l, conv) for l in self._picked):
+            raise UserError(f"a probe needs a Conv2D or DepthwiseConv2D layer below its features; "
+                            f"{model.name} has none")
         weights = [l.gamma if isinstance(l, norm) else l.kernel for l in self._picked]
         if odd := [v.path for v in self.body.weights if len(v.shape) > 3 and all(v is not w for w in weights)]:
-            raise UserError(f"{model.name}: a probe knows the kernels of Conv2D and DepthwiseConv2D, and {odd[0]} is none of them; give a network without such layers")
+            raise UserError(f"{model.name}: a probe knows the kernels of Conv2D and DepthwiseConv2D, "
+                            f"and {odd[0]} is none of them; give a network without such layers")
         depthwise = lambda l: isinstance(l, keras.layers.DepthwiseConv2D)
-        self.layers = tuple((l.name, int(np.prod(v.shape[2 if depthwise(l) else -1:]))) for l, v in zip(self._picked, weights))  # (layer, filters) in the order of the embedding
+        # (layer, filters) in the order of the embedding
+        self.layers = tuple((l.name, int(np.prod(v.shape[2 if depthwise(l) else -1:])))
+                            for l, v in zip(self._picked, weights))
         self.filters = sum(n for _, n in self.layers)
-        per_filter = lambda grads: ops.concatenate([ops.mean(ops.reshape(ops.square(g), (-1, n)), 0) for g, (_, n) in zip(grads, self.layers)])
+        per_filter = lambda grads: ops.concatenate([ops.mean(ops.reshape(ops.square(g), (-1, n)), 0)
+                                                    for g, (_, n) in zip(grads, self.layers)])
         self._squared, self._each = gradients_of(self.body, weights, per_filter), None
 
     def squared(self,
@@ -110,7 +137,8 @@ class Probe:
         x,  # (n, size, size, 3) images
         u,  # (r, n, d) derivatives at the features, r of them for each image
     )->np.ndarray: # (filters,)
-        "Squared gradients of every image by itself, summed over images and derivatives, averaged over each filter's weights."
+        """Squared gradients of every image by itself, summed over images and derivatives,
+        averaged over each filter's weights."""
         if self._each is None: self._each = self._watched()
         return self._each(np.asarray(x, np.float32), np.asarray(u, np.float32)).astype(float)
 
@@ -118,23 +146,31 @@ class Probe:
         "the network with a place to add to the output of each layer"
         import keras
         from keras import ops
-        if odd := [l.name for l in self._picked if getattr(l, "groups", 1) != 1]: raise UserError(f"{self.name}: gradients of single images are not written for grouped convolutions ({odd[0]}); use fisher='batch'")
+        if odd := [l.name for l in self._picked if getattr(l, "groups", 1) != 1]:
+            raise UserError(f"{self.name}: gradients of single images are not written for grouped convolutions "
+                            f"({odd[0]}); use fisher='batch'")
         add, seen = {l.name: keras.Input(self._ends[l.name][1].shape[1:]) for l in self._picked}, {}
         def call(layer, *a, **kw):
             if layer.name not in add: return layer(*a, **kw)
-            if layer.name in seen: raise UserError(f"{self.name} uses its layer {layer.name} twice: gradients of single images are not written for that; use fisher='batch'")
+            if layer.name in seen:
+                raise UserError(f"{self.name} uses its layer {layer.name} twice: "
+                                "gradients of single images are not written for that; use fisher='batch'")
             seen[layer.name] = a[0]
-            bent = getattr(layer, "activation", keras.activations.linear) is not keras.activations.linear   # the gradient is needed before the activation
+            # the gradient is needed before the activation
+            bent = getattr(layer, "activation", keras.activations.linear) is not keras.activations.linear
             conv = ops.depthwise_conv if isinstance(layer, keras.layers.DepthwiseConv2D) else ops.conv
-            y = layer(*a, **kw) if not bent else conv(a[0], layer.kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate)
+            y = layer(*a, **kw) if not bent else conv(a[0], layer.kernel, layer.strides, layer.padding,
+                                                      layer.data_format, layer.dilation_rate)
             if bent and layer.bias is not None: y = ops.add(y, layer.bias)
             y = ops.add(y, add[layer.name])
             return layer.activation(y) if bent else y
         inputs = [self.body.inputs[0], *add.values()]
-        again = keras.models.clone_model(keras.Model(inputs, self.body.outputs[0]), inputs, clone_function=lambda l: l, call_function=call)
+        again = keras.models.clone_model(keras.Model(inputs, self.body.outputs[0]), inputs, clone_function=lambda l: l,
+                                         call_function=call)
         net = keras.Model(inputs, [again.outputs[0], *(seen[n] for n in add)])
         prepare = lambda seen: [_informed(l, s) for l, s in zip(self._picked, seen)]
-        return pulled_gradients(net, prepare, lambda grads, ready: ops.concatenate([f(g) for f, g in zip(ready, grads)]))
+        return pulled_gradients(net, prepare,
+                                lambda grads, ready: ops.concatenate([f(g) for f, g in zip(ready, grads)]))
 
     def features(self, x, batch:int=100)->np.ndarray: # (n, d)
         "Pooled features of images, BatchNorm and Dropout at inference."
@@ -150,15 +186,18 @@ def _h5(path):
         with h5py.File(path) as f:
             root = f["model_weights"] if "model_weights" in f else f
             if "layer_names" in root.attrs:
-                return {n.replace("/", "_"): [root[n][text(w)][()] for w in root[n].attrs["weight_names"]] for n in map(text, root.attrs["layer_names"]) if len(root[n].attrs.get("weight_names", ()))}
+                return {n.replace("/", "_"): [root[n][text(w)][()] for w in root[n].attrs["weight_names"]]
+                        for n in map(text, root.attrs["layer_names"]) if len(root[n].attrs.get("weight_names", ()))}
             found = {}
             f.visititems(lambda k, v: found.__setitem__(k, v[()]) if isinstance(v, h5py.Dataset) else None)
-    except (OSError, KeyError) as e: raise UserError(f"probe: {path} is not a readable .h5 file of weights ({e})") from None
+    except (OSError, KeyError) as e:
+        raise UserError(f"probe: {path} is not a readable .h5 file of weights ({e})") from None
     known = sorted((k for k in found if k.rsplit("/", 1)[-1] in order), key=lambda k: order.index(k.rsplit("/", 1)[-1]))
     out = {}
     for k in known: out.setdefault(k.rsplit("/", 1)[0], []).append(found[k])
     return out
 
+# %% ../../nbs/models/04_probes.ipynb #77ab41e6
 def _network(names, size):
     "the architecture with layers of these names, or None"
     if {"conv1", "fire2_squeeze1x1", "fire9_expand3x3"} <= names: return squeezenet(2, size)
@@ -170,11 +209,15 @@ def _from_h5(path, size):
     "a network with the weights of a file, its head left out"
     found = _h5(path)
     if (model := _network(set(found), size)) is None:
-        raise UserError(f"probe: the layers in {path} are not those of ResNet50 or SqueezeNet 1.1 ({', '.join(list(found)[:3]) or 'none were found'} ...); give one of these, or a whole network as a .keras file")
+        raise UserError(f"probe: the layers in {path} are not those of ResNet50 or SqueezeNet 1.1 "
+                        f"({', '.join(list(found)[:3]) or 'none were found'} ...); "
+                        "give one of these, or a whole network as a .keras file")
     for l in model.layers:
         if not l.weights or l.name == "predictions": continue
         mine, theirs = [tuple(w.shape) for w in l.weights], [w.shape for w in found.get(l.name, [])]
-        if mine != theirs: raise UserError(f"probe: {path} does not fit {model.name}: layer {l.name} needs weights of shapes {mine}, the file has {theirs or 'none'}")
+        if mine != theirs:
+            raise UserError(f"probe: {path} does not fit {model.name}: layer {l.name} needs weights of shapes {mine}, "
+                            f"the file has {theirs or 'none'}")
         l.set_weights(found[l.name])
     return model
 
@@ -189,12 +232,15 @@ def _fetching(network):
     "What a download raises, as one line."
     try: yield
     except UserError: raise
-    except Exception as e: raise UserError(f"probe: {network}'s ImageNet weights could not be fetched ({str(e).splitlines()[0]}); name a file instead: --probe FILE, or CATSCANS_PROBE") from None
+    except Exception as e:
+        raise UserError(f"probe: {network}'s ImageNet weights could not be fetched ({str(e).splitlines()[0]}); "
+                        "name a file instead: --probe FILE, or CATSCANS_PROBE") from None
 
 def _from_imagenet(size, fetch):
     here = Path(os.environ.get("KERAS_HOME") or Path.home()/".keras")/"models"/IMAGENET
     if not here.exists() and not fetch:
-        raise UserError("no probe: name a file (--probe FILE, or CATSCANS_PROBE), or say squeezenet (3 MB) or imagenet (ResNet50, 95 MB) to download ImageNet weights first")
+        raise UserError("no probe: name a file (--probe FILE, or CATSCANS_PROBE), "
+                        "or say squeezenet (3 MB) or imagenet (ResNet50, 95 MB) to download ImageNet weights first")
     with _fetching("ResNet50"): return resnet50(2, size, weights="imagenet", dropout=0)
 
 def _fetch_squeezenet():
@@ -203,22 +249,28 @@ def _fetch_squeezenet():
     with _fetching("SqueezeNet"), redirect_stdout(io.StringIO()):     # its progress bar would be read as JSON
         return Path(keras.utils.get_file(**SQUEEZENET_FILE, hash_algorithm="sha256", cache_subdir="models"))
 
+# %% ../../nbs/models/04_probes.ipynb #6683b244
 def probe_file(
     probe=None, # a .keras or .h5 file, or one of `NAMED`; default: CATSCANS_PROBE
 ):  # a file that is there, one of `NAMED`, or None
-    "What `load_probe` will be asked for: known before a deep-learning library is loaded."
+    """What `load_probe` will be asked for: known before a deep-learning library is loaded.
+    `UserError` where there is no such file."""
     probe = probe or os.environ.get("CATSCANS_PROBE") or None
     if probe is None or probe in NAMED: return probe
     path = Path(probe).expanduser()
-    if path.suffix not in (".keras", ".h5"): raise UserError(f"probe: received {str(probe)!r}, allowed are {', '.join(NAMED)}, or a file ending in .keras or .h5")
+    if path.suffix not in (".keras", ".h5"):
+        raise UserError(f"probe: received {str(probe)!r}, allowed are {', '.join(NAMED)}, "
+                        "or a file ending in .keras or .h5")
     if not path.is_file(): raise UserError(f"probe: there is no file {path}")
     return path
 
+# %% ../../nbs/models/04_probes.ipynb #1e8eefdc
 def load_probe(
-    name:str|Path|None=None,  # one of `NAMED`, or a .keras or .h5 file; default: CATSCANS_PROBE, else imagenet where it is here already
+    name:str|Path|None=None,  # one of `NAMED`, a .keras or .h5 file; default: CATSCANS_PROBE, else imagenet if it is here
     size:int=112,             # image side in pixels, for what does not bring its own
 )->Probe:
-    "The probe of a name: ResNet50 or SqueezeNet 1.1 with ImageNet weights, a whole network (.keras), or weights of one of the two (.h5)."
+    """The probe of a name: ResNet50 or SqueezeNet 1.1 with ImageNet weights, a whole network (.keras),
+    or weights of one of the two (.h5). `UserError` where it cannot be loaded or fetched."""
     import keras
     path = probe_file(name)
     if path in (None, "imagenet"): return Probe(_from_imagenet(size, path is not None), "imagenet")
@@ -226,5 +278,7 @@ def load_probe(
     if path.suffix == ".h5": return Probe(_from_h5(path, size), path.name)
     caffe_preprocess()   # makes the layer known to Keras
     try: model = keras.models.load_model(path, compile=False)
-    except Exception as e: raise UserError(f"probe: Keras cannot load {path} ({(str(e).splitlines() or [type(e).__name__])[0]}); give a whole network saved by model.save") from None
+    except Exception as e:
+        raise UserError(f"probe: Keras cannot load {path} ({(str(e).splitlines() or [type(e).__name__])[0]}); "
+                        "give a whole network saved by model.save") from None
     return Probe(model, path.name)

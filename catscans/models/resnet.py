@@ -56,7 +56,8 @@ def resnet50(
     arch:str="resnet50",         # key of ARCHS
     precision:str="float32",     # of the convolutions; preprocessing, pooling, head and loss are float32 always
 ):  # keras.Model: (n, size, size, 3) RGB 0..255 -> (n, n_classes) softmax
-    "ResNet50 + GlobalAveragePooling2D + Dropout + Dense (section IV.A). A file with another head gives its backbone only."
+    """ResNet50 + GlobalAveragePooling2D + Dropout + Dense (section IV.A).
+    A file with another head gives its backbone only. `UserError` where there are too few classes or pixels."""
     import keras
     cut = ARCHS[choose("architecture", arch, ARCHS)]
     if n_classes < 2: raise UserError(f"a classifier needs at least 2 classes, received {n_classes}")
@@ -66,7 +67,8 @@ def resnet50(
         base = keras.applications.ResNet50(include_top=False, weights="imagenet" if weights == "imagenet" else None,
                                            input_tensor=caffe_preprocess()(image))
     x = keras.layers.GlobalAveragePooling2D(name="avg_pool", dtype="float32")(base.get_layer(cut).output)
-    x = keras.layers.Dropout(dropout, seed=0, name="dropout", dtype="float32")(x)   # without a seed torch draws from no state that could be set
+    # without a seed torch draws from no state that could be set
+    x = keras.layers.Dropout(dropout, seed=0, name="dropout", dtype="float32")(x)
     probability = keras.layers.Dense(n_classes, activation="softmax", name="predictions", dtype="float32")(x)
     model = product_convolutions(fused_norms(keras.Model(image, probability, name=arch.replace("-", "_"))))
     if weights not in (None, "imagenet"): set_backbone(model, load_weights(weights), head=True)
@@ -82,7 +84,8 @@ def random_weights(
     rng, out = np.random.default_rng(seed), {}
     for v in model.weights:
         k, s = v.path.removeprefix(f"{model.name}/"), tuple(v.shape)
-        if not only(k): rng.bit_generator.advance(int(np.prod(s))*k.endswith("kernel"))   # as if drawn: 23 million numbers take a third of a second
+        # as if drawn: 23 million numbers take a third of a second
+        if not only(k): rng.bit_generator.advance(int(np.prod(s))*k.endswith("kernel"))
         elif k.endswith("kernel"):   # not in threads: each would keep its own heap, 150 MB in all
             field = int(np.prod(s[:-2]))
             limit = np.sqrt(6/(field*(s[-2]+s[-1])))

@@ -10,13 +10,16 @@ from ..core.basics import UserError
 from .resnet import caffe_preprocess
 
 # %% ../../nbs/models/03_squeezenet.ipynb #1d232287
-SQUEEZENET = {2: (16, 64), 3: (16, 64), 4: (32, 128), 5: (32, 128), 6: (48, 192), 7: (48, 192), 8: (64, 256), 9: (64, 256)}   # fire module -> filters: squeeze, each expand
+# fire module -> filters: squeeze, each expand
+SQUEEZENET = {2: (16, 64), 3: (16, 64), 4: (32, 128), 5: (32, 128),
+              6: (48, 192), 7: (48, 192), 8: (64, 256), 9: (64, 256)}
 
 def squeezenet(
     n_classes:int=2,  # of the head, which is new
     size:int=112,     # image side in pixels, at least 32
 ):  # keras.Model: (n, size, size, 3) RGB 0..255 -> (n, n_classes) softmax
-    "SqueezeNet 1.1 (Iandola et al. 2016, arXiv 1602.07360; release v1.1) with random weights, average pooling and a dense head."
+    """SqueezeNet 1.1 (Iandola et al. 2016, arXiv 1602.07360; release v1.1) with random weights,
+    average pooling and a dense head. `UserError` where images are smaller than 32 pixels."""
     import keras
     from keras import layers as L
     if size < 32: raise UserError(f"SqueezeNet needs images of at least 32 x 32 pixels, received {size}")
@@ -26,10 +29,15 @@ def squeezenet(
     for i, (narrow, wide) in SQUEEZENET.items():
         if i in (2, 4, 6): x = L.MaxPooling2D(3, 2, name=f"pool{i - 1}")(x)
         x = conv(x, narrow, 1, f"fire{i}_squeeze1x1")
-        x = L.Concatenate(name=f"fire{i}_concat")([conv(x, wide, 1, f"fire{i}_expand1x1"), conv(x, wide, 3, f"fire{i}_expand3x3", padding="same")])
+        x = L.Concatenate(name=f"fire{i}_concat")([conv(x, wide, 1, f"fire{i}_expand1x1"),
+                                                   conv(x, wide, 3, f"fire{i}_expand3x3", padding="same")])
     x = L.GlobalAveragePooling2D(name="avg_pool")(x)
-    return keras.Model(image, L.Dense(n_classes, activation="softmax", name="predictions", dtype="float32")(x), name="squeezenet")
+    return keras.Model(image, L.Dense(n_classes, activation="softmax", name="predictions", dtype="float32")(x),
+                       name="squeezenet")
 
 # %% ../../nbs/models/03_squeezenet.ipynb #a13e3960
-SQUEEZENET_FILE = dict(fname="squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5", file_hash="17154246284f555591549ac2c83e127abfbf4307dc4b0060fdaa2931d0fa38da",   # MIT, 3 MB
-                       origin="https://github.com/rcmalli/keras-squeezenet/releases/download/v1.0/squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5")
+# MIT, 3 MB
+SQUEEZENET_FILE = dict(fname="squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5",
+                       file_hash="17154246284f555591549ac2c83e127abfbf4307dc4b0060fdaa2931d0fa38da",
+                       origin="https://github.com/rcmalli/keras-squeezenet/releases/download/v1.0/"
+                              "squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5")

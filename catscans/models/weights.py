@@ -23,6 +23,7 @@ def named_weights(model)->dict:
     "Every variable of the model by its path, as float32 arrays."
     return {v.path.removeprefix(f"{model.name}/"): as_array(v) for v in model.weights}
 
+# %% ../../nbs/models/02_weights.ipynb #ec4e1c92
 def save_weights(
     model,          # keras.Model, or a dict as `named_weights` gives it
     path:str|Path,  # .h5
@@ -31,19 +32,23 @@ def save_weights(
     "Write all weights by name, atomically."
     import h5py
     weights = model if isinstance(model, dict) else named_weights(model)
-    with writing("the weights", path, sum(v.nbytes for v in weights.values()), "make room and start again"), atomic(path) as tmp, h5py.File(tmp, "w", locking=False) as f:   # nobody else knows `tmp`
+    # nobody else knows `tmp`
+    with (writing("the weights", path, sum(v.nbytes for v in weights.values()), "make room and start again"),
+          atomic(path) as tmp, h5py.File(tmp, "w", locking=False) as f):
         for k, v in weights.items(): f[k] = v
         for k, v in attrs.items(): f.attrs[k] = v
 
 def load_weights(path:str|Path)->dict:
-    "The named weights in a file, with a clear error where there are none."
+    "The named weights in a file, a `UserError` where there are none."
     import h5py
     path, out = Path(path), {}
     if not path.exists(): raise UserError(f"no weights at {path}: pretrain the source first, or name an existing file")
     try:
         with h5py.File(path) as f:
             f.visititems(lambda k, v: out.__setitem__(k, v[()]) if isinstance(v, h5py.Dataset) else None)
-    except OSError as e: raise UserError(f"{path} is not a readable weights file ({e}); delete it and pretrain the source again") from None
+    except OSError as e:
+        raise UserError(f"{path} is not a readable weights file ({e}); "
+                        "delete it and pretrain the source again") from None
     return out
 
 # %% ../../nbs/models/02_weights.ipynb #7001c08b
@@ -54,11 +59,15 @@ def set_backbone(
     weights:dict,    # as from `load_weights` or `named_weights`
     head:bool=False, # also the head, where its shape fits
 )->list:  # names that were set
-    "Put weights into a model by name; refuse a file that lacks or misfits any backbone weight."
+    "Put weights into a model by name; `UserError` where any backbone weight is missing or does not fit."
     mine = {v.path.removeprefix(f"{model.name}/"): v for v in model.weights}
-    missing = [k for k in mine if not is_head(k) and (k not in weights or tuple(weights[k].shape) != tuple(mine[k].shape))]
-    if missing: raise UserError(f"these weights are not those of {model.name}: {len(missing)} of {len(mine)} are missing or of another shape, first {missing[0]}")
-    done = [k for k in mine if not is_head(k) or (head and k in weights and tuple(weights[k].shape) == tuple(mine[k].shape))]
+    missing = [k for k in mine if not is_head(k)
+               and (k not in weights or tuple(weights[k].shape) != tuple(mine[k].shape))]
+    if missing:
+        raise UserError(f"these weights are not those of {model.name}: "
+                        f"{len(missing)} of {len(mine)} are missing or of another shape, first {missing[0]}")
+    done = [k for k in mine if not is_head(k)
+            or (head and k in weights and tuple(weights[k].shape) == tuple(mine[k].shape))]
     for k in done: mine[k].assign(weights[k])
     return done
 
@@ -67,5 +76,7 @@ def weights_sha256(weights:dict)->str:
     "sha256 over all weights in the order of their names."
     import hashlib
     h = hashlib.sha256()
-    for k in sorted(weights): h.update(k.encode()); h.update(np.ascontiguousarray(weights[k]).data)
+    for k in sorted(weights):
+        h.update(k.encode())
+        h.update(np.ascontiguousarray(weights[k]).data)
     return h.hexdigest()

@@ -34,9 +34,12 @@ def claim(
         return f
     return register
 
+# %% ../../nbs/published/02_claims.ipynb #9efb7929
 def _agrees(printed, value, tolerance):
     "Whether every printed number is met within the tolerance."
-    if not isinstance(printed, dict): printed, value = {"": printed}, {"": next(iter(value.values())) if isinstance(value, dict) else value}  # of several the first
+    # of several the first
+    if not isinstance(printed, dict):
+        printed, value = {"": printed}, {"": next(iter(value.values())) if isinstance(value, dict) else value}
     return all(abs(value[k] - v) <= tolerance + 1e-12 for k, v in printed.items())
 
 def _beside(f, *args, **kw):
@@ -65,7 +68,8 @@ def _sources_and_targets(ev, printed, tolerance):
     value = dict(sources=real.source.nunique(), targets=real.target.nunique(), pairs=len(pairs))
     value["possible_pairs"] = value["sources"]*value["targets"]
     gap = [f"{label(s)} to {label(t)}" for t in ev.targets for s in sorted(set(real.source)) if (s, t) not in pairs]
-    return Finding(value, _agrees(printed, value, tolerance), f"{value['pairs']} of {value['possible_pairs']} pairs have AUCs"
+    return Finding(value, _agrees(printed, value, tolerance),
+                   f"{value['pairs']} of {value['possible_pairs']} pairs have AUCs"
                    + (f"; none for {listed(gap)}." if gap else "."))
 
 @claim(2)
@@ -74,30 +78,38 @@ def _imagenet_is_best(ev, printed, tolerance):
     value = {}
     for t in PAPER_TARGETS:
         rest = [s for s in ev.sources(t) if s != "imagenet"]
-        value |= {f"rank_{t}": ev.rank("imagenet", t), f"auc_{t}": ev.mean("imagenet", t), f"lead_{t}": ev.mean("imagenet", t) - ev.mean(rest[0], t),
+        value |= {f"rank_{t}": ev.rank("imagenet", t), f"auc_{t}": ev.mean("imagenet", t),
+                  f"lead_{t}": ev.mean("imagenet", t) - ev.mean(rest[0], t),
                   f"others_{t}": len(rest), f"told_apart_{t}": sum(ev.p("imagenet", s, t) < .05 for s in rest),
                   f"told_apart_holm_{t}": sum(ev.p("imagenet", s, t, holm=True) < .05 for s in rest)}
     per = lambda k: listed([str(value[f"{k}_{t}"]) for t in PAPER_TARGETS])
     return Finding(value, _agrees(printed, value, tolerance),
         "Mean AUC " + ", ".join(f"{value[f'auc_{t}']:.3f} on {label(t)}" for t in PAPER_TARGETS)
-        + f"; of {per('others')} others the corrected test tells it from {per('told_apart')}, after Holm from {per('told_apart_holm')}.")
+        + f"; of {per('others')} others the corrected test tells it from {per('told_apart')}, after Holm from "
+          f"{per('told_apart_holm')}.")
 
+# %% ../../nbs/published/02_claims.ipynb #92e04c11
 @claim(3)
 def _dtd_second(ev, printed, tolerance):
     "Rank of DTD per target; 'not good' is the lower half of the sources."
     value = {}
-    for t in PAPER_TARGETS: value |= {f"rank_{t}": ev.rank("dtd", t), f"of_{t}": len(ev.sources(t)), f"auc_{t}": ev.mean("dtd", t)}
+    for t in PAPER_TARGETS:
+        value |= {f"rank_{t}": ev.rank("dtd", t), f"of_{t}": len(ev.sources(t)), f"auc_{t}": ev.mean("dtd", t)}
     holds = _agrees(printed, value, tolerance) and value["rank_isic2018"] > value["of_isic2018"]/2
-    return Finding(value, holds, "Rank " + ", ".join(f"{value[f'rank_{t}']} of {value[f'of_{t}']} on {label(t)}" for t in PAPER_TARGETS) + ".")
+    return Finding(value, holds, "Rank " + ", ".join(f"{value[f'rank_{t}']} of {value[f'of_{t}']} on {label(t)}"
+                                                     for t in PAPER_TARGETS) + ".")
 
 # %% ../../nbs/published/02_claims.ipynb #736c8012
 @claim(4)
 def _sti10_against_dtd(ev, printed, tolerance):
     "STI-10 minus DTD; contradicted by a target where it is higher and the corrected test sees it."
     value = {}
-    for t in PAPER_TARGETS: value |= {f"difference_{t}": ev.mean("sti10", t) - ev.mean("dtd", t), f"p_{t}": ev.p("sti10", "dtd", t)}
+    for t in PAPER_TARGETS:
+        value |= {f"difference_{t}": ev.mean("sti10", t) - ev.mean("dtd", t), f"p_{t}": ev.p("sti10", "dtd", t)}
     holds = not any(value[f"difference_{t}"] > 0 and value[f"p_{t}"] < .05 for t in PAPER_TARGETS)
-    return Finding(value, holds, "STI-10 minus DTD: " + ", ".join(f"{value[f'difference_{t}']:+.3f} ({p_text(value[f'p_{t}'])}) on {label(t)}" for t in PAPER_TARGETS) + ".")
+    return Finding(value, holds, "STI-10 minus DTD: "
+                   + ", ".join(f"{value[f'difference_{t}']:+.3f} ({p_text(value[f'p_{t}'])}) on {label(t)}"
+                               for t in PAPER_TARGETS) + ".")
 
 @claim(5)
 def _below_imagenet(ev, printed, tolerance):
@@ -105,9 +117,12 @@ def _below_imagenet(ev, printed, tolerance):
     pairs = [(s, t) for s in ("stl10", "sti10") for t in PAPER_TARGETS]
     value = {f"{s}_{t}": ev.mean(s, t) - ev.mean("imagenet", t) for s, t in pairs}
     lower = sum(v < 0 for v in value.values())
-    p, holm = {f"p_{s}_{t}": ev.p(s, "imagenet", t) for s, t in pairs}, [ev.p(s, "imagenet", t, holm=True) for s, t in pairs]
-    value |= p | dict(differences=len(pairs), negative=lower, highest_p=max(p.values()), kept_by_holm=sum(v < .05 for v in holm))
-    return Finding(value, lower == len(pairs), f"{lower} of {len(pairs)} differences are negative, corrected p at most {value['highest_p']:.2g}; Holm keeps {value['kept_by_holm']}.")
+    p, holm = ({f"p_{s}_{t}": ev.p(s, "imagenet", t) for s, t in pairs},
+               [ev.p(s, "imagenet", t, holm=True) for s, t in pairs])
+    value |= (p | dict(differences=len(pairs), negative=lower, highest_p=max(p.values()),
+                       kept_by_holm=sum(v < .05 for v in holm)))
+    return Finding(value, lower == len(pairs), f"{lower} of {len(pairs)} differences are negative, corrected p at most "
+                   f"{value['highest_p']:.2g}; Holm keeps {value['kept_by_holm']}.")
 
 # %% ../../nbs/published/02_claims.ipynb #fb45b5ce
 @claim(6)
@@ -116,28 +131,39 @@ def _larger_is_better(ev, printed, tolerance):
     value, pairs = {}, []
     for t in ev.targets:
         src = ev.others(t)
-        c = ev.correlate(("the sizes of the sources", "table1", [ev.sizes[s] for s in src]), (f"the mean AUCs on {t}", "fold_auc", [ev.mean(s, t) for s in src]))
+        c = ev.correlate(("the sizes of the sources", "table1", [ev.sizes[s] for s in src]),
+                         (f"the mean AUCs on {t}", "fold_auc", [ev.mean(s, t) for s in src]))
         value |= {f"spearman_rho_{t}": c["spearman_rho"], f"perm_p_{t}": c["spearman_rho_perm_p"]}
         pairs += [(a, b, t) for a in src for b in src if ev.sizes[a] < ev.sizes[b]]
     wins = [(a, b, t) for a, b, t in pairs if ev.mean(a, t) > ev.mean(b, t) and ev.p(a, b, t) < .05]
-    value |= dict(pairs=len(pairs), smaller_beats_larger=len(wins), smaller_beats_larger_holm=sum(ev.p(*w, holm=True) < .05 for w in wins))
-    first = f"; one of them: {label(wins[0][0])} ({ev.sizes[wins[0][0]]:,} images) against {label(wins[0][1])} ({ev.sizes[wins[0][1]]:,}) on {label(wins[0][2])}" if wins else ""
-    return Finding(value, len(wins) > 0, f"In {len(wins)} of {len(pairs)} pairs of sources the smaller one has the higher AUC (corrected p < 0.05; after Holm in "
-        f"{value['smaller_beats_larger_holm']}){first}. Spearman of size and AUC: "
-        + ", ".join(f"{value[f'spearman_rho_{t}']:.2f} ({p_text(value[f'perm_p_{t}'])}) on {label(t)}" for t in ev.targets) + ".")
+    value |= dict(pairs=len(pairs), smaller_beats_larger=len(wins),
+                  smaller_beats_larger_holm=sum(ev.p(*w, holm=True) < .05 for w in wins))
+    first = (f"; one of them: {label(wins[0][0])} ({ev.sizes[wins[0][0]]:,} images) against {label(wins[0][1])} "
+             f"({ev.sizes[wins[0][1]]:,}) on {label(wins[0][2])}" if wins else "")
+    return Finding(value, len(wins) > 0, f"In {len(wins)} of {len(pairs)} pairs of sources the smaller one has the "
+                   f"higher AUC (corrected p < 0.05; after Holm in {value['smaller_beats_larger_holm']}){first}. "
+                   "Spearman of size and AUC: "
+                   + ", ".join(f"{value[f'spearman_rho_{t}']:.2f} ({p_text(value[f'perm_p_{t}'])}) on {label(t)}"
+                               for t in ev.targets) + ".")
 
+# %% ../../nbs/published/02_claims.ipynb #3e363dc3
 @claim(7)
 def _medical_sources(ev, printed, tolerance):
-    "Mean AUC of medical and other sources; contradicted if medical ones are better everywhere and the rank test sees it."
+    """Mean AUC of medical and other sources; contradicted if medical ones are better everywhere
+    and the rank test sees it."""
     from scipy.stats import mannwhitneyu
     origin, value = dict(zip(ev.rec.table1.dataset, ev.rec.table1.origin)), {}
     for t in ev.targets:
         a, b = ([ev.mean(s, t) for s in ev.others(t) if (origin[s] == "medical") == m] for m in (True, False))
-        if not (a and b): raise NotThere(f"{ev.rec.at('table1')}: the sources of {t} are all {'medical' if a else 'non-medical'}, so there is nothing to compare")
-        value |= {f"medical_{t}": float(np.mean(a)), f"other_{t}": float(np.mean(b)), f"p_{t}": float(mannwhitneyu(a, b).pvalue)}
+        if not (a and b):
+            raise NotThere(f"{ev.rec.at('table1')}: the sources of {t} are all {'medical' if a else 'non-medical'}, so "
+                           "there is nothing to compare")
+        value |= {f"medical_{t}": float(np.mean(a)), f"other_{t}": float(np.mean(b)),
+                  f"p_{t}": float(mannwhitneyu(a, b).pvalue)}
     better = all(value[f"medical_{t}"] > value[f"other_{t}"] and value[f"p_{t}"] < .05 for t in ev.targets)
     return Finding(value, not better, "Medical against other sources: " + ", ".join(
-        f"{value[f'medical_{t}']:.3f} and {value[f'other_{t}']:.3f} ({p_text(value[f'p_{t}'])}) on {label(t)}" for t in ev.targets) + ".")
+        f"{value[f'medical_{t}']:.3f} and {value[f'other_{t}']:.3f} ({p_text(value[f'p_{t}'])}) on {label(t)}"
+        for t in ev.targets) + ".")
 
 # %% ../../nbs/published/02_claims.ipynb #c7e5bfbb
 def random_draws(
@@ -146,18 +172,22 @@ def random_draws(
     size:int=5,         # pairs of subsets per draw
     seed=correlation.SEED,
 )->pd.DataFrame: # pearson_r, spearman_rho per draw
-    "Correlations under random draws of subset pairs: five of the ten unpublished ones, shifted to the known mean over all 100."
+    """Correlations under random draws of subset pairs: five of the ten unpublished ones, shifted to the known mean
+    over all 100; `NotThere` where a draw has no variation."""
     rec = authors.record(rec)
     p, d, other = pairs(rec), rec.task2vec_draws, authors.stand_in("published")
     table = d.pivot(index=["draw", "position"], columns=["source", "target"], values="distance")
     key = lambda s, t: next((k for k in ((s, t), (t, s)) if k in table), None)
     cols = [key(other if s == "imagenet" else s, t) for s, t in zip(p.source, p.target)]
-    v = np.column_stack([np.zeros(len(table)) if k is None else table[k].to_numpy() for k in cols])  # None: a self pair, distance 0
+    # None: a self pair, distance 0
+    v = np.column_stack([np.zeros(len(table)) if k is None else table[k].to_numpy() for k in cols])
     v += p.task2vec_same_index.to_numpy() - v.mean(0)
     x = v[np.random.default_rng(seed).integers(len(v), size=(n, size))].mean(1)
     y = np.broadcast_to(p.transferability.to_numpy(), x.shape)
     out = pd.DataFrame({"pearson_r": correlation.pearson_of(x, y), "spearman_rho": correlation.spearman_of(x, y)})
-    if out.isna().any(axis=None): raise NotThere(f"{rec.at('task2vec_draws')}: in some draws all distances are equal, or in fold_auc.csv all transferabilities: a correlation needs variation")
+    if out.isna().any(axis=None):
+        raise NotThere(f"{rec.at('task2vec_draws')}: in some draws all distances are equal, or in fold_auc.csv all "
+                       "transferabilities: a correlation needs variation")
     return out
 
 # %% ../../nbs/published/02_claims.ipynb #9ecead0e
@@ -167,7 +197,8 @@ def _named_rho(ev, c, printed, tolerance):
     within = ""
     if ev.profile != "published":
         value |= {k: known(c, k) for k in WITHIN}
-        within = f", within targets {r_text(value['spearman_rho_within'])} ({p_text(value['spearman_rho_within_perm_p'])})"
+        within = (f", within targets {r_text(value['spearman_rho_within'])} "
+                  f"({p_text(value['spearman_rho_within_perm_p'])})")
     holds = abs(c["spearman_rho"] - printed) <= tolerance
     other = correlation.printed_as_rho("published")
     if holds or other == "spearman_rho": named = ""
@@ -181,41 +212,56 @@ def _expert_rho(ev, printed, tolerance):
     value, holds, why = _named_rho(ev, ev.correlations["experts"], printed, tolerance)
     if n := int(ev.related.self_pair.sum()):
         c = _beside(ev.correlation, ev.pairs[~ev.pairs.self_pair], "experts", "all pairs but self pairs")
-        value |= dict(self_pairs=n, pearson_r_without_self=known(c, "pearson_r"), spearman_rho_without_self=known(c, "spearman_rho"))
-        why += f"; without {counted(n, 'self pair')} r is {r_text(value['pearson_r_without_self'])} and rho {r_text(value['spearman_rho_without_self'])}"
+        value |= dict(self_pairs=n, pearson_r_without_self=known(c, "pearson_r"),
+                      spearman_rho_without_self=known(c, "spearman_rho"))
+        why += (f"; without {counted(n, 'self pair')} r is {r_text(value['pearson_r_without_self'])} and rho "
+                f"{r_text(value['spearman_rho_without_self'])}")
     return Finding(value, holds, f"{why}.")
 
+# %% ../../nbs/published/02_claims.ipynb #e7ea6069
 @claim(9)
 def _task2vec_rho(ev, printed, tolerance):
     "Task2Vec distance and transferability; how usual the published draw of subsets was, by an approximation."
     value, holds, why = _named_rho(ev, ev.correlations["task2vec"], printed, tolerance)
     if ev.profile == "published":
         d = random_draws(ev.rec).pearson_r
-        value |= {f"approximate_draws_{k}": float(v) for k, v in dict(mean=d.mean(), lo=d.quantile(.025), hi=d.quantile(.975), at_or_below=(d <= value["pearson_r"]).mean()).items()}
+        value |= {f"approximate_draws_{k}": float(v) for k, v in dict(mean=d.mean(), lo=d.quantile(.025),
+            hi=d.quantile(.975), at_or_below=(d <= value["pearson_r"]).mean()).items()}
         value["pairs_resampled"] = ev.rec.task2vec_draws.groupby("draw").position.nunique().sum()
-        why += (f"; resamples of {value['pairs_resampled']} other pairs of subsets, shifted to the known mean over all, stand in for random draws: r is "
-                f"{value['approximate_draws_mean']:.3f} on average, {100*value['approximate_draws_at_or_below']:.2g}% as low as the published draw")
+        why += (f"; resamples of {value['pairs_resampled']} other pairs of subsets, shifted to the known mean over "
+                f"all, stand in for random draws: r is {value['approximate_draws_mean']:.3f} on average, "
+                f"{100*value['approximate_draws_at_or_below']:.2g}% as low as the published draw")
     return Finding(value, holds, f"{why}.")
 
 @claim(10)
 def _not_significant(ev, printed, tolerance):
     "p of every coefficient, by formula and by permutation."
-    p = {f"{d}_{k}": c[k] for d, c in ev.correlations.items() for k in c if k.endswith("_p") and "within" not in k}   # the text's are over all pairs
+    # the text's are over all pairs
+    p = {f"{d}_{k}": c[k] for d, c in ev.correlations.items() for k in c if k.endswith("_p") and "within" not in k}
     n = ev.correlations["experts"]["n"]
     value = p | {"lowest_p": min(p.values()), "pairs": n, "power_at_rho_0.5": correlation.spearman_power(n, .5)}
-    return Finding(value, value["lowest_p"] > .05, f"p of Pearson's r {p['experts_pearson_r_p']:.2f} and {p['task2vec_pearson_r_p']:.2f}, the lowest of "
-        f"all coefficients and permutations {value['lowest_p']:.2f}; but {n} pairs find a true rho of 0.5 only {100*value['power_at_rho_0.5']:.0f}% of the time.")
+    return Finding(value, value["lowest_p"] > .05, f"p of Pearson's r {p['experts_pearson_r_p']:.2f} and "
+                   f"{p['task2vec_pearson_r_p']:.2f}, the lowest of all coefficients and permutations "
+                   f"{value['lowest_p']:.2f}; but {n} pairs find a true rho of 0.5 only "
+                   f"{100*value['power_at_rho_0.5']:.0f}% of the time.")
 
+# %% ../../nbs/published/02_claims.ipynb #d904f404
 @claim(11)
 def _weak(ev, printed, tolerance):
     "Very weak is below 0.2 in size, weak below 0.4 (Evans 1996)."
-    value = {f"{d}_{k}": c[k] for d, c in ev.correlations.items() for k in ("pearson_r", "pearson_r_lo", "pearson_r_hi", "spearman_rho")}
+    value = {f"{d}_{k}": c[k] for d, c in ev.correlations.items() for k in ("pearson_r", "pearson_r_lo", "pearson_r_hi",
+        "spearman_rho")}
     value["largest"] = max(abs(c[k]) for c in ev.correlations.values() for k in ("pearson_r", "spearman_rho"))
-    ci = {d: (c["pearson_r_lo"], c["pearson_r_hi"]) for d, c in ev.correlations.items() if c["pearson_r_lo"] is not None}
+    ci = {d: (c["pearson_r_lo"], c["pearson_r_hi"]) for d, c in ev.correlations.items()
+          if c["pearson_r_lo"] is not None}
     value["intervals_beyond_weak"] = sum(max(-lo, hi) >= .4 for lo, hi in ci.values())
-    return Finding(value, value["largest"] < .4, f"The largest in size of r and rho for both distances is {value['largest']:.2f}; weak ends at 0.4 (Evans 1996)"
-        + ("; of the 95% bootstrap intervals of r, " + listed([f"{lo:.2f} to {hi:.2f} ({dict(task2vec='Task2Vec').get(d, d)})" for d, (lo, hi) in ci.items()])
-           + f", {counted(value['intervals_beyond_weak'], 'reaches', 'reach')} beyond it" if ci else "") + ".")
+    return Finding(value, value["largest"] < .4, "The largest in size of r and rho for both distances is "
+                   f"{value['largest']:.2f}; weak ends at 0.4 (Evans 1996)"
+                   + ("; of the 95% bootstrap intervals of r, "
+                      + listed([f"{lo:.2f} to {hi:.2f} ({dict(task2vec='Task2Vec').get(d, d)})"
+                                for d, (lo, hi) in ci.items()])
+                      + f", {counted(value['intervals_beyond_weak'], 'reaches', 'reach')} beyond it" if ci else "")
+                   + ".")
 
 # %% ../../nbs/published/02_claims.ipynb #b7a5281c
 def copied(
@@ -223,23 +269,33 @@ def copied(
     source="imagenet",
 )->str|None:
     "The source whose distances another source has, on every target."
-    return next((s for s in d.index.drop(source) if d.loc[[s, source]].notna().all(axis=None) and (d.loc[s] == d.loc[source]).all()), None)
+    return next((s for s in d.index.drop(source) if d.loc[[s, source]].notna().all(axis=None)
+                 and (d.loc[s] == d.loc[source]).all()), None)
 
 @claim(12)
 def _small_distance_small_effect(ev, printed, tolerance):
-    "Size of the effect against expert distance, self pairs left out: it would have to grow with distance, at p < 0.05 by formula."
+    """Size of the effect against expert distance, self pairs left out:
+    it would have to grow with distance, at p < 0.05 by formula."""
     rest = ev.pairs[~ev.pairs.self_pair]
     c = ev.correlation(rest, "experts", "all pairs but self pairs", size=True)
-    less = _beside(ev.correlation, rest[rest.source != "imagenet"], "experts", "all pairs but self pairs and ImageNet's", size=True)
-    value = {f"{k}_{name}": known(d, s) for name, d in (("all", c), ("no_imagenet", less)) for k, s in (("spearman_rho", "spearman_rho"), ("p", "spearman_rho_p"))}
+    less = _beside(ev.correlation, rest[rest.source != "imagenet"], "experts",
+                   "all pairs but self pairs and ImageNet's", size=True)
+    value = {f"{k}_{name}": known(d, s) for name, d in (("all", c), ("no_imagenet", less))
+             for k, s in (("spearman_rho", "spearman_rho"), ("p", "spearman_rho_p"))}
     grows = c["spearman_rho"] > 0 and c["spearman_rho_p"] < .05
     value["self_pairs_at_zero"] = zero = int((ev.pairs.self_pair & (ev.pairs.transferability == 0)).sum())
-    return Finding(value, grows, f"Spearman of |T| and expert distance is {value['spearman_rho_all']:.2f} ({p_text(value['p_all'])}, by the t approximation), without ImageNet "
-        f"{r_text(value['spearman_rho_no_imagenet'])} ({p_text(value['p_no_imagenet'])}): " + ("the effect grows with distance" if grows else "no growth with distance is shown") + (f"; {counted(zero, 'point without effect is a self pair', 'points without effect are self pairs')}, zero by construction." if zero else "."))
+    return Finding(value, grows, f"Spearman of |T| and expert distance is {value['spearman_rho_all']:.2f} "
+                   f"({p_text(value['p_all'])}, by the t approximation), without ImageNet "
+                   f"{r_text(value['spearman_rho_no_imagenet'])} ({p_text(value['p_no_imagenet'])}): "
+                   + ("the effect grows with distance" if grows else "no growth with distance is shown")
+                   + (f"; {counted(zero, 'point without effect is a self pair', 'points without effect are self pairs')}"
+                      ", zero by construction." if zero else "."))
 
+# %% ../../nbs/published/02_claims.ipynb #f3cf85fb
 @claim(13)
 def _imagenet_is_far(ev, printed, tolerance):
-    "ImageNet's distance against the median of the other sources, by both measures; a copy of another dataset's distances is no measurement."
+    """ImageNet's distance against the median of the other sources, by both measures;
+    a copy of another dataset's distances is no measurement."""
     value, text = {}, []
     for d, name in (("experts", "Experts"), ("task2vec", "Task2Vec")):
         if d not in ev.pairs: raise NotThere(f"{ev.at(d)}: no distances of {d}")
@@ -247,10 +303,14 @@ def _imagenet_is_far(ev, printed, tolerance):
         if "imagenet" not in m: raise NotThere("no imagenet")
         rest = m.drop(columns="imagenet")
         copy = copied(ev.pairs.pivot(index="source", columns="target", values=d)) if d == "task2vec" else None
-        value |= {f"{d}_{t}": float(m.imagenet[t]) for t in m.index} | {f"{d}_above_median": int((m.imagenet > rest.median(axis=1)).sum()), f"{d}_targets": len(m), f"{d}_is_a_copy": int(copy is not None)}
-        text.append(f"{name}: ImageNet is further than the median of a target's other sources on {value[f'{d}_above_median']} of {len(m)} targets"
+        value |= ({f"{d}_{t}": float(m.imagenet[t]) for t in m.index}
+                  | {f"{d}_above_median": int((m.imagenet > rest.median(axis=1)).sum()), f"{d}_targets": len(m),
+                     f"{d}_is_a_copy": int(copy is not None)})
+        text.append(f"{name}: ImageNet is further than the median of a target's other sources on "
+                    f"{value[f'{d}_above_median']} of {len(m)} targets"
                     + (f", by distances that are {label(copy)}'s and so measure nothing of ImageNet" if copy else ""))
-    holds = all(value[f"{d}_above_median"] > value[f"{d}_targets"]/2 and not value[f"{d}_is_a_copy"] for d in ("experts", "task2vec"))
+    holds = all(value[f"{d}_above_median"] > value[f"{d}_targets"]/2 and not value[f"{d}_is_a_copy"]
+                for d in ("experts", "task2vec"))
     return Finding(value, holds, "; ".join(text) + ".")
 
 # %% ../../nbs/published/02_claims.ipynb #4289abea
@@ -261,14 +321,18 @@ def _chest_is_negative(ev, printed, tolerance):
     if "chest" not in rest.index.get_level_values("source"): raise NotThere("no source stands for chest")
     base = {"": ("the self pair" if setting("baseline", ev.protocol) == "self" else "random initialisation", rest)}
     if ev.profile == "published":
-        t2 = transferability_frame(authors.fold_auc(ev.rec), "table2", ev.rec).groupby(["source", "target"]).transferability.mean()
+        t2 = (transferability_frame(authors.fold_auc(ev.rec), "table2", ev.rec).groupby(["source", "target"])
+              .transferability.mean())
         base["table2_"] = ("Table II's AUC", t2[rest.index])
     value, text = {}, []
     for k, (name, t) in base.items():
-        value |= {f"{k}{target}": float(v) for target, v in t["chest"].items()} | {f"{k}pairs": len(t), f"{k}negative": int((t < 0).sum())}
+        value |= ({f"{k}{target}": float(v) for target, v in t["chest"].items()}
+                  | {f"{k}pairs": len(t), f"{k}negative": int((t < 0).sum())})
         text.append(", ".join(f"{v:+.1f}% on {label(target)}" for target, v in t["chest"].items()) + f" against {name}")
     return Finding(value, all((t["chest"] < 0).any() for _, t in base.values()), "; ".join(text)
-        + f". Of all {len(rest)} pairs that are no self pairs " + listed([f"{counted(value[f'{k}negative'], 'is', 'are')} negative against {name}" for k, (name, _) in base.items()]) + ".")
+        + f". Of all {len(rest)} pairs that are no self pairs "
+        + listed([f"{counted(value[f'{k}negative'], 'is', 'are')} negative against {name}"
+                  for k, (name, _) in base.items()]) + ".")
 
 # %% ../../nbs/published/02_claims.ipynb #f232dcb5
 @claim(15)
@@ -276,13 +340,19 @@ def _baseline(ev, printed, tolerance):
     "Targets whose baseline is the self pair, and how far that is from a model without transfer."
     if ev.profile != "published":
         value = {"self_pair_baselines": len(ev.targets)*(setting("baseline", ev.protocol) == "self")}
-        return Finding(value, _agrees(printed, value, tolerance), f"The baseline of {value['self_pair_baselines']} of {len(ev.targets)} targets is a self pair.")
+        return Finding(value, _agrees(printed, value, tolerance), f"The baseline of {value['self_pair_baselines']} of "
+                       f"{len(ev.targets)} targets is a self pair.")
     t2 = ev.rec.table2.set_index("source").test_auc
-    value = {"self_pair_baselines": int(ev.rec.fact("baseline_is_self_pair"))*len(ev.targets), "targets": len(ev.targets), "pretrained_on": ev.rec.fact("pretrain_train_fraction")}
+    value = {"self_pair_baselines": int(ev.rec.fact("baseline_is_self_pair"))*len(ev.targets),
+             "targets": len(ev.targets), "pretrained_on": ev.rec.fact("pretrain_train_fraction")}
     for t in ev.targets: value |= {f"self_{t}": ev.mean(t, t), f"table2_{t}": float(t2[t])}
-    return Finding(value, _agrees(printed, value, tolerance), f"The baseline of {value['self_pair_baselines']} of {value['targets']} targets is a model pretrained on "
-        f"{100*value['pretrained_on']:.0f}% of the same images; the self pair's AUC and Table II's: " + ", ".join(f"{value[f'self_{t}']:.3f} and {value[f'table2_{t}']:.3f} ({label(t)})" for t in ev.targets) + ".")
+    return Finding(value, _agrees(printed, value, tolerance), f"The baseline of {value['self_pair_baselines']} of "
+                   f"{value['targets']} targets is a model pretrained on {100*value['pretrained_on']:.0f}% of the same "
+                   "images; the self pair's AUC and Table II's: "
+                   + ", ".join(f"{value[f'self_{t}']:.3f} and {value[f'table2_{t}']:.3f} ({label(t)})"
+                               for t in ev.targets) + ".")
 
+# %% ../../nbs/published/02_claims.ipynb #e425abed
 @claim(16)
 def _split_fractions(ev, printed, tolerance):
     "Shares of a target's images."
@@ -290,25 +360,34 @@ def _split_fractions(ev, printed, tolerance):
         f = ev.auc.groupby("target")[["n_train", "n_valid", "n_test"]].sum()
         share = f.div(f.sum(axis=1), axis=0).mean()
         value = {k: float(share[c]) for k, c in (("train", "n_train"), ("validation", "n_valid"), ("test", "n_test"))}
-        return Finding(value, _agrees(printed, value, tolerance), f"Of the images that a fold uses, {_each([100*v for v in value.values()], '{:.0f}')}% are for training, watching and testing"
-                       ", on average over targets; a cap on training images lowers the first.")
+        return Finding(value, _agrees(printed, value, tolerance), "Of the images that a fold uses, "
+                       f"{_each([100*v for v in value.values()], '{:.0f}')}% are for training, watching and testing, "
+                       "on average over targets; a cap on training images lowers the first.")
     value = {k: ev.rec.fact(f"finetune_{k}_fraction") for k in ("train", "validation", "test")}
-    return Finding(value, _agrees(printed, value, tolerance), "The code splits " + "/".join(f"{100*v:.0f}" for v in value.values())
-        + (" and reports the AUC of the part that was watched while settings were chosen." if value["test"] == 0 else "."))
+    return Finding(value, _agrees(printed, value, tolerance), "The code splits "
+                   + "/".join(f"{100*v:.0f}" for v in value.values())
+                   + (" and reports the AUC of the part that was watched while settings were chosen."
+                      if value["test"] == 0 else "."))
 
+# %% ../../nbs/published/02_claims.ipynb #097082fd
 @claim(17)
 def _auc_average(ev, printed, tolerance):
     "How class AUCs were averaged."
     if ev.profile != "published":
         a = ev.auc[ev.auc.target == "isic2018"].groupby("source")[["auc_ovr_weighted", "auc_ovr_macro"]].mean()
-        value = dict(weighted=1, largest_difference_isic2018=float((a.auc_ovr_weighted - a.auc_ovr_macro).abs().max()))  # `Evidence` is made of the weighted ones
-        return Finding(value, _agrees(printed, value, tolerance), f"Weighted; the macro average, recorded beside it, differs by up to {value['largest_difference_isic2018']:.3f} in a mean on ISIC2018.")
-    value = dict(weighted=ev.rec.fact("auc_weighted_by_priors"), weighted_in_first_log=ev.rec.fact("auc_weighted_by_priors_in_first_log"))
+        # `Evidence` is made of the weighted ones
+        value = dict(weighted=1, largest_difference_isic2018=float((a.auc_ovr_weighted - a.auc_ovr_macro).abs().max()))
+        return Finding(value, _agrees(printed, value, tolerance), "Weighted; the macro average, recorded beside it, "
+                       f"differs by up to {value['largest_difference_isic2018']:.3f} in a mean on ISIC2018.")
+    value = dict(weighted=ev.rec.fact("auc_weighted_by_priors"),
+                 weighted_in_first_log=ev.rec.fact("auc_weighted_by_priors_in_first_log"))
     log = ev.rec.auc_first_log.query("target == 'isic2018'")
-    value["largest_difference_isic2018"] = max(abs(ev.mean(s, t) - m) for s, t, m in zip(log.source, log.target, log["mean"]))
+    value["largest_difference_isic2018"] = max(abs(ev.mean(s, t) - m) for s, t, m in zip(log.source, log.target,
+        log["mean"]))
     how = lambda k: "weighted" if value[k] else "macro"
-    return Finding(value, _agrees(printed, value, tolerance), f"In the code that made the record {how('weighted')}, in the first log, typed by hand, {how('weighted_in_first_log')} "
-        f"(largest difference of a mean on ISIC2018 {value['largest_difference_isic2018']:.3f}).")
+    return Finding(value, _agrees(printed, value, tolerance), f"In the code that made the record {how('weighted')}, in "
+                   f"the first log, typed by hand, {how('weighted_in_first_log')} (largest difference of a mean on "
+                   f"ISIC2018 {value['largest_difference_isic2018']:.3f}).")
 
 # %% ../../nbs/published/02_claims.ipynb #e36bd76b
 def _ours(ev):
@@ -325,19 +404,23 @@ def _embeddings(ev, printed, tolerance):
     else: value = {d: int(n) for d, n in zip(ev.rec.task2vec_geometry.dataset, ev.rec.task2vec_geometry.embeddings)}
     none = [s for s in PAPER_SOURCES if s not in value] if ev.profile == "published" else []
     few, many = min(value.values()), max(value.values())
-    return Finding(value, all(abs(n - printed) <= tolerance for n in value.values()), f"{few if few == many else f'{few} to {many}'} for each of {len(value)} datasets"
-        + (f"; {_names(none)} has none." if none else "."))
+    return Finding(value, all(abs(n - printed) <= tolerance for n in value.values()),
+                   f"{few if few == many else f'{few} to {many}'} for each of {len(value)} datasets"
+                   + (f"; {_names(none)} has none." if none else "."))
 
+# %% ../../nbs/published/02_claims.ipynb #f9e020d5
 @claim(19)
 def _random_pairs(ev, printed, tolerance):
     "How many of the averaged distances are different draws."
     if ev.profile != "published":
         d = [r for r in _ours(ev)[0]["distances"] if r["measure"] == "task2vec_cosine"]
         value = {"different_draws": min(r["n"] for r in d)}
-        return Finding(value, _agrees(printed, value, tolerance), f"A distance averages at least {value['different_draws']} pairs of subsets: all there are, none drawn.")
+        return Finding(value, _agrees(printed, value, tolerance), "A distance averages at least "
+                       f"{value['different_draws']} pairs of subsets: all there are, none drawn.")
     w = ev.rec.task2vec_distances.pivot(index=["source", "target"], columns="fold", values="distance")
     value = {"different_draws": len({tuple(w[c]) for c in w}), "averaged_columns": w.shape[1]}
-    return Finding(value, _agrees(printed, value, tolerance), f"Of {value['averaged_columns']} averaged columns {value['different_draws']} are different; the same subset number stands on both sides of each.")
+    return Finding(value, _agrees(printed, value, tolerance), f"Of {value['averaged_columns']} averaged columns "
+                   f"{value['different_draws']} are different; the same subset number stands on both sides of each.")
 
 @claim(20)
 def _subset_numbers(ev, printed, tolerance):
@@ -346,21 +429,29 @@ def _subset_numbers(ev, printed, tolerance):
         rec, data = _ours(ev)
         numbers = [s - subset_seed(rec.get("seed", 1), 0) for d in data.values() for s in d["seeds"]]
         value = dict(lowest=min(numbers), highest=max(numbers))
-        return Finding(value, _agrees(printed, value, tolerance), f"{value['lowest']} to {value['highest']}; all are compared.")
-    value = {f"{k}{drawn}": ev.rec.fact(f"task2vec_index_{drawn[1:] or 'made'}_{k}") for drawn in ("", "_drawn") for k in ("lowest", "highest")}
-    return Finding(value, _agrees(printed, value, tolerance), f"{value['lowest']:.0f} to {value['highest']:.0f} were made, {value['lowest_drawn']:.0f} to {value['highest_drawn']:.0f} can be drawn.")
+        return Finding(value, _agrees(printed, value, tolerance),
+                       f"{value['lowest']} to {value['highest']}; all are compared.")
+    value = {f"{k}{drawn}": ev.rec.fact(f"task2vec_index_{drawn[1:] or 'made'}_{k}") for drawn in ("", "_drawn")
+             for k in ("lowest", "highest")}
+    return Finding(value, _agrees(printed, value, tolerance), f"{value['lowest']:.0f} to {value['highest']:.0f} were "
+                   f"made, {value['lowest_drawn']:.0f} to {value['highest_drawn']:.0f} can be drawn.")
 
+# %% ../../nbs/published/02_claims.ipynb #30d5e0e2
 @claim(21)
 def _subset_share(ev, printed, tolerance):
     "Images of a subset as a share of the dataset's."
     if ev.profile != "published":
         value = {d: v["subset"]/v["n"] for d, v in _ours(ev)[1].items()}
-        return Finding(value, all(abs(v - printed) <= tolerance for v in value.values()), f"{100*min(value.values()):.2f}% to {100*max(value.values()):.2f}%.")
+        return Finding(value, all(abs(v - printed) <= tolerance for v in value.values()),
+                       f"{100*min(value.values()):.2f}% to {100*max(value.values()):.2f}%.")
     g, n = ev.rec.task2vec_geometry, ev.rec.table1.set_index("dataset")
     value = {d: i/int(n.size_corrected[d]) for d, i in zip(g.dataset, g.images_per_embedding)}
-    few = [f"{label(d)} ({i} for {n.classes[d]})" for d, i in zip(g.dataset, g.images_per_embedding) if i < n.classes[d]*2]
-    return Finding(value, all(abs(v - printed) <= tolerance for v in value.values()), f"The sizes set in the code are {100*min(value.values()):.2f}% to {100*max(value.values()):.2f}% of "
-        f"Table I's corrected ones; which images were drawn is not recorded" + (f". Fewer than two images per class: {listed(few)}." if few else "."))
+    few = [f"{label(d)} ({i} for {n.classes[d]})" for d, i in zip(g.dataset, g.images_per_embedding)
+           if i < n.classes[d]*2]
+    return Finding(value, all(abs(v - printed) <= tolerance for v in value.values()), "The sizes set in the code are "
+                   f"{100*min(value.values()):.2f}% to {100*max(value.values()):.2f}% of Table I's corrected ones; "
+                   "which images were drawn is not recorded"
+                   + (f". Fewer than two images per class: {listed(few)}." if few else "."))
 
 # %% ../../nbs/published/02_claims.ipynb #a84dff6c
 def triangle_violations(
@@ -372,7 +463,10 @@ def triangle_violations(
     return [(a, b, c) for a in names for c in names if a < c for b in names if b not in (a, c)
             if {(a, b), (b, c), (a, c)} <= set(both) and both[a, c] > both[a, b] + both[b, c]]
 
-def _both_ways(d): return pd.concat([d, d.rename_axis(["target", "source"]).reorder_levels(["source", "target"])]).groupby(level=["source", "target"]).mean().to_dict()
+# %% ../../nbs/published/02_claims.ipynb #97d888e8
+def _both_ways(d):
+    return (pd.concat([d, d.rename_axis(["target", "source"]).reorder_levels(["source", "target"])])
+            .groupby(level=["source", "target"]).mean().to_dict())
 
 @claim(22)
 def _experts(ev, printed, tolerance):
@@ -382,28 +476,39 @@ def _experts(ev, printed, tolerance):
         a = answers_for((*p.sources, *p.targets))
         value = dict(observers=a.observer.nunique(), properties=a.property.nunique())
         who = measure.observer(ev.profile, ev.protocol)
-        return Finding(value, _agrees(printed, value, 0), f"{value['observers']} observers or passes answered {value['properties']} properties" + (f"; they were {who}, no people." if who else "."))
+        return Finding(value, _agrees(printed, value, 0), f"{value['observers']} observers or passes answered "
+                       f"{value['properties']} properties" + (f"; they were {who}, no people." if who else "."))
     d = authors.distances("experts", ev.rec)
     both, bad = _both_ways(d), triangle_violations(d)
-    value = dict(distances=len(d), triangle_violations=len(bad), pilot_respondents=int(ev.rec.fact("pilot_respondents")), pilot_questions=len(ev.rec.pilot_questions),
+    value = dict(distances=len(d), triangle_violations=len(bad),
+                 pilot_respondents=int(ev.rec.fact("pilot_respondents")), pilot_questions=len(ev.rec.pilot_questions),
                  pilot_datasets=ev.rec.pilot_votes.dataset.nunique())
     one = "no distance is longer than a way round"
     if bad:
         (a, b, c) = bad[0]
         value |= dict(direct=both[a, c], by_way_of=both[a, b] + both[b, c])
-        one = (f"{counted(len(bad), 'distance is', 'distances are')} longer than a way round, which Hamming distances of one set of votes cannot be: "
-               f"{label(a)} to {label(c)} is {value['direct']:g}, by way of {label(b)} {value['by_way_of']:g}")
-    return Finding(value, None, f"The record has {len(d)} distances and no answers; {one}. The history has another questionnaire, a pilot: {value['pilot_respondents']} respondents, {value['pilot_questions']} questions, {value['pilot_datasets']} datasets.")
+        one = (f"{counted(len(bad), 'distance is', 'distances are')} longer than a way round, which Hamming distances "
+               f"of one set of votes cannot be: {label(a)} to {label(c)} is {value['direct']:g}, by way of {label(b)} "
+               f"{value['by_way_of']:g}")
+    return Finding(value, None, f"The record has {len(d)} distances and no answers; {one}. The history has another "
+                   f"questionnaire, a pilot: {value['pilot_respondents']} respondents, {value['pilot_questions']} "
+                   f"questions, {value['pilot_datasets']} datasets.")
 
+# %% ../../nbs/published/02_claims.ipynb #7c2c5d9c
 @claim(23, "our bars and their folds are in one record, which is checked when it is read")
 def _error_bars(ev, printed, tolerance):
     "The recorded means and standard deviations against the folds'."
     s = ev.rec.fold_auc_summary.set_index(["source", "target"])
     g = ev.rec.fold_auc.groupby(["source", "target"]).auc
     off = lambda f, col: float((g.agg(f) - s[col]).abs().max())
-    value = dict(bars=len(s), mean_difference=off("mean", "mean"), sd_population_difference=off(comparisons.sd_population, "std"), sd_sample_difference=off(comparisons.sd_sample, "std"))
-    holds = value["bars"] == printed["bars"] and max(value["mean_difference"], value["sd_population_difference"]) <= tolerance
-    return Finding(value, holds, f"{value['bars']} bars; means differ by at most {value['mean_difference']:.0e}, population SDs by {value['sd_population_difference']:.0e}, sample SDs by {value['sd_sample_difference']:.4f}.")
+    value = dict(bars=len(s), mean_difference=off("mean", "mean"),
+                 sd_population_difference=off(comparisons.sd_population, "std"),
+                 sd_sample_difference=off(comparisons.sd_sample, "std"))
+    holds = (value["bars"] == printed["bars"] and max(value["mean_difference"], value["sd_population_difference"])
+             <= tolerance)
+    return Finding(value, holds, f"{value['bars']} bars; means differ by at most {value['mean_difference']:.0e}, "
+                   f"population SDs by {value['sd_population_difference']:.0e}, sample SDs by "
+                   f"{value['sd_sample_difference']:.4f}.")
 
 @claim(24)
 def _table2(ev, printed, tolerance):
@@ -411,29 +516,40 @@ def _table2(ev, printed, tolerance):
     if ev.profile != "published":
         e = frames.evaluations(ev.profile)
         e = e[e.part == "test"]
-        return Finding({f"test_accuracy_{stands_for(s)}": float(a) for s, a in zip(e.source, e.accuracy)}, None, f"{counted(len(e), 'source')} evaluated.")
+        return Finding({f"test_accuracy_{stands_for(s)}": float(a) for s, a in zip(e.source, e.accuracy)}, None,
+                       f"{counted(len(e), 'source')} evaluated.")
     value = dict(values_printed=int(ev.rec.table2.drop(columns="source").notna().sum().sum()))
-    return Finding(value, None, f"{value['values_printed']} numbers are printed; no prediction or log of a pretraining is in the record.")
+    return Finding(value, None, f"{value['values_printed']} numbers are printed; no prediction or log of a pretraining "
+                   "is in the record.")
 
 # %% ../../nbs/published/02_claims.ipynb #9b0bea04
 @claim(25, "Table III describes the authors' pretrainings")
 def _table3(ev, printed, tolerance):
-    "Rows of Table III whose size, batch, rate, epochs and schedule (factor and start) are those of the committed pretraining."
+    """Rows of Table III whose size, batch, rate, epochs and schedule (factor and start) are those
+    of the committed pretraining."""
     git, value, bad, lenient = ev.rec.pretrain_settings.set_index(["source", "commit"]), {}, [], []
     for r in ev.rec.table3.itertuples():
         value[r.source] = 0
-        if not r.git_commit: bad.append(f"{label(r.source)} (no commit)"); continue
+        if not r.git_commit:
+            bad.append(f"{label(r.source)} (no commit)")
+            continue
         g = git.loc[(r.source, r.git_commit)]
         said, done = authors.schedule(r.schedule, r.epochs), authors.schedule(g.schedule, g.epochs)
-        wrong = [f"{k.replace('_', ' ')}: {getattr(r, k)} printed, {g[k]} committed" for k in ("image_size", "batch", "lr", "epochs") if getattr(r, k) != g[k]]
+        wrong = [f"{k.replace('_', ' ')}: {getattr(r, k)} printed, {g[k]} committed"
+                 for k in ("image_size", "batch", "lr", "epochs") if getattr(r, k) != g[k]]
         if said[:2] != done[:2]: wrong.append(f"schedule: {r.schedule} printed, {g.schedule} committed")
-        elif said != done: lenient.append(f"{label(r.source)} counts although {r.schedule} is printed and {g.schedule} committed, which compounds")
+        elif said != done:
+            lenient.append(f"{label(r.source)} counts although {r.schedule} is printed and {g.schedule} committed, "
+                           "which compounds")
         value[r.source] = int(not wrong)
         if wrong: bad.append(f"{label(r.source)} ({', '.join(wrong)})")
-    value = {"matching_rows": sum(value.values()), "rows": len(value), "matching_but_for_compounding": len(lenient)} | value
-    return Finding(value, _agrees(printed, value, tolerance), f"{value['matching_rows']} of {value['rows']} rows are as committed" + (f"; not {listed(bad)}" if bad else "")
+    value = ({"matching_rows": sum(value.values()), "rows": len(value), "matching_but_for_compounding": len(lenient)}
+             | value)
+    return Finding(value, _agrees(printed, value, tolerance), f"{value['matching_rows']} of {value['rows']} rows are "
+                   "as committed" + (f"; not {listed(bad)}" if bad else "")
                    + (f". {listed(lenient)}." if lenient else "."))
 
+# %% ../../nbs/published/02_claims.ipynb #35752c23
 def learning_rates(
     rec=None,
 )->dict: # "all", "no imagenet": `correlation.correlation` of relative rate and transferability, self pairs left out; {} where it is undefined
@@ -441,22 +557,29 @@ def learning_rates(
     ev = rec if isinstance(rec, Evidence) else from_record(rec)
     p = ev.pairs[~ev.pairs.self_pair]
     # the logarithm is what is drawn; ranks are the same for the rate
-    c = lambda f: _beside(ev.correlate, ("the learning rates relative to the self pairs'", "finetune_settings", np.log10(f.lr_ratio)), ("the transferabilities", "fold_auc", f.transferability), groups=f.target)
+    c = lambda f: _beside(ev.correlate,
+                          ("the learning rates relative to the self pairs'", "finetune_settings", np.log10(f.lr_ratio)),
+                          ("the transferabilities", "fold_auc", f.transferability), groups=f.target)
     return {"all": c(p), "no imagenet": c(p[p.source != "imagenet"])}
 
+# %% ../../nbs/published/02_claims.ipynb #9aeb5aaa
 def _rates(f, printed):
-    "Distinct, lowest and highest rates and usual epochs of each target, and the pairs whose epochs are not the printed ones."
+    """Distinct, lowest and highest rates and usual epochs of each target,
+    and the pairs whose epochs are not the printed ones."""
     value, off = {}, {}
     for t in PAPER_TARGETS:
         g = f[f.target == t]
         if g.empty: raise NotThere(f"no target stands for {t}")
-        value |= {f"lr_{t}": g.lr.nunique(), f"lr_lowest_{t}": g.lr.min(), f"lr_highest_{t}": g.lr.max(), f"epochs_{t}": int(g.epochs.mode()[0])}
+        value |= {f"lr_{t}": g.lr.nunique(), f"lr_lowest_{t}": g.lr.min(), f"lr_highest_{t}": g.lr.max(),
+                  f"epochs_{t}": int(g.epochs.mode()[0])}
         off |= {(r.source, t): int(r.epochs) for r in g.itertuples() if r.epochs != printed[f"epochs_{t}"]}
     return value | {"other_epochs": len(off)} | {f"epochs_{s}_{t}": n for (s, t), n in off.items()}, off
 
+# %% ../../nbs/published/02_claims.ipynb #c7fe5cf9
 @claim(26)
 def _finetune_settings(ev, printed, tolerance):
-    "Distinct learning rates within each target and their range, the epochs of its pairs, and what the rates have to do with the result."
+    """Distinct learning rates within each target and their range, the epochs of its pairs,
+    and what the rates have to do with the result."""
     ours = ev.profile != "published"
     f = _our_settings(ev) if ours else ev.rec.finetune_settings
     value, off = _rates(f, printed)
@@ -464,15 +587,19 @@ def _finetune_settings(ev, printed, tolerance):
     low, high = said.pop("lr_from"), said.pop("lr_to")
     outside = int(((f.lr < low*(1 - 1e-9)) | (f.lr > high*(1 + 1e-9))).sum())   # 1e-06 is a rounded binary number
     value["lr_outside"] = outside
-    span = lambda t: f"{value[f'lr_lowest_{t}']:g}" + (f" to {value[f'lr_highest_{t}']:g}" if value[f"lr_{t}"] > 1 else "")
+    span = lambda t: (f"{value[f'lr_lowest_{t}']:g}"
+                      + (f" to {value[f'lr_highest_{t}']:g}" if value[f"lr_{t}"] > 1 else ""))
     text = "Rates per target: " + ", ".join(f"{value[f'lr_{t}']} on {label(t)} ({span(t)})" for t in PAPER_TARGETS)
     if outside: text += f"; {counted(outside, 'pair')} outside the printed range"
-    if 0 < len(off) <= 3: text += "; not the printed epochs: " + listed([f"{n} of {label(s)} to {label(t)}" for (s, t), n in off.items()])
+    if 0 < len(off) <= 3:
+        text += "; not the printed epochs: " + listed([f"{n} of {label(s)} to {label(t)}" for (s, t), n in off.items()])
     elif off: text += f"; {len(off)} of {len(f)} pairs have other epochs than printed"
     if not ours:
         c, n = learning_rates(ev)["all"], int((~ev.pairs.self_pair).sum())
-        value |= {"pairs": n} | {k: known(c, k) for k in ("spearman_rho", "spearman_rho_perm_p", "spearman_rho_within", "spearman_rho_within_perm_p")}
-        text += f". Rate relative to the self pair against T: Spearman {r_text(value['spearman_rho'])} ({p_text(value['spearman_rho_perm_p'])}) over {n} pairs, "
+        value |= ({"pairs": n} | {k: known(c, k) for k in ("spearman_rho", "spearman_rho_perm_p", "spearman_rho_within",
+                                                           "spearman_rho_within_perm_p")})
+        text += (f". Rate relative to the self pair against T: Spearman {r_text(value['spearman_rho'])} "
+                 f"({p_text(value['spearman_rho_perm_p'])}) over {n} pairs, ")
         text += f"{r_text(value['spearman_rho_within'])} ({p_text(value['spearman_rho_within_perm_p'])}) within targets"
     return Finding(value, _agrees(said, value, tolerance) and not off and not outside, f"{text}.")
 
@@ -488,14 +615,18 @@ def _efficientnet(ev, printed, tolerance):
     model = ev.rec.pretrain_settings.model_choice.str.lower()
     value = dict(pretrainings=len(model), resnet=int((model == "resnet").sum()), not_named=int((model == "").sum()))
     value["other"] = len(model) - value["resnet"] - value["not_named"]
-    return Finding(value, None, f"No AUC of an EfficientNet is in the record; of {len(model)} committed pretrainings {value['resnet']} choose resnet, {value['not_named']} leave the choice blank and {value['other']} name another model.")
+    return Finding(value, None, f"No AUC of an EfficientNet is in the record; of {len(model)} committed pretrainings "
+                   f"{value['resnet']} choose resnet, {value['not_named']} leave the choice blank and {value['other']} "
+                   "name another model.")
 
 # %% ../../nbs/published/02_claims.ipynb #0c39a23d
 def _sum(ev, collection, printed, tolerance):
     "A printed number of images against the sum of its parts."
     c = ev.rec.class_counts.query("collection == @collection")
     n = int(c.images.sum())
-    return Finding(n, _agrees(printed, n, tolerance), " + ".join(f"{v:,}" for v in c.images) + f" = {n:,}" + (f", {abs(n-printed):,} {'more' if n > printed else 'fewer'} than printed." if n != printed else "."))
+    return Finding(n, _agrees(printed, n, tolerance), " + ".join(f"{v:,}" for v in c.images) + f" = {n:,}"
+                   + (f", {abs(n-printed):,} {'more' if n > printed else 'fewer'} than printed."
+                      if n != printed else "."))
 
 _PRINT = "it is about a number in the paper's text"
 
@@ -514,22 +645,27 @@ def _sti10_class(ev, printed, tolerance):
     "Images per class from Table I."
     r = ev.rec.table1.set_index("dataset").loc["sti10"]
     n = int(r.size_printed)/int(r.classes)
-    return Finding(n, _agrees(printed, n, tolerance), f"Table I has {r.size_printed:,} images of {r.classes} classes, {n:g} per class.")
+    return Finding(n, _agrees(printed, n, tolerance), f"Table I has {r.size_printed:,} images of {r.classes} classes, "
+                   f"{n:g} per class.")
 
+# %% ../../nbs/published/02_claims.ipynb #c774d508
 @claim(31, "no subset of PCam is drawn when a profile runs, and its records hold no class shares of one")
 def _stratified(ev, printed, tolerance):
     "Subsets of PCam that the code draws per class."
     names, n = ("pcam-middle", "pcam-small"), dict(zip(ev.rec.table1.dataset, ev.rec.table1.size_corrected))
-    value = {"stratified_subsets": sum(ev.rec.fact(f"{d.replace('-', '_')}_stratified") for d in names)} | {f"sd_of_class_share_{d}": .5/math.sqrt(n[d]) for d in names}
-    return Finding(value, _agrees(printed, value, tolerance), f"{value['stratified_subsets']:.0f} of {len(names)} are; a plain sample drifts little: the SD of a class share is "
-        + _each([100*value[f"sd_of_class_share_{d}"] for d in names], "{:.2f}") + " points.")
+    value = ({"stratified_subsets": sum(ev.rec.fact(f"{d.replace('-', '_')}_stratified") for d in names)}
+             | {f"sd_of_class_share_{d}": .5/math.sqrt(n[d]) for d in names})
+    return Finding(value, _agrees(printed, value, tolerance), f"{value['stratified_subsets']:.0f} of {len(names)} are; "
+                   "a plain sample drifts little: the SD of a class share is "
+                   + _each([100*value[f"sd_of_class_share_{d}"] for d in names], "{:.2f}") + " points.")
 
 @claim(32, "it is about the weights that the authors used")
 def _sti10_in_imagenet(ev, printed, tolerance):
     "Synsets of STI-10 among the classes that the weights were trained on."
     s = ev.rec.sti10_synsets
     inside = list(s["class"][s.in_ilsvrc2012_1k])
-    return Finding(len(inside), _agrees(printed, len(inside), tolerance), f"Of {len(s)} synsets {len(inside)} are among the 1,000 classes of the weights ({listed(inside)})." if inside else f"None of {len(s)} is.")
+    return Finding(len(inside), _agrees(printed, len(inside), tolerance), f"Of {len(s)} synsets {len(inside)} are "
+                   f"among the 1,000 classes of the weights ({listed(inside)})." if inside else f"None of {len(s)} is.")
 
 # %% ../../nbs/published/02_claims.ipynb #17a7d61f
 def obtained(
@@ -539,9 +675,13 @@ def obtained(
 )->dict: # value, verdict of `OBTAINED`, why
     "What our data say about one claim; `NotThere` where they hold nothing about it."
     kind, not_ours = ABOUT[id], CLAIMS[id][1]
-    if kind != EFFECT and not_ours: return dict(value=None, verdict=OBTAINED[3], why=f"{not_ours[0].upper()}{not_ours[1:]}.")
+    if kind != EFFECT and not_ours:
+        return dict(value=None, verdict=OBTAINED[3], why=f"{not_ours[0].upper()}{not_ours[1:]}.")
     if not_ours: raise NotThere(not_ours)
     f = answer(ev, row, id)
-    if kind != EFFECT: return dict(value=f.value, verdict=OBTAINED[3], why=f"({NOT_COMPARABLE[kind][0].upper()}{NOT_COMPARABLE[kind][1:]}.) Ours: {f.why}")
+    if kind != EFFECT:
+        return dict(value=f.value, verdict=OBTAINED[3],
+                    why=f"({NOT_COMPARABLE[kind][0].upper()}{NOT_COMPARABLE[kind][1:]}.) Ours: {f.why}")
     t = EFFECTS[id](ev, json.loads(row.printed) if row.printed else None)
-    return dict(value=f.value | t.value, verdict=OBTAINED[2 if t.holds is None else 0 if t.holds else 1], why=f"{f.why} {t.why}")
+    return dict(value=f.value | t.value, verdict=OBTAINED[2 if t.holds is None else 0 if t.holds else 1],
+                why=f"{f.why} {t.why}")

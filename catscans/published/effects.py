@@ -23,7 +23,8 @@ ABOUT = {i: kind for kind, ids in {
     STUDY: (1, 15, 16, 17, 18, 19, 20, 21, 22, 25, 26, 31, 32),
     EFFECT: (2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 27),
     RECORD: (8, 9, 23, 24, 28, 29, 30)}.items() for i in ids}
-NOT_COMPARABLE = {STUDY: "what the authors did or used is not settled by what we did", RECORD: "a number of the authors' record is not one of ours"}
+NOT_COMPARABLE = {STUDY: "what the authors did or used is not settled by what we did",
+                  RECORD: "a number of the authors' record is not one of ours"}
 OBTAINED = ("reproduced", "contradicted", "cannot tell", "not comparable")
 EFFECTS = {}
 
@@ -37,7 +38,8 @@ class Told:
 def effect(
     id:int, # as in claims.csv
 ):
-    "Register the function that decides whether our data tell about claim `id`: it takes the evidence and the printed value."
+    """Register the function that decides whether our data tell about claim `id`:
+    it takes the evidence and the printed value."""
     def register(f):
         EFFECTS[id] = f
         return f
@@ -52,10 +54,12 @@ def shown(
     p = holm([ev.p(*k) for k in asked])
     return {(a, b, t): int(np.sign(ev.mean(a, t) - ev.mean(b, t))) if q < .05 else 0 for (a, b, t), q in zip(asked, p)}
 
+# %% ../../nbs/published/03_effects.ipynb #3dc5ca5d
 def _tested(s):
     "What `shown` says, in words, and as numbers."
     up, down = (sum(v == k for v in s.values()) for k in (1, -1))
-    return dict(tested=len(s), shown=up + down), f"Of {counted(len(s), 'difference')} the corrected test, after Holm, shows {up + down}"
+    return (dict(tested=len(s), shown=up + down), f"Of {counted(len(s), 'difference')} the corrected test, after Holm, "
+            f"shows {up + down}")
 
 def _rank_bounds(ev, source, targets):
     "target -> lowest and highest rank that a source can have by what is shown, and what `_tested` says."
@@ -78,15 +82,19 @@ def _span(lo, hi): return f"{lo}" if lo == hi else f"{lo} to {hi}"
 def _told_best(ev, printed):
     "Best on every target: shown to be above every other source."
     b, value, why = _rank_bounds(ev, "imagenet", PAPER_TARGETS)
-    return Told(_all_or_any([_within_bounds(b[t], printed[f"rank_{t}"]) for t in b]), f"{why}: its rank may be {_ranks_text(b)}.", value)
+    return Told(_all_or_any([_within_bounds(b[t], printed[f"rank_{t}"]) for t in b]),
+                f"{why}: its rank may be {_ranks_text(b)}.", value)
 
+# %% ../../nbs/published/03_effects.ipynb #ff08e9b6
 @effect(3)
 def _told_second(ev, printed):
     "The printed ranks, and the lower half on ISIC2018."
     b, value, why = _rank_bounds(ev, "dtd", PAPER_TARGETS)
     half = len(ev.sources("isic2018"))/2
     low = True if b["isic2018"][0] > half else False if b["isic2018"][1] <= half else None
-    return Told(_all_or_any([low, *(_within_bounds(b[t], printed[f"rank_{t}"]) for t in PAPER_TARGETS if f"rank_{t}" in printed)]), f"{why}: its rank may be {_ranks_text(b)}.", value)
+    return Told(_all_or_any([low, *(_within_bounds(b[t], printed[f"rank_{t}"])
+                                    for t in PAPER_TARGETS if f"rank_{t}" in printed)]),
+                f"{why}: its rank may be {_ranks_text(b)}.", value)
 
 # %% ../../nbs/published/03_effects.ipynb #5b6580e1
 def _lower(ev, asked):
@@ -99,25 +107,30 @@ def _lower(ev, asked):
 def _told_sti10(ev, printed): return _lower(ev, [("sti10", "dtd", t) for t in PAPER_TARGETS])
 
 @effect(5)
-def _told_below_imagenet(ev, printed): return _lower(ev, [(s, "imagenet", t) for s in ("stl10", "sti10") for t in PAPER_TARGETS])
+def _told_below_imagenet(ev, printed):
+    return _lower(ev, [(s, "imagenet", t) for s in ("stl10", "sti10") for t in PAPER_TARGETS])
 
 def _one_example(ev, asked, what):
     "Whether the first is higher at least once in (a, b, target): contradicted where it is shown to be lower in all."
     s = shown(ev, asked)
     value, why = _tested(s)
     found = sum(v == 1 for v in s.values())
-    return Told(True if found else False if s and all(v == -1 for v in s.values()) else None, why + (f", {found} of them for {what}." if value["shown"] else "."), value | dict(examples=found))
+    return Told(True if found else False if s and all(v == -1 for v in s.values()) else None,
+                why + (f", {found} of them for {what}." if value["shown"] else "."), value | dict(examples=found))
 
 @effect(6)
 def _told_larger(ev, printed):
     "A smaller source above a larger one."
-    return _one_example(ev, [(a, b, t) for t in ev.targets for a in ev.others(t) for b in ev.others(t) if ev.sizes[a] < ev.sizes[b]], "the smaller source")
+    return _one_example(ev, [(a, b, t) for t in ev.targets for a in ev.others(t) for b in ev.others(t)
+                             if ev.sizes[a] < ev.sizes[b]], "the smaller source")
 
+# %% ../../nbs/published/03_effects.ipynb #dfed37e0
 @effect(7)
 def _told_medical(ev, printed):
     "A source that is not medical above one that is."
     medical = {d for d, o in zip(ev.rec.table1.dataset, ev.rec.table1.origin) if o == "medical"}
-    return _one_example(ev, [(a, b, t) for t in ev.targets for a in ev.others(t) for b in ev.others(t) if a not in medical and b in medical], "the source that is not medical")
+    return _one_example(ev, [(a, b, t) for t in ev.targets for a in ev.others(t) for b in ev.others(t)
+                             if a not in medical and b in medical], "the source that is not medical")
 
 @effect(14)
 def _told_chest(ev, printed):
@@ -125,8 +138,10 @@ def _told_chest(ev, printed):
     rows = {t: g["chest"] for t, g in ev.gains.items() if "chest" in g}
     p = dict(zip(rows, map(float, holm([r.p for r in rows.values()]))))
     sign = [int(np.sign(r.mean_difference)) if p[t] < .05 else 0 for t, r in rows.items()]
-    return Told(True if -1 in sign else False if sign and all(s == 1 for s in sign) else None, "AUC minus the baseline's: "
-        + listed([f"{r.mean_difference:+.3f} on {label(t)} (corrected {p_text(p[t])} after Holm)" for t, r in rows.items()]) + ".", {f"gain_p_{t}": v for t, v in p.items()})
+    return Told(True if -1 in sign else False if sign and all(s == 1 for s in sign) else None,
+                "AUC minus the baseline's: "
+                + listed([f"{r.mean_difference:+.3f} on {label(t)} (corrected {p_text(p[t])} after Holm)"
+                          for t, r in rows.items()]) + ".", {f"gain_p_{t}": v for t, v in p.items()})
 
 # %% ../../nbs/published/03_effects.ipynb #b300a75d
 POWER = .8   # Cohen's convention
@@ -144,6 +159,7 @@ def partial_interval(
     z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, r)))
     return math.tanh(z - half), math.tanh(z + half)
 
+# %% ../../nbs/published/03_effects.ipynb #afe32797
 _DISTANCES = {"experts": "experts", "task2vec": "Task2Vec"}
 
 def _inside(ev): return {f"{d}_{k}": known(c, k) for d, c in ev.correlations.items() for k in WITHIN}
@@ -153,24 +169,33 @@ def _told_significant(ev, printed):
     "A relation within targets contradicts; that there is none is found only with enough power."
     value, k = _inside(ev), len(ev.related.target.unique())
     p = [v for name, v in value.items() if name.endswith("_p") and v != "undefined"]
-    low, power = float(min(holm(p))) if p else "undefined", correlation.spearman_power(max(ev.correlations["experts"]["n"] - k + 1, 4), .5)
+    low, power = (float(min(holm(p))) if p else "undefined",
+                  correlation.spearman_power(max(ev.correlations["experts"]["n"] - k + 1, 4), .5))
     holds = None if not p else False if low < .05 else True if power >= POWER else None
-    return Told(holds, "Within targets rho is " + listed([f"{r_text(value[f'{d}_spearman_rho_within'])} ({name}, {p_text(value[f'{d}_spearman_rho_within_perm_p'])})" for d, name in _DISTANCES.items()])
-        + f", the lowest of r and rho after Holm {p_text(low)}, the power at a rho of 0.5 {power:.2f}; what differs between targets is no evidence about sources.",
-        value | {"within_lowest_p_holm": low, "within_power_at_rho_0.5": power})
+    return Told(holds, "Within targets rho is "
+                + listed([f"{r_text(value[f'{d}_spearman_rho_within'])} ({name}, "
+                          f"{p_text(value[f'{d}_spearman_rho_within_perm_p'])})" for d, name in _DISTANCES.items()])
+                + f", the lowest of r and rho after Holm {p_text(low)}, the power at a rho of 0.5 {power:.2f}; what "
+                  "differs between targets is no evidence about sources.",
+                value | {"within_lowest_p_holm": low, "within_power_at_rho_0.5": power})
 
+# %% ../../nbs/published/03_effects.ipynb #185022c7
 @effect(11)
 def _told_weak(ev, printed):
     "Reproduced where both intervals within targets end below 0.4, contradicted where one lies beyond it."
     value, k, each, text = _inside(ev), len(ev.related.target.unique()), [], []
     for d, name in _DISTANCES.items():
         r = value[f"{d}_pearson_r_within"]
-        if r == "undefined": each.append(None); continue
-        lo, hi = partial_interval(r, ev.correlations[d]["n"], k - 1, 1 - .05/len(_DISTANCES))      # Bonferroni: two distances are asked
+        if r == "undefined":
+            each.append(None)
+            continue
+        # Bonferroni: two distances are asked
+        lo, hi = partial_interval(r, ev.correlations[d]["n"], k - 1, 1 - .05/len(_DISTANCES))
         value |= {f"{d}_within_lo": lo, f"{d}_within_hi": hi}
         each.append(True if max(-lo, hi) < .4 else False if max(lo, -hi) >= .4 else None)
         text.append(f"{r:.2f} [{lo:.2f}, {hi:.2f}] ({name})")
-    return Told(_all_or_any(each), f"Within targets r is {listed(text) if text else 'undefined'}, intervals for both at once; what differs between targets is no evidence about sources.", value)
+    return Told(_all_or_any(each), f"Within targets r is {listed(text) if text else 'undefined'}, intervals for both "
+                "at once; what differs between targets is no evidence about sources.", value)
 
 @effect(12)
 def _told_growth(ev, printed):
@@ -178,9 +203,11 @@ def _told_growth(ev, printed):
     rest = ev.pairs[~ev.pairs.self_pair]
     c = ev.correlation(rest, "experts", "all pairs but self pairs", rest.target, size=True)
     rho, p = c["spearman_rho_within"], c["spearman_rho_within_perm_p"]
-    return Told(None if rho is None or p >= .05 else rho > 0, f"Within targets rho is {r_text(known(c, 'spearman_rho_within'))} ({p_text(p)}, by permutation).",
+    return Told(None if rho is None or p >= .05 else rho > 0, "Within targets rho is "
+                f"{r_text(known(c, 'spearman_rho_within'))} ({p_text(p)}, by permutation).",
                 {k: known(c, k) for k in WITHIN[2:]})
 
+# %% ../../nbs/published/03_effects.ipynb #29577fe1
 @effect(13)
 def _told_far(ev, printed):
     "A sign test over targets for each measure: three targets can never decide."
@@ -192,4 +219,5 @@ def _told_far(ev, printed):
         value[f"{d}_sign_p"] = float(binomtest(round(above[d]*len(m)), len(m)).pvalue)
     p = dict(zip(_DISTANCES, holm(list(value.values()))))
     return Told(_all_or_any([None if p[d] >= .05 else above[d] > .5 for d in _DISTANCES]),
-                "Sign tests over targets: " + listed([f"{p_text(value[f'{d}_sign_p'])} ({name})" for d, name in _DISTANCES.items()]) + ".", value)
+                "Sign tests over targets: "
+                + listed([f"{p_text(value[f'{d}_sign_p'])} ({name})" for d, name in _DISTANCES.items()]) + ".", value)

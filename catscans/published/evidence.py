@@ -33,6 +33,7 @@ def _tests(cols, rows):
     p = {(r.a, r.b, r.target): (r.nb_p, r.nb_p_holm) for r in t.itertuples()}
     return p | {(b, a, t): v for (a, b, t), v in p.items()}
 
+# %% ../../nbs/published/01_evidence.ipynb #b89b64be
 @dataclass(frozen=True)
 class Evidence:
     "Fold AUCs and distances under the paper's dataset names, from one origin."
@@ -47,12 +48,13 @@ class Evidence:
     def means(self):
         "target -> source -> mean AUC, best first"
         real = self.auc[self.auc.source != "random"]
-        m = real.groupby(["target", "source"], sort=False).auc_ovr_weighted.mean().sort_values(ascending=False, kind="stable")
+        m = (real.groupby(["target", "source"], sort=False).auc_ovr_weighted.mean()
+             .sort_values(ascending=False, kind="stable"))
         return {t: m[t].to_dict() for t in PAPER_TARGETS if t in m}
     @property
     def targets(self): return list(self.means)
     def sources(self, target):
-        "best first"
+        "best first; `NotThere` where no dataset stands for the target"
         if target not in self.means: raise NotThere(f"no target stands for {target}")
         return list(self.means[target])
     def others(self, target): return [s for s in self.sources(target) if s != target]
@@ -75,16 +77,24 @@ class Evidence:
         "Where numbers come from, for a message."
         return self.rec.at(file) if self.profile == "published" else f"profile {self.profile}"
     def correlation(self, pairs, distance, over, groups=None, size=False):
-        "`correlation.correlation` of a distance and transferability, or its size, `over` some pairs; what does not vary is named with its file."
+        """`correlation.correlation` of a distance and transferability, or its size, `over` some pairs; what does not
+        vary is named with its file; `NotThere` where a pair has no distance."""
         file = dict(experts="expert_distances", task2vec="task2vec_distances").get(distance, distance)
-        if distance not in pairs or pairs[distance].isna().any(): raise NotThere(f"{self.at(file)}: not every pair has a distance of {distance}")
+        if distance not in pairs or pairs[distance].isna().any():
+            raise NotThere(f"{self.at(file)}: not every pair has a distance of {distance}")
         t = pairs.transferability.abs() if size else pairs.transferability
-        return self.correlate((f"the distances of {distance}", file, pairs[distance]), (f"the {'sizes of the ' if size else ''}transferabilities", "fold_auc", t), over, groups)
+        return self.correlate((f"the distances of {distance}", file, pairs[distance]),
+                              (f"the {'sizes of the ' if size else ''}transferabilities", "fold_auc", t), over, groups)
     def correlate(self, x, y, over="", groups=None):
-        "`correlation.correlation` of two (name, file, values)."
-        if len(x[2]) < 3: raise Undefined(f"{self.at(x[1])}: only {len(x[2])} values{over and f' over {over}'}, a correlation needs 3")
+        """`correlation.correlation` of two (name, file, values);
+        `Undefined` where there are fewer than three or they do not vary."""
+        if len(x[2]) < 3:
+            raise Undefined(f"{self.at(x[1])}: only {len(x[2])} values{over and f' over {over}'}, a "
+                            "correlation needs 3")
         for name, file, v in (x, y):
-            if constant(v): raise Undefined(f"{self.at(file)}: {name} are all equal ({np.asarray(v)[0]:.4g}){over and f' over {over}'}, a correlation needs variation")
+            if constant(v):
+                raise Undefined(f"{self.at(file)}: {name} are all equal "
+                                f"({np.asarray(v)[0]:.4g}){over and f' over {over}'}, a correlation needs variation")
         return correlation(x[2], y[2], groups)
     @property
     def related(self):
@@ -121,6 +131,7 @@ def stands_for(
     "Under which of the paper's names a dataset of ours answers."
     return name if name == "random" or name in PAPER_SOURCES else DATASETS[name].stands_for
 
+# %% ../../nbs/published/01_evidence.ipynb #e45b8c41
 def from_profile(
     profile:str,  # toy, lite or paper
     rec=None,
@@ -131,13 +142,16 @@ def from_profile(
     name, p = stands_for, grid.get_profile(profile)
     auc = frames.tidy(profile)
     auc = auc.assign(source=auc.source.map(name), target=auc.target.map(name))
-    t = transferability_frame(auc, setting("baseline", p.protocol), rec).groupby(["source", "target"], sort=False).transferability.mean().reset_index()
+    t = (transferability_frame(auc, setting("baseline", p.protocol), rec).groupby(["source", "target"], sort=False)
+         .transferability.mean().reset_index())
     try: d = frames.distances(profile)
     except UserError as e: raise NotThere(str(e)) from None
-    d = d.assign(source=d.source.map(name), target=d.target.map(name), measure=d.measure.replace("task2vec_cosine", "task2vec"))
+    d = d.assign(source=d.source.map(name), target=d.target.map(name),
+                 measure=d.measure.replace("task2vec_cosine", "task2vec"))
     pairs = t.merge(d.pivot(index=["source", "target"], columns="measure", values="value").reset_index(), how="left")
     sizes = {name(n): c.n for n, c in DATASETS.items() if n in set(p.sources)}
-    return Evidence(authors.record(rec), auc, pairs.assign(self_pair=pairs.source == pairs.target), sizes, profile, p.protocol)
+    return Evidence(authors.record(rec), auc, pairs.assign(self_pair=pairs.source == pairs.target), sizes, profile,
+                    p.protocol)
 
 # %% ../../nbs/published/01_evidence.ipynb #6c622c60
 VERDICTS = ("reproduced", "contradicted", "not in the record", "not yet run")
@@ -152,7 +166,8 @@ class Finding:
     def verdict(self): return "not in the record" if self.holds is None else VERDICTS[0 if self.holds else 1]
 
 # %% ../../nbs/published/01_evidence.ipynb #4328f7cc
-WITHIN = tuple(f"{k}_within{p}" for k in ("pearson_r", "spearman_rho") for p in ("", "_perm_p"))   # keys of `correlation.correlation`
+# keys of `correlation.correlation`
+WITHIN = tuple(f"{k}_within{p}" for k in ("pearson_r", "spearman_rho") for p in ("", "_perm_p"))
 
 def known(
     c:dict,  # from `correlation.correlation`, or empty

@@ -21,7 +21,9 @@ def _obtained(id, row, evidence):
     "What our records say, per profile."
     out = {}
     for profile, ev in evidence.items():
-        if isinstance(ev, NotThere): out[profile] = "not yet run"; continue
+        if isinstance(ev, NotThere):
+            out[profile] = "not yet run"
+            continue
         try: out[profile] = plain(obtained(ev, row, id))
         except UserError as e: out[profile] = f"not applicable: {e}"
     return out
@@ -40,18 +42,22 @@ def audit(
     rows = []
     for row in ev.rec.claims.itertuples(index=False):
         f = answer(ev, row, row.id)
-        rows.append((row.id, row.claim, row.where, plain(json.loads(row.printed) if row.printed else None), plain(f.value), _obtained(row.id, row, ours),
+        rows.append((row.id, row.claim, row.where, plain(json.loads(row.printed) if row.printed else None),
+                     plain(f.value), _obtained(row.id, row, ours),
                      None if pd.isna(row.tolerance) else float(row.tolerance), f.verdict, f.why))
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict(printed=object, recomputed=object, tolerance=object))
 
 # %% ../../nbs/published/04_verdicts.ipynb #7b5fa42e
 def _short(v, width, keys=None):
-    "A printed or recomputed value in a few characters: a number, or the first ones of several (those that are printed)."
+    """A printed or recomputed value in a few characters:
+    a number, or the first ones of several (those that are printed)."""
     if v is None or isinstance(v, str): return v or "-"
     if isinstance(v, dict):
         parts = [_short(x, width) for k, x in v.items() if not keys or k in keys]
         text = "/".join(parts)
-        while len(text) > width: parts.pop(); text = "/".join(parts) + "/.."
+        while len(text) > width:
+            parts.pop()
+            text = "/".join(parts) + "/.."
         return text
     return f"{v:,}" if isinstance(v, int) else f"{int(v):,}" if float(v).is_integer() else f"{v:.3g}"
 
@@ -63,32 +69,43 @@ def obtained_counts(
     v = [o[profile]["verdict"] if isinstance(o.get(profile), dict) else "not applicable" for o in table.obtained]
     return ", ".join(f"{v.count(k)} {k}" for k in (*OBTAINED, "not applicable") if k in v)
 
+# %% ../../nbs/published/04_verdicts.ipynb #8544e537
 def audit_text(
     table:pd.DataFrame,  # from `audit`
     width:int=100,       # columns of the terminal
 )->str:
     "The audit for a terminal: a line per claim, the reason under it, and the count of verdicts."
     cells = (("", 3), ("verdict", 17), ("claim", width-3-17-15-17-4), ("printed", 15), ("recomputed", 17))
-    line = lambda values: " ".join(f"{v:>{n}}" if i == 0 else f"{v:<{n}}" for i, (v, (_, n)) in enumerate(zip(values, cells))).rstrip()
+    line = lambda values: " ".join(f"{v:>{n}}" if i == 0 else f"{v:<{n}}"
+                                   for i, (v, (_, n)) in enumerate(zip(values, cells))).rstrip()
     out = [line([c for c, _ in cells]), "-"*width]
     for r in table.itertuples():
         claim = textwrap.wrap(r.claim, cells[2][1]) or [""]
         for i, part in enumerate(claim):
-            out.append(line([r.id, r.verdict, part, _short(r.printed, 15), _short(r.recomputed, 17, r.printed if isinstance(r.printed, dict) else None)] if i == 0 else ["", "", part, "", ""]))
+            out.append(line([r.id, r.verdict, part, _short(r.printed, 15),
+                             _short(r.recomputed, 17, r.printed if isinstance(r.printed, dict) else None)]
+                            if i == 0 else ["", "", part, "", ""]))
         out += textwrap.wrap(r.why, width-4, initial_indent="    ", subsequent_indent="    ")
         for p, o in r.obtained.items():
-            if isinstance(o, dict): out += textwrap.wrap(f"{p}: {o['verdict']}. {o['why']}", width-4, initial_indent="    ", subsequent_indent="      ")
+            if isinstance(o, dict):
+                out += textwrap.wrap(f"{p}: {o['verdict']}. {o['why']}", width-4, initial_indent="    ",
+                                     subsequent_indent="      ")
     counts = table.verdict.value_counts()
     run = {p for o in table.obtained for p, v in o.items() if isinstance(v, dict)}
     waiting = [p for p in (table.obtained.iloc[0] if len(table) else {}) if p not in run]
-    for p in sorted(run): out += textwrap.wrap(f"{p}: {obtained_counts(table, p)}; a dataset goes by the name of the one that it stands for", width-4, initial_indent="    ", subsequent_indent="      ")
-    return "\n".join([*out, "-"*width, ", ".join(f"{counts[v]} {v}" for v in VERDICTS if v in counts) + (f"; not yet run by us: {', '.join(waiting)}" if waiting else "")])
+    for p in sorted(run):
+        out += textwrap.wrap(f"{p}: {obtained_counts(table, p)}; a dataset goes by the name of the one that "
+                             "it stands for", width-4, initial_indent="    ", subsequent_indent="      ")
+    return "\n".join([*out, "-"*width, ", ".join(f"{counts[v]} {v}" for v in VERDICTS if v in counts)
+                      + (f"; not yet run by us: {', '.join(waiting)}" if waiting else "")])
 
+# %% ../../nbs/published/04_verdicts.ipynb #bce0b21c
 def audit_json(
     table:pd.DataFrame,  # from `audit`
 )->str:
     "The audit as a JSON list of objects, numbers as numbers."
-    return json.dumps([dict(zip(COLUMNS, map(plain, r))) for r in table[list(COLUMNS)].itertuples(index=False)], indent=1, ensure_ascii=False, allow_nan=False)
+    return json.dumps([dict(zip(COLUMNS, map(plain, r))) for r in table[list(COLUMNS)].itertuples(index=False)],
+                      indent=1, ensure_ascii=False, allow_nan=False)
 
 # %% ../../nbs/published/04_verdicts.ipynb #ac7dadcc
 def _cell(v, keys=None):
@@ -104,6 +121,9 @@ def verdict_frame(
     "The audit as it is shown: claims with their place, numbers with their names, verdicts in bold."
     ours = lambda o: "<br>".join(f"{p}: {v['verdict']}. {v['why']}" for p, v in o.items() if isinstance(v, dict))
     keys = [r.printed if isinstance(r.printed, dict) else None for r in table.itertuples()]
-    shown = pd.DataFrame({"": table.id, "claim": table.claim + " (" + table["where"] + ")", "printed": list(map(_cell, table.printed)),
-        "recomputed": list(map(_cell, table.recomputed, keys)), "verdict": "**" + table.verdict + "**", "why": table.why, "obtained": table.obtained.map(ours)})
+    shown = pd.DataFrame({"": table.id, "claim": table.claim + " (" + table["where"] + ")",
+                          "printed": list(map(_cell, table.printed)),
+                          "recomputed": list(map(_cell, table.recomputed, keys)),
+                          "verdict": "**" + table.verdict + "**", "why": table.why,
+                          "obtained": table.obtained.map(ours)})
     return shown if (shown.obtained != "").any() else shown.drop(columns="obtained")

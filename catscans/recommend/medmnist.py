@@ -13,14 +13,17 @@ from ..datasets.catalogue import CATALOGUE, family
 
 # %% ../../nbs/recommend/00_medmnist.ipynb #1cfde4d4
 SCORES = {  # column -> what it is; all of them promise better transfer when larger
-    "logme": "LogME: evidence of a linear model", "leep": "LEEP: log expected empirical prediction", "nleep": "N-LEEP: LEEP on a Gaussian mixture",
-    "parc": "PARC: correlation of pairwise differences", "sfda": "SFDA: self-challenging Fisher discriminant", "ncti": "NCTI: neural collapse",
+    "logme": "LogME: evidence of a linear model", "leep": "LEEP: log expected empirical prediction",
+    "nleep": "N-LEEP: LEEP on a Gaussian mixture",
+    "parc": "PARC: correlation of pairwise differences", "sfda": "SFDA: self-challenging Fisher discriminant",
+    "ncti": "NCTI: neural collapse",
     "lp": "LP: accuracy of a linear probe", "fu": "FU: the authors' own, from gradients"}
 
 @lru_cache(maxsize=None)
 def _read(name):
     from importlib.resources import files
-    with (files("catscans")/"data"/"medmnist"/name).open("rb") as f: return pd.read_csv(f, compression="gzip" if name.endswith(".gz") else None)
+    with (files("catscans")/"data"/"medmnist"/name).open("rb") as f:
+        return pd.read_csv(f, compression="gzip" if name.endswith(".gz") else None)
 
 def auc()->pd.DataFrame: # target, source, auc
     "The published test AUC of 168 pairs, as shares of one."
@@ -45,9 +48,11 @@ def sources()->pd.DataFrame: # index: source; title, family, images (of training
         if s == "medmnist": continue
         c = CATALOGUE[s]
         # RadImageNet: 1.35 million images as its paper says (Mei et al. 2022); its card counts none
-        rows[s] = dict(title=c.title, family=c.collection, images=c.parts[0] if c.parts else c.n or 1_350_000, classes=c.classes, channels=c.channels, licence=c.licence)
+        rows[s] = dict(title=c.title, family=c.collection, images=c.parts[0] if c.parts else c.n or 1_350_000,
+                       classes=c.classes, channels=c.channels, licence=c.licence)
     single = [r for s, r in rows.items() if s.endswith("mnist")]
-    rows["medmnist"] = dict(title="MedMNIST without the target", family="medmnist", images=sum(r["images"] for r in single), classes=sum(r["classes"] for r in single),
+    rows["medmnist"] = dict(title="MedMNIST without the target", family="medmnist",
+                            images=sum(r["images"] for r in single), classes=sum(r["classes"] for r in single),
                             channels=3, licence="CC BY 4.0; part of it CC BY-NC 4.0")
     return pd.DataFrame(rows).T.loc[auc().source.unique()].infer_objects()
 
@@ -55,8 +60,9 @@ def sources()->pd.DataFrame: # index: source; title, family, images (of training
 def cells(
     runs:pd.DataFrame,  # as `runs()`
 )->pd.DataFrame: # target, source, auc
-    "The test AUC at the lowest validation loss of every pair."
-    if missing := [c for c in ("target", "source", "val_loss", "test_auc") if c not in runs]: raise UserError(f"runs: columns {', '.join(missing)} are missing; received {', '.join(runs)}")
+    "The test AUC at the lowest validation loss of every pair; `UserError` where a column is missing."
+    if missing := [c for c in ("target", "source", "val_loss", "test_auc") if c not in runs]:
+        raise UserError(f"runs: columns {', '.join(missing)} are missing; received {', '.join(runs)}")
     ok = runs.dropna(subset=["val_loss"])
     best = ok.loc[ok.groupby(["target", "source"], sort=False).val_loss.idxmin()]
     return best[["target", "source"]].assign(auc=best.test_auc).reset_index(drop=True)
@@ -93,21 +99,25 @@ def stability(
 def ranks(
     recompute:bool=True,  # False: as published
 )->pd.DataFrame: # index: target; one column per estimator, 1 the best
-    "Estimators ranked per target by weighted Kendall tau; an estimator that gives all candidates the same score is last."
+    """Estimators ranked per target by weighted Kendall tau;
+    an estimator that gives all candidates the same score is last."""
     published = _read("ranks.csv").set_index("target")
     if not recompute: return published
     from scipy.stats import weightedtau
     a = auc().merge(scores(wide=True))
     z = lambda c: a.groupby("target")[c].transform(lambda v: (v - v.mean())/v.std(ddof=0))
     a["our"] = z("fu") + z("lp")
-    tau = {t: {c: -2. if g[c].nunique() == 1 else weightedtau(g[c], g.auc)[0] for c in published} for t, g in a.groupby("target")}
+    tau = {t: {c: -2. if g[c].nunique() == 1 else weightedtau(g[c], g.auc)[0] for c in published}
+           for t, g in a.groupby("target")}
     return pd.DataFrame(tau).T.rank(axis=1, ascending=False).astype(int).loc[published.index].rename_axis("target")
 
 # %% ../../nbs/recommend/00_medmnist.ipynb #b83197eb
 def pairs(
     estimator:str, # key of `SCORES`
 )->pd.DataFrame: # target, source, auc, score, group
-    "Cells and scores side by side, as `catscans.metrics.ranking` takes them; the group is the target's family."
-    s = scores(wide=True)[["target", "source", choose("published estimator", estimator, SCORES)]].rename(columns={estimator: "score"})
+    """Cells and scores side by side, as `catscans.metrics.ranking` takes them; the group is the target's family;
+    `UserError` where the estimator is not known."""
+    s = (scores(wide=True)[["target", "source", choose("published estimator", estimator, SCORES)]]
+         .rename(columns={estimator: "score"}))
     d = auc().merge(s, on=["target", "source"])
     return d.assign(group=d.target.map({t: family(t) for t in d.target.unique()}))

@@ -32,9 +32,10 @@ def probe_features(
     probe,        # catscans.models.probes.Probe, or anything that has `features`
     batch:int=250,
 )->np.ndarray: # (n, d)
-    "Features of images under a probe, a batch in memory at a time."
+    "Features of images under a probe, a batch in memory at a time; `UserError` where they hold NaN or infinity."
     f = np.concatenate([probe.features(np.asarray(x[i:i+batch])) for i in range(0, len(x), batch)])
-    if not np.isfinite(f).all(): raise UserError(f"probe {getattr(probe, 'name', '')}: its features hold NaN or infinity; check the file")
+    if not np.isfinite(f).all():
+        raise UserError(f"probe {getattr(probe, 'name', '')}: its features hold NaN or infinity; check the file")
     return f
 
 def look(
@@ -47,8 +48,10 @@ def look(
 def distance(
     a, b, # as of `look`
 )->float:
-    "Fréchet distance of Gaussians with diagonal covariance."
-    if a[0].shape != b[0].shape: raise UserError(f"looks of {a[0].size} and {b[0].size} features cannot be compared: they come from different probes")
+    "Fréchet distance of Gaussians with diagonal covariance; `UserError` where the looks come from different probes."
+    if a[0].shape != b[0].shape:
+        raise UserError(f"looks of {a[0].size} and {b[0].size} features cannot be compared: they come from "
+                        "different probes")
     return math.sqrt(sum(((np.asarray(u, float) - v)**2).sum() for u, v in zip(a, b)))
 
 # %% ../../nbs/recommend/01_prints.ipynb #0e4360c6
@@ -69,13 +72,16 @@ def probe_size(
     probe,      # catscans.models.probes.Probe, or anything that has `features`
     size:int,   # for a probe of any size
 )->int:
-    "The side in pixels of the images that a probe takes."
+    "The side in pixels of the images that a probe takes; `UserError` where they would not be square."
     shape = getattr(getattr(probe, "body", None), "input_shape", (None, size, size, 3))
-    if shape[1] != shape[2]: raise UserError(f"probe {probe.name}: it takes images of {shape[2]} x {shape[1]} px; only square images are compared: give another probe")
+    if shape[1] != shape[2]:
+        raise UserError(f"probe {probe.name}: it takes images of {shape[2]} x {shape[1]} px; only square images are "
+                        "compared: give another probe")
     return shape[1]
 
 # %% ../../nbs/recommend/01_prints.ipynb #3af2918f
-BITS, SAME, SHARE = 12, 3, .01   # bits that may differ; how many images, and which share of those that could be found, make a source the target's own
+# bits that may differ; how many images, and which share of those that could be found, make a source the target's own
+BITS, SAME, SHARE = 12, 3, .01
 
 def hashes(
     x,  # (n, h, w, 3) uint8
@@ -140,11 +146,14 @@ def make_print(
     "Statistics of a source's images."
     at = lambda k: np.unique(np.linspace(0, len(images) - 1, min(k, len(images))).round().astype(int))
     c, i = images.card, at(USED)
-    facts = dict(name=images.name, family=getattr(c, "collection", "") or images.name, licence=getattr(c, "licence", "not stated"), note=note, images=len(images), used=len(i),
-                 size=images.size, fingerprint=images.fingerprint, hashes=hashes(images.x[at(HASHED)]), statistics=statistics(images))
+    facts = dict(name=images.name, family=getattr(c, "collection", "") or images.name,
+                 licence=getattr(c, "licence", "not stated"), note=note, images=len(images), used=len(i),
+                 size=images.size, fingerprint=images.fingerprint, hashes=hashes(images.x[at(HASHED)]),
+                 statistics=statistics(images))
     if probe is None: return Print(**facts)
     mean, sd = look(probe_features(images.x[i], probe))
-    return Print(**facts, probe=getattr(probe, "name", type(probe).__name__), touch=touchstone(probe, images.size), mean=mean.astype(np.float32), sd=sd.astype(np.float32))
+    return Print(**facts, probe=getattr(probe, "name", type(probe).__name__), touch=touchstone(probe, images.size),
+                 mean=mean.astype(np.float32), sd=sd.astype(np.float32))
 
 # %% ../../nbs/recommend/01_prints.ipynb #9ad53488
 def save_print(
@@ -155,14 +164,19 @@ def save_print(
     "One small file per source."
     p = p if isinstance(p, Print) else make_print(p, probe)
     arrays = {k: v for k in ("hashes", "touch", "mean", "sd") if (v := getattr(p, k)) is not None}
-    with atomic(path) as tmp: np.savez_compressed(tmp, facts=np.array(json.dumps({k: getattr(p, k) for k in _FACTS})), **arrays)
+    with atomic(path) as tmp:
+        np.savez_compressed(tmp, facts=np.array(json.dumps({k: getattr(p, k) for k in _FACTS})), **arrays)
     return Path(path)
 
 def read_print(path)->Print:
     "A print, or a `UserError` that names the file."
     try:
-        with np.load(path, allow_pickle=False) as z: return Print(**json.loads(str(z["facts"])), **{k: z[k] for k in ("hashes", "touch", "mean", "sd") if k in z})
-    except Exception as e: raise UserError(f"{path} is not a print of a source ({e}); make it with python -m catscans.recommend.prints") from None
+        with np.load(path, allow_pickle=False) as z:
+            return Print(**json.loads(str(z["facts"])), **{k: z[k] for k in ("hashes", "touch", "mean", "sd")
+                                                           if k in z})
+    except Exception as e:
+        raise UserError(f"{path} is not a print of a source ({e}); make it with python -m "
+                        "catscans.recommend.prints") from None
 
 def prints(
     folder=None,  # of `save_print` files; default: CATSCANS_PRINTS, else those of the package
@@ -185,10 +199,15 @@ def print_of(
     return {s: known.get(s) or lent[f] for s, f in of.items() if s in known or f in lent and len(alone[f]) == 1}
 
 # %% ../../nbs/recommend/01_prints.ipynb #514ff9f3
-CUT_FROM = dict(tinyimagenet="imagenet", imagenette="imagenet", stl10="imagenet", sti10="imagenet")   # collection -> the source that its images were taken from
-ALIASES = {  # family -> how folders of its images are called, lower case and without what stands between letters; the names of the record's sources are added
-    "imagenet": ("ilsvrc2012", "imagewoof", "stl10", "sti10"), "ham10000": ("ham10000", "isic2018", "isic2019"), "chestxray14": ("chestxray14", "chestxray8", "nihchest"),
-    "kermany": ("kermany", "chestxraypneumonia", "chestxray2017"), "kermany-oct": ("kermany", "oct2017"), "nct-crc": ("nctcrc", "nctcrche", "crcvalhe7k"), "busi": ("busi", "busiwithgt"),
+# collection -> the source that its images were taken from
+CUT_FROM = dict(tinyimagenet="imagenet", imagenette="imagenet", stl10="imagenet", sti10="imagenet")
+# family -> how folders of its images are called, lower case and without what stands between letters; the names of the
+# record's sources are added
+ALIASES = {
+    "imagenet": ("ilsvrc2012", "imagewoof", "stl10", "sti10"), "ham10000": ("ham10000", "isic2018", "isic2019"),
+    "chestxray14": ("chestxray14", "chestxray8", "nihchest"),
+    "kermany": ("kermany", "chestxraypneumonia", "chestxray2017"), "kermany-oct": ("kermany", "oct2017"),
+    "nct-crc": ("nctcrc", "nctcrche", "crcvalhe7k"), "busi": ("busi", "busiwithgt"),
     "deepdrid": ("deepdrid",), "bbbc051": ("bbbc051",), "lits": ("lits", "lits17", "organmnist")}
 WORD = 7   # letters from which an alias may stand inside a word
 
@@ -197,9 +216,11 @@ def families_named(
 )->set: # families
     "Which sources' images a name speaks of."
     known = {}
-    for f, a in [*((f, a) for f, v in ALIASES.items() for a in v), *((family(s), s) for s in sources().index)]: known.setdefault(a, set()).add(f)
+    for f, a in [*((f, a) for f, v in ALIASES.items() for a in v), *((family(s), s) for s in sources().index)]:
+        known.setdefault(a, set()).add(f)
     words = [w for w in re.split("[^a-z0-9]+", name.lower()) if w]
-    runs, whole, out = {"".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}, "".join(words), set()
+    runs, whole, out = ({"".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)},
+                        "".join(words), set())
     for a in sorted(known, key=len, reverse=True):
         if a in (runs if len(a) < WORD or a == "medmnist" else whole): out |= known[a]
         whole = whole.replace(a, " ") if len(a) >= WORD else whole      # RadImageNet is not ImageNet
@@ -242,8 +263,10 @@ def own_sources(
         if n < max(SAME, SHARE*len(images)*part/all_): continue
         for s in own:
             cut = ", which was cut from it" if CUT_FROM.get(p.family) == s else ""
-            out[s] = max(out.get(s, (0, "")), (n, f"{n:,} of {len(images):,} images are near duplicates of images in {p.name}{cut}"))
-    named = {s: f"it is of the same dataset family ({', '.join(filter(None, (f, mine[f])))})" for s in names if (f := family(s)) in mine and not (s in keep and mine[f])}
+            out[s] = max(out.get(s, (0, "")), (n, f"{n:,} of {len(images):,} images are near duplicates of images in "
+                                               f"{p.name}{cut}"))
+    named = {s: f"it is of the same dataset family ({', '.join(filter(None, (f, mine[f])))})" for s in names
+             if (f := family(s)) in mine and not (s in keep and mine[f])}
     return {s: named.get(s) or out[s][1] for s in names if s in named or s in out}
 
 # %% ../../nbs/recommend/01_prints.ipynb #5aa25066
@@ -253,15 +276,21 @@ def looked_up(
     size:int,    # of the images, in pixels
 )->str:
     "Which images of the sources were looked for, and which were not; small images are recognised less often."
-    same, cut = {s: "{:,} of {:,} images of {}".format(*covers(p, s), s) for s, p in print_of(names, known).items() if len(p.hashes)}, {}
+    same, cut = ({s: "{:,} of {:,} images of {}".format(*covers(p, s), s) for s, p in print_of(names, known).items()
+                  if len(p.hashes)}, {})
     for p in known.values():
-        if (s := CUT_FROM.get(p.family)) in names and len(p.hashes): cut.setdefault(s, []).append("{:,} of {:,} of {}".format(*covers(p), p.name))
+        if (s := CUT_FROM.get(p.family)) in names and len(p.hashes):
+            cut.setdefault(s, []).append("{:,} of {:,} of {}".format(*covers(p), p.name))
     lack = [s for s in names if s not in same and s not in cut]
-    if len(lack) == len(names): return "sources that are your own images are recognised by their name only: no prints of the sources are there"
-    part = lambda s: f"{same[s]} (and {', '.join(cut[s])}, cut from {s})" if s in same and s in cut else same[s] if s in same else f"{', '.join(cut[s])}, cut from {s}"
+    if len(lack) == len(names):
+        return "sources that are your own images are recognised by their name only: no prints of the sources are there"
+    part = lambda s: (f"{same[s]} (and {', '.join(cut[s])}, cut from {s})" if s in same and s in cut
+                      else same[s] if s in same else f"{', '.join(cut[s])}, cut from {s}")
     parts = [part(s) for s in names if s not in lack]
-    return (f"whether your images are a source's own was looked up in {'; '.join(parts)}; that nothing was found says nothing of a source's other images"
-            + (f"; at {size} px fewer copies are recognised than at {most}" if size < (most := max(p.size for p in known.values())) else "")
+    return (f"whether your images are a source's own was looked up in {'; '.join(parts)}; that nothing was found says "
+            "nothing of a source's other images"
+            + (f"; at {size} px fewer copies are recognised than at {most}"
+               if size < (most := max(p.size for p in known.values())) else "")
             + (f", and the other {len(lack)} have no print and are recognised by their name only" if lack else ""))
 
 # %% ../../nbs/recommend/01_prints.ipynb #36c33dc1
@@ -270,7 +299,8 @@ SMALL = {"imagenet": "natural_imagenet1000_1perclass_128.zip"}   # under CATSCAN
 
 def printable()->list:
     "Sources that could have a print: those of the published record, and of the profiles."
-    return list(dict.fromkeys([*(s for s in sources().index if s in CATALOGUE), *PROFILES["paper"].sources, *PROFILES["lite"].sources]))
+    return list(dict.fromkeys([*(s for s in sources().index if s in CATALOGUE), *PROFILES["paper"].sources,
+                               *PROFILES["lite"].sources]))
 
 def source_images(
     name:str,       # of `printable`
@@ -279,9 +309,12 @@ def source_images(
     "A source's images if they are under CATSCANS_DATA."
     from dataclasses import replace
     c, small = CATALOGUE[name], data_dir() and name in SMALL and data_dir()/SMALL[name]
-    here = [n for n in (f"{name}_224", f"{name}_128", f"{name}_64", name) if n in DATASETS and where(n) is not None]   # MedMNIST: the sharpest
+    # MedMNIST: the sharpest
+    here = [n for n in (f"{name}_224", f"{name}_128", f"{name}_64", name) if n in DATASETS and where(n) is not None]
     if here: return replace(load(here[0], size, max_images=USED if (c.n or 0) > WHOLE else None), name=name), ""
-    if small and small.exists(): return replace(build(general(small, name), size), card=c), f"{SMALL[name]} stands for it: few images of each class"
+    if small and small.exists():
+        return (replace(build(general(small, name), size), card=c),
+                f"{SMALL[name]} stands for it: few images of each class")
     return None, "its images are not under CATSCANS_DATA"
 
 # %% ../../nbs/recommend/01_prints.ipynb #635bb60c
@@ -291,20 +324,27 @@ def make_all(
     names=None,     # default: `printable`
     say=print,
 )->dict: # name -> "" or why there is no print
-    "Prints of all sources whose images are at hand, and a table of them."
+    "Prints of all sources whose images are at hand, and a table of them; `UserError` where no source has any."
     import pandas as pd
     size, told, rows = probe.body.input_shape[1], {}, []
     for n in ([choose("source", n, printable()) for n in names] if names else printable()):
         images, told[n] = source_images(n, size)
-        if images is None: say(f"{n}: no print, {told[n]}"); continue
-        p = make_print(images, probe, told[n]); told[n] = ""
+        if images is None:
+            say(f"{n}: no print, {told[n]}")
+            continue
+        p = make_print(images, probe, told[n])
+        told[n] = ""
         path = save_print(p, Path(out)/f"{n}.npz")
-        rows.append(dict(print=path.name, **{k: getattr(p, k) for k in ("family", "licence", "images", "used")}, hashed=len(p.hashes), size=p.size, probe=p.probe, note=p.note))
+        rows.append(dict(print=path.name, **{k: getattr(p, k) for k in ("family", "licence", "images", "used")},
+                         hashed=len(p.hashes), size=p.size, probe=p.probe, note=p.note))
         say(f"{n}: {p.used:,} of {p.images:,} images, {path.stat().st_size:,} bytes")
-    if not rows: raise UserError(f"no source has images at hand: set CATSCANS_DATA to the folder that holds them ({', '.join(told)})")
+    if not rows:
+        raise UserError("no source has images at hand: set CATSCANS_DATA to the folder that holds them "
+                        f"({', '.join(told)})")
     with atomic(Path(out)/"prints.csv") as tmp: pd.DataFrame(rows).to_csv(tmp, index=False)
     return told
 
+# %% ../../nbs/recommend/01_prints.ipynb #3081398a
 def main(
     argv=None, # default: the command line
 )->int: # exit code
@@ -312,13 +352,17 @@ def main(
     import argparse
     a = argparse.ArgumentParser(prog="python -m catscans.recommend.prints", description=main.__doc__)
     a.add_argument("names", nargs="*", metavar="SOURCE", help="default: all")
-    a.add_argument("--probe", required=True, metavar="FILE", help="the network that looks at the images: a file, or squeezenet or imagenet, which are fetched once"); a.add_argument("--out", required=True, metavar="DIR")
+    a.add_argument("--probe", required=True, metavar="FILE", help="the network that looks at the images: a file, or "
+                   "squeezenet or imagenet, which are fetched once")
+    a.add_argument("--out", required=True, metavar="DIR")
     a = a.parse_args(argv)
     try:
         for n in a.names: choose("source", n, printable())
         file = probe_file(a.probe)
         make_all(load_probe(file, SIZE), a.out, a.names)
-    except UserError as e: print(f"error: {e}", file=sys.stderr); return 2
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
     return 0
 
 if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())   # not when the notebook runs

@@ -32,11 +32,15 @@ LEAST, MOST = 10, 1000   # images per class; images used
 def check_target(
     y, classes, name:str,
 ):
-    "Refuse fewer than two classes and classes with fewer than `LEAST` images."
+    "A `UserError` where there are fewer than two classes, or a class has fewer than `LEAST` images."
     counts = np.bincount(np.asarray(y, np.int64), minlength=len(classes))
-    if (have := int((counts > 0).sum())) < 2: raise UserError(f"{name}: received {have} class with images, at least 2 are needed: give labelled images of all classes")
+    if (have := int((counts > 0).sum())) < 2:
+        raise UserError(f"{name}: received {have} class with images, at least 2 are needed: give labelled images "
+                        "of all classes")
     if few := [f"{c} ({n})" for c, n in zip(classes, counts) if n < LEAST]:
-        raise UserError(f"{name}: fewer than {LEAST} images in class {', '.join(few[:5])}{f' and {len(few) - 5} more' if len(few) > 5 else ''}; add images or drop the class")
+        raise UserError(f"{name}: fewer than {LEAST} images in class "
+                        f"{', '.join(few[:5])}{f' and {len(few) - 5} more' if len(few) > 5 else ''}; add images or "
+                        "drop the class")
 
 def sample(
     y, most:int=MOST, seed:int=0,
@@ -45,15 +49,20 @@ def sample(
     return stratified_sample(y, most, "rank", seed)
 
 # %% ../../nbs/recommend/03_ranking.ipynb #33dc9c58
-_WORDS = dict(leep="LEEP", nce="NCE", logme="LogME", hscore="H-score", transrate="TransRate", parc="PARC", nleep="N-LEEP", knn="k-NN", auc="AUC", fid="FID", kid="KID", otdd="OTDD", cka="CKA", task2vec="Task2Vec", jpeg="JPEG")
+_WORDS = dict(leep="LEEP", nce="NCE", logme="LogME", hscore="H-score", transrate="TransRate", parc="PARC",
+              nleep="N-LEEP", knn="k-NN", auc="AUC", fid="FID", kid="KID", otdd="OTDD", cka="CKA", task2vec="Task2Vec",
+              jpeg="JPEG")
 
 def _readable(estimator): return " ".join(_WORDS.get(w, w) for w in estimator.split("_"))
 
+# %% ../../nbs/recommend/03_ranking.ipynb #8e23ba4f
 @dataclass(eq=False)
 class Ranking:
     "Sources for a target, the most promising first."
     target:dict              # name, images, used, classes, fingerprint
-    table:object             # DataFrame, index source: expected, lo, hi (AUC points against the candidates' mean), distance (of its print; NaN: not known), cost, cost_images (to pretrain on; 0: there are weights), licence
+    # DataFrame, index source: expected, lo, hi (AUC points against the candidates' mean), distance (of its print; NaN: not
+    # known), cost, cost_images (to pretrain on; 0: there are weights), licence
+    table:object
     verdict:str
     dropped:dict             # source -> why
     unavailable:dict         # estimator -> why
@@ -66,18 +75,32 @@ class Ranking:
     def text(self)->str:
         t, seen = self.target, self.table.distance.notna().any()
         w, far = max(map(len, self.table.index)), lambda v: f"{'' if np.isnan(v) else f'{v:.1f}':>8}  " if seen else ""
-        lines = [f"{t['name']}: {t['images']:,} images" + (f" ({t['used']:,} used)" if t["used"] < t["images"] else "") + f", {t['classes']} classes", "",
-                 f"{'source':{w}}  expected   interval ({100*self.level:.0f} %)   {'distance  ' if seen else ''}cost; licence"]
-        lines += [f"{s:{w}}  {r.expected:+8.2f}   {r.lo:+6.2f} to {r.hi:+6.2f}     {far(r.distance)}{r.cost}; {r.licence}" for s, r in self.table.iterrows()]
-        lines += ["", f"expected: AUC points against {self.against}; one AUC point is 0.01 of AUC", self.verdict, *(f"dropped: {s}, {why}" for s, why in self.dropped.items()), *self.notes]
-        if self.also: lines.append("also seen, but not in the record: " + ", ".join(f"{s} {v:.1f}" for s, v in self.also.items()))
-        if self.controls: lines.append("simple statistics of the images, which do not move the order (smaller is more alike): " + "; ".join(f"{_readable(n)} {', '.join(f'{s} {v:.2f}' for s, v in of.items())}" for n, of in self.controls.items()))
-        for why in dict.fromkeys(self.unavailable.values()): lines.append(f"not available: {', '.join(_readable(n) for n, w in self.unavailable.items() if w == why)} ({why})")
+        lines = [f"{t['name']}: {t['images']:,} images" + (f" ({t['used']:,} used)" if t["used"] < t["images"] else "")
+                 + f", {t['classes']} classes", "",
+                 f"{'source':{w}}  expected   interval ({100*self.level:.0f} %)   "
+                 f"{'distance  ' if seen else ''}cost; licence"]
+        lines += [f"{s:{w}}  {r.expected:+8.2f}   {r.lo:+6.2f} to {r.hi:+6.2f}     "
+                  f"{far(r.distance)}{r.cost}; {r.licence}" for s, r in self.table.iterrows()]
+        lines += ["", f"expected: AUC points against {self.against}; one AUC point is 0.01 of AUC", self.verdict,
+                  *(f"dropped: {s}, {why}" for s, why in self.dropped.items()), *self.notes]
+        if self.also:
+            lines.append("also seen, but not in the record: " + ", ".join(f"{s} {v:.1f}" for s, v in self.also.items()))
+        if self.controls:
+            lines.append("simple statistics of the images, which do not move the order (smaller is more alike): "
+                         + "; ".join(f"{_readable(n)} {', '.join(f'{s} {v:.2f}' for s, v in of.items())}"
+                                     for n, of in self.controls.items()))
+        for why in dict.fromkeys(self.unavailable.values()):
+            lines.append("not available: "
+                         f"{', '.join(_readable(n) for n, w in self.unavailable.items() if w == why)} ({why})")
         return "\n".join(lines)
     def as_dict(self)->dict:
         plain = lambda v: v if not isinstance(v, float) else None if math.isnan(v) else round(v, 4)
-        return dict(target=self.target, unit="AUC points", against=self.against, level=self.level, sources=[dict(source=s, **{k: plain(v) for k, v in r.items()}) for s, r in self.table.to_dict("index").items()],
-                    verdict=self.verdict, also={s: plain(v) for s, v in self.also.items()}, controls={n: {s: plain(v) for s, v in of.items()} for n, of in self.controls.items()}, dropped=self.dropped, unavailable=self.unavailable, notes=self.notes)
+        return dict(target=self.target, unit="AUC points", against=self.against, level=self.level,
+                    sources=[dict(source=s, **{k: plain(v) for k, v in r.items()})
+                             for s, r in self.table.to_dict("index").items()],
+                    verdict=self.verdict, also={s: plain(v) for s, v in self.also.items()},
+                    controls={n: {s: plain(v) for s, v in of.items()} for n, of in self.controls.items()},
+                    dropped=self.dropped, unavailable=self.unavailable, notes=self.notes)
 
 # %% ../../nbs/recommend/03_ranking.ipynb #eac98c1b
 def verdict(
@@ -85,11 +108,15 @@ def verdict(
 )->str:
     "Which sources the first is not clearly better than, and which it did worse than where both were tried."
     if len(order) < 2: return f"{order[0]} is the only candidate"
-    between, some = {o: gap(d, order[0], o, level)[1:] for o in order[1:]}, lambda v: f"{', '.join(v[:3])}{', ...' if len(v) > 3 else ''}"
-    close, worse = [o for o, (lo, hi) in between.items() if lo <= 0 <= hi], [o for o, (lo, hi) in between.items() if hi < 0]
+    between, some = ({o: gap(d, order[0], o, level)[1:] for o in order[1:]},
+                     lambda v: f"{', '.join(v[:3])}{', ...' if len(v) > 3 else ''}")
+    close, worse = ([o for o, (lo, hi) in between.items() if lo <= 0 <= hi],
+                    [o for o, (lo, hi) in between.items() if hi < 0])
     if not close and not worse: return f"{order[0]} is clearly better than every other source"
-    says = [f"{what} {len(v)} of {len(order) - 1} others ({some(v)}){how}" for v, what, how in ((close, "to", " includes 0"), (worse, "to", " lies wholly below 0")) if v]
-    return f"no source is clearly better: {order[0]} is first, but on a new target the {100*level:.0f} % interval of its difference {', and '.join(says)}"
+    says = [f"{what} {len(v)} of {len(order) - 1} others ({some(v)}){how}"
+            for v, what, how in ((close, "to", " includes 0"), (worse, "to", " lies wholly below 0")) if v]
+    return (f"no source is clearly better: {order[0]} is first, but on a new target the {100*level:.0f} % interval of "
+            f"its difference {', and '.join(says)}")
 
 # %% ../../nbs/recommend/03_ranking.ipynb #a0468958
 def _cost(s, f):
@@ -107,26 +134,35 @@ def _controls(images, of):
     return {n: {s: score(n, source_statistics=v, target_statistics=mine) for s, v in of.items()} for n in names}
 
 def _unavailable(probe=None, given=()):
-    "estimators of the registry that need what is not there, and what that is; a probe, too, where none is given; `given` are there"
+    """estimators of the registry that need what is not there, and what that is;
+    a probe, too, where none is given; `given` are there"""
     network, images = "a source network", "images of a source, or what stands for them,"
-    lacks = dict(outputs=network, features=network, reference=network, source=images, source_statistics=images, source_embedding="embeddings of a source's images (a print holds their mean and spread)")
+    lacks = dict(outputs=network, features=network, reference=network, source=images, source_statistics=images,
+                 source_embedding="embeddings of a source's images (a print holds their mean and spread)")
     if probe is None: lacks |= dict.fromkeys(("probe", "target_embedding"), "a probe")
-    missing = {n: list(dict.fromkeys(lacks[i] for i in e.inputs if i in lacks)) for n, e in registry().items() if n not in given}
-    return {n: f"{' and '.join(m)} {'is' if len(m) == 1 and m[0].startswith('a ') else 'are'} needed" for n, m in missing.items() if m}
+    missing = {n: list(dict.fromkeys(lacks[i] for i in e.inputs if i in lacks)) for n, e in registry().items()
+               if n not in given}
+    return {n: f"{' and '.join(m)} {'is' if len(m) == 1 and m[0].startswith('a ') else 'are'} needed"
+            for n, m in missing.items() if m}
 
+# %% ../../nbs/recommend/03_ranking.ipynb #eab74ffe
 def _looks(images, probe, known):
     "distance of each print's dataset from the images, what has to be said of it, and what stands in the feature"
     mine = {n: p for n, p in known.items() if p.look}
-    if probe is None or not mine: return {}, [] if probe is None else ["the probe was not used: no source has a print with features"]
+    if probe is None or not mine:
+        return {}, [] if probe is None else ["the probe was not used: no source has a print with features"]
     if isinstance(probe, (str, Path)):
         probe = load_probe(probe, images.size)
     if (size := probe_size(probe, images.size)) != images.size:
-        raise UserError(f"probe {probe.name}: it takes images of {size} px, those of {images.name} have {images.size}; load them at its size: load_target(path, size={size})")
+        raise UserError(f"probe {probe.name}: it takes images of {size} px, those of {images.name} have {images.size}; "
+                        f"load them at its size: load_target(path, size={size})")
     t = touchstone(probe, images.size)
     mine = {n: p for n, p in mine.items() if p.size == images.size and same_probe(p.touch, t)}
     if not mine:
         other = ", ".join(sorted({f"{p.probe} at {p.size} px" for p in known.values() if p.look}))
-        return {}, [f"the probe was not used: the sources' prints were made with another one ({other}); make prints with yours: python -m catscans.recommend.prints --probe FILE --out DIR, then set CATSCANS_PRINTS to DIR"]
+        return ({}, [f"the probe was not used: the sources' prints were made with another one ({other}); make prints "
+                     "with yours: python -m catscans.recommend.prints --probe FILE --out DIR, then set "
+                     "CATSCANS_PRINTS to DIR"])
     here = look(probe_features(images.x, probe))
     return {n: distance(p.look, here) for n, p in mine.items()}, []
 
@@ -141,31 +177,48 @@ def learnable(
     families = n[n >= 3].reset_index().group.nunique()
     return families >= LEARN, int(d.alike.notna().sum()), families
 
+# %% ../../nbs/recommend/03_ranking.ipynb #00a0429a
 def _said(model, seen, keep, alike, can):
     "what the distances are, and what they did to the order"
     some = [s for s in keep if s in seen]
     lack = [s for s in keep if s not in seen]
-    out = [f"distance: how far a source's images look from yours under the probe (Fréchet distance of its print; smaller is more alike), known for {len(some)} of {len(keep)} sources"
+    out = ["distance: how far a source's images look from yours under the probe (Fréchet distance of its print; "
+           f"smaller is more alike), known for {len(some)} of {len(keep)} sources"
            + (f"; no print, as their images were not at hand: {', '.join(lack)}" if lack else "")]
     ok, pairs, families = can
-    if not ok: return out + [f"the distance does not move the order: the record has {pairs} pairs with a distance, and {families} families of targets with three or more; {LEARN} are needed to learn what it is worth"]
-    return out + ["the distance does not move the order: on families left out it did not earn any trust beside the prior" if not model.trusts_features else
-                  f"the distance has a weight of {model.weights[-1]:+.2f} standard deviations beside the prior"]
+    if not ok:
+        return (out + [f"the distance does not move the order: the record has {pairs} pairs with a distance, and "
+                       f"{families} families of targets with three or more; {LEARN} are needed to learn "
+                       "what it is worth"])
+    return (out + ["the distance does not move the order: on families left out it did not earn any trust "
+                   "beside the prior" if not model.trusts_features else
+                  f"the distance has a weight of {model.weights[-1]:+.2f} standard deviations beside the prior"])
 
 def _kept(keep, dropped, named):
     "what became of the sources that were to be kept, and which could be"
-    out = [f"{s} was kept as you asked, although your images bear the name of its dataset" if s not in dropped and s in named else f"{s} was dropped although it was to be kept: more than a name speaks for it" if s in dropped else
+    out = [f"{s} was kept as you asked, although your images bear the name of its dataset"
+           if s not in dropped and s in named else
+           f"{s} was dropped although it was to be kept: more than a name speaks for it" if s in dropped else
            f"{s} was to be kept, which changed nothing: there was no reason to drop it" for s in keep]
     names = [s for s, why in dropped.items() if "as its name says" in why and s not in keep]
-    return out + ([f"only the name of your images speaks against {', '.join(names)}: where it misleads, keep them with {' '.join(f'--keep {s}' for s in names)}"] if names else [])
+    return (out
+            + ([f"only the name of your images speaks against {', '.join(names)}: where it misleads, keep them with "
+                f"{' '.join(f'--keep {s}' for s in names)}"] if names else []))
 
+# %% ../../nbs/recommend/03_ranking.ipynb #c710e8ad
 def _notes(model, probe, n, used, seed, names, lost, said):
     "what has to be said with the answer"
     out = [f"a seeded stratified sample of {used:,} of {n:,} images was used (seed {seed})"] if used < n else []
-    if probe is None: out.append("no probe was given: this is the prior, how the sources did on other targets" + (f", and what the record says of {', '.join(SAID[f] for f in model.features)}" if model.trusts_features else "") + "; it does not know what your images show")
+    if probe is None:
+        out.append("no probe was given: this is the prior, how the sources did on other targets"
+                   + (f", and what the record says of {', '.join(SAID[f] for f in model.features)}"
+                      if model.trusts_features else "") + "; it does not know what your images show")
     out += said
-    if "medmnist" in names and lost - {"imagenet", "radimagenet"}: out.append("medmnist has to be pretrained without the dropped sources")
-    return out + [f"learned from {model.families} families of targets (ResNet18, 224 px, few training images; arXiv 2412.20172); intervals are for a target like those, and what a source gains over random initialisation is not in that record"]
+    if "medmnist" in names and lost - {"imagenet", "radimagenet"}:
+        out.append("medmnist has to be pretrained without the dropped sources")
+    return (out + [f"learned from {model.families} families of targets (ResNet18, 224 px, few training images; arXiv "
+                   "2412.20172); intervals are for a target like those, and what a source gains over random "
+                   "initialisation is not in that record"])
 
 # %% ../../nbs/recommend/03_ranking.ipynb #63799f66
 def rank(
@@ -178,7 +231,8 @@ def rank(
     whole:int|None=None,   # how many images there are, where `images` is already a checked sample of them
     keep=(),               # sources that are not dropped for the name of the images alone
 )->Ranking:
-    "Which source should be pretrained on for these images?"
+    """Which source should be pretrained on for these images?
+    `UserError` where no source is left, or one in `keep` is not known."""
     import pandas as pd
     s = medmnist.sources()
     keep = [choose("source", c, s.index) for c in dict.fromkeys(keep)]
@@ -188,7 +242,8 @@ def rank(
     im = images if len(at) == len(images) else images.subset(at)
     named, dropped = own_sources(im, s.index, {}), own_sources(im, s.index, known, keep)
     left = [c for c in s.index if c not in dropped]
-    if not left: raise UserError(f"{images.name}: every source of the record is its own; there is nothing to choose from")
+    if not left:
+        raise UserError(f"{images.name}: every source of the record is its own; there is nothing to choose from")
     lost, (far, said) = {catalogue.family(c) for c in dropped}, _looks(im, probe, known)
     of = print_of(s.index, known)
     seen = {c: far[of[c].name] for c in left if c in of and of[c].name in far}
@@ -198,16 +253,24 @@ def rank(
     can = learnable(d)
     features = (*FEATURES, "alike") if can[0] and seen else tuple(FEATURES)
     model = fit(rows(d, list(features)), features, level)
-    facts, mine = s.assign(colour=s.channels > 1)[["images", "classes", "colour"]].to_dict("index"), facts_of(im) | dict(images=n)
-    new = pd.DataFrame([dict(target=images.name, source=c, auc=.5, group="", family=catalogue.family(c), alike=-seen.get(c, math.nan), **{k: f(facts[c], mine) for k, f in FEATURES.items()}) for c in left])
+    facts, mine = (s.assign(colour=s.channels > 1)[["images", "classes", "colour"]].to_dict("index"),
+                   facts_of(im) | dict(images=n))
+    new = pd.DataFrame([dict(target=images.name, source=c, auc=.5, group="", family=catalogue.family(c),
+                             alike=-seen.get(c, math.nan), **{k: f(facts[c], mine) for k, f in FEATURES.items()})
+                        for c in left])
     p = predict(model, rows(new, list(features)))
-    table = pd.DataFrame(dict(expected=p, lo=p - model.width, hi=p + model.width, distance=[seen.get(c, math.nan) for c in left], cost=[_cost(c, s.loc[c]) for c in left],
-                              cost_images=[_cost_images(c, s.loc[c]) for c in left], licence=s.licence[left].tolist()), index=pd.Index(left, name="source")).sort_values("expected", ascending=False, kind="stable")
+    table = (pd.DataFrame(dict(expected=p, lo=p - model.width, hi=p + model.width,
+                               distance=[seen.get(c, math.nan) for c in left], cost=[_cost(c, s.loc[c]) for c in left],
+                               cost_images=[_cost_images(c, s.loc[c]) for c in left], licence=s.licence[left].tolist()),
+                          index=pd.Index(left, name="source")).sort_values("expected", ascending=False, kind="stable"))
     if far: said = _said(model, seen, left, "alike" in features, can)
     said = [*said, *_kept(keep, dropped, named), looked_up(known, left, im.size)]
-    also = {k: v for k, v in sorted(far.items(), key=lambda kv: kv[1]) if k not in {of[c].name for c in of} and known[k].family not in lost}
-    return Ranking(dict(name=images.name, images=n, used=len(im), classes=len(images.classes), fingerprint=images.fingerprint), table, verdict(d, table.index.tolist(), level), dropped,
-                   _unavailable(probe, controls), _notes(model, probe, n, len(im), seed, left, lost, said), level, also, controls)
+    also = {k: v for k, v in sorted(far.items(), key=lambda kv: kv[1])
+            if k not in {of[c].name for c in of} and known[k].family not in lost}
+    return Ranking(dict(name=images.name, images=n, used=len(im), classes=len(images.classes),
+                        fingerprint=images.fingerprint), table, verdict(d, table.index.tolist(), level), dropped,
+                   _unavailable(probe, controls), _notes(model, probe, n, len(im), seed, left, lost, said), level,
+                   also, controls)
 
 # %% ../../nbs/recommend/03_ranking.ipynb #82153757
 def load_target(
@@ -223,10 +286,12 @@ def load_target(
     at = sample(li.y, most, seed)
     return build(li if len(at) == len(li) else li.subset(at), size() if callable(size) else size), len(li)
 
+# %% ../../nbs/recommend/03_ranking.ipynb #dc12a3c7
 def _by_name(name, size, most, seed):
     "the same of a dataset that `load` knows"
     if name not in CATALOGUE and name not in added():
-        raise UserError(f"rank: there is no {name}, neither a file or folder nor a dataset of catscans data list; give a folder with one sub-folder per class, a .csv, an .npz or a .zip, or the name of a dataset")
+        raise UserError(f"rank: there is no {name}, neither a file or folder nor a dataset of catscans data list; give "
+                        "a folder with one sub-folder per class, a .csv, an .npz or a .zip, or the name of a dataset")
     images = load(name, size=size() if callable(size) else size)
     check_target(images.y, images.classes, name)
     at = sample(images.y, most, seed)
@@ -237,7 +302,7 @@ def main_rank(
     as_json:bool=False,
     keep=(),             # sources that are not dropped for a name alone
 )->int: # exit code
-    "Print the ranking of sources for the images at `path`."
+    "Print the ranking of sources for the images at `path`; `UserError` where a source in `keep` is not known."
     probe, known = probe_file(probe), prints()   # all are checked before an image is decoded
     for s in keep: choose("source", s, medmnist.sources().index)
     ready = []

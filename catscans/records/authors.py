@@ -52,10 +52,12 @@ def _yes(v): return choose("answer", v, ("yes", "no")) == "yes"
 def schedule(
     text:str,    # "off", "x0.5 after 30", "x0.5/epoch from 50", "x0.5/epoch from 50 (inactive)"
     epochs:int,  # of the training
-)->tuple: # factor, first epoch, whether it is applied again in every epoch; (1, None, False) when the rate never changes
-    "What a schedule does within a training; one that starts after its end does nothing."
+)->tuple: # factor, first epoch, whether applied again in every epoch; (1, None, False) where the rate never changes
+    """What a schedule does within a training; one that starts after its end does nothing.
+    `UserError` where the text is none."""
     m = re.fullmatch(r"x(\d*\.?\d+)(/epoch from| after) (\d{1,6})( \(inactive\))?", text)
-    if not m and text != "off": raise UserError("neither off nor x<factor> after <epoch> nor x<factor>/epoch from <epoch>")
+    if not m and text != "off":
+        raise UserError("neither off nor x<factor> after <epoch> nor x<factor>/epoch from <epoch>")
     return (float(m[1]), int(m[3]), m[2] != " after") if m and int(m[3]) < epochs else (1., None, False)
 
 def _schedule(v):
@@ -67,12 +69,14 @@ def _printed(v):
     try: x = json.loads(v) if v else {}
     except (ValueError, RecursionError): x = None
     values = list(x.values()) if isinstance(x, dict) else [x]
-    if not all(type(n) in (int, float) and abs(n) <= _MOST for n in values): raise UserError('neither a number nor JSON like {"sources": 9}')
+    if not all(type(n) in (int, float) and abs(n) <= _MOST for n in values):
+        raise UserError('neither a number nor JSON like {"sources": 9}')
     return v
 
 # %% ../../nbs/records/00_authors.ipynb #14eadd17
 _PAIR = dict(source=_dataset, target=_dataset)
-_SETTINGS = dict(commit=_text, date=_text, lr=_positive, epochs=_count, dropout=_share, batch=_count, image_size=_text, schedule=_schedule)
+_SETTINGS = dict(commit=_text, date=_text, lr=_positive, epochs=_count, dropout=_share, batch=_count, image_size=_text,
+                 schedule=_schedule)
 SCHEMA = {  # file -> (key columns, column -> parser); other columns are refused
     "fold_auc": ("source target fold", dict(_PAIR, fold=_fold, auc=_share)),
     "fold_auc_summary": ("source target", dict(_PAIR, mean=_share, std=_amount)),
@@ -80,12 +84,18 @@ SCHEMA = {  # file -> (key columns, column -> parser); other columns are refused
     "task2vec_distances": ("source target fold", dict(_PAIR, fold=_fold, distance=_amount)),
     "task2vec_draws": ("draw position source target", dict(_PAIR, draw=_text, position=_fold, distance=_amount)),
     "task2vec_matrices": ("measure a b", dict(measure=_text, a=_dataset, b=_dataset, distance=_amount)),
-    "task2vec_geometry": ("dataset", dict(dataset=_dataset, embeddings=_count, images_per_embedding=_count, filters=_count, norm_three_subsets=_positive,
-        norm_mean_embedding=_positive, effective_dimensions_three_subsets=_positive, effective_dimensions_mean_embedding=_positive)),
-    "table1": ("dataset", dict(dataset=_dataset, title=_text, origin=_one_of("origin", "medical", "non-medical"), size_printed=_count, size_corrected=_count,
+    "task2vec_geometry": ("dataset", dict(
+        dataset=_dataset, embeddings=_count, images_per_embedding=_count, filters=_count,
+        norm_three_subsets=_positive, norm_mean_embedding=_positive,
+        effective_dimensions_three_subsets=_positive, effective_dimensions_mean_embedding=_positive)),
+    "table1": ("dataset", dict(
+        dataset=_dataset, title=_text, origin=_one_of("origin", "medical", "non-medical"),
+        size_printed=_count, size_corrected=_count,
         classes=_count, image_size=_text, channels=_count, note=_text)),
-    "table2": ("source", dict(source=_dataset, train_accuracy=_share, valid_accuracy=_share, test_accuracy=_share, test_auc=_maybe(_share))),
-    "table3": ("source", dict(source=_dataset, image_size=_text, batch=_count, lr=_positive, schedule=_schedule, epochs=_count, git_commit=_text, note=_text)),
+    "table2": ("source", dict(source=_dataset, train_accuracy=_share, valid_accuracy=_share, test_accuracy=_share,
+                              test_auc=_maybe(_share))),
+    "table3": ("source", dict(source=_dataset, image_size=_text, batch=_count, lr=_positive, schedule=_schedule,
+                              epochs=_count, git_commit=_text, note=_text)),
     "finetune_settings": ("source target", dict(_PAIR, **_SETTINGS, preprocessing=_text, lrs_tried=_text)),
     "pretrain_settings": ("source commit", dict(source=_dataset, experiment=_text, model_choice=_text, **_SETTINGS)),
     "auc_first_log": ("source target", dict(_PAIR, mean=_share, sd=_amount, note=_text)),
@@ -94,7 +104,8 @@ SCHEMA = {  # file -> (key columns, column -> parser); other columns are refused
     "sti10_synsets": ("wnid", {"class": _text, "wnid": _text, "in_ilsvrc2012_1k": _yes}),
     "class_counts": ("collection part", dict(collection=_text, part=_text, images=_count)),
     "facts": ("name", dict(name=_text, value=_number, where=_text, meaning=_text)),
-    "differences": ("number", dict(number=_count, **{k: _text for k in "class setting topic paper record where as_published as_described effect".split()})),
+    "differences": ("number", dict(number=_count, **{
+        k: _text for k in "class setting topic paper record where as_published as_described effect".split()})),
     "claims": ("id", dict(id=_count, claim=_text, where=_text, printed=_printed, tolerance=_maybe(_amount))),
     "sources": ("file", {k: _text for k in "file origin place revision licence note".split()}),
 }
@@ -104,7 +115,10 @@ def _cut(text, n=60): return text if len(text) <= n else f"{text[:n]}..."
 
 def _line(path, line, row, columns):
     "One row as parsed values, or a `UserError` with file, line and column."
-    if None in row or None in row.values(): raise UserError(f"{path}:{line}: received {sum(isinstance(v, str) for v in row.values()) + len(row.get(None) or [])} columns, expected {len(columns)}")
+    if None in row or None in row.values():
+        raise UserError(f"{path}:{line}: received "
+                        f"{sum(isinstance(v, str) for v in row.values()) + len(row.get(None) or [])} columns, "
+                        f"expected {len(columns)}")
     out = {}
     for k, parse in columns.items():
         try: out[k] = parse(row[k].strip())
@@ -113,10 +127,13 @@ def _line(path, line, row, columns):
     return out
 
 def _header(path, have, columns):
-    if (missing := [c for c in columns if c not in have]): raise UserError(f"{path}:1: the column {missing[0]} is missing; the columns are {', '.join(columns)}")
+    if (missing := [c for c in columns if c not in have]):
+        raise UserError(f"{path}:1: the column {missing[0]} is missing; the columns are {', '.join(columns)}")
     if len(have) > len(columns):
-        raise UserError(f"{path}:1: {_cut(next((c for c in have if c not in columns), 'a column'))} is one column too many; the columns are {', '.join(columns)}")
+        raise UserError(f"{path}:1: {_cut(next((c for c in have if c not in columns), 'a column'))} "
+                        f"is one column too many; the columns are {', '.join(columns)}")
 
+# %% ../../nbs/records/00_authors.ipynb #94be884e
 def _read(
     path:Path,    # one CSV file
     key:str,      # columns that make a row unique
@@ -131,9 +148,11 @@ def _read(
             for row in reader:
                 r = _line(path, reader.line_num, row, columns)
                 if (k := tuple(r[c] for c in key.split())) in seen:
-                    raise UserError(f"{path}:{reader.line_num}: {key} = {_cut(' '.join(map(str, k)))} is there already, in line {seen[k]}; delete one of them")
+                    raise UserError(f"{path}:{reader.line_num}: {key} = {_cut(' '.join(map(str, k)))} "
+                                    f"is there already, in line {seen[k]}; delete one of them")
                 seen[k] = reader.line_num
-                rows.append(r); lines.append(reader.line_num)
+                rows.append(r)
+                lines.append(reader.line_num)
         except csv.Error as e: raise UserError(f"{path}:{reader.line_num + 1}: not a line of CSV: {e}") from None
     import pandas as pd
     return pd.DataFrame(rows, columns=list(columns)), lines
@@ -156,27 +175,36 @@ class Record:
         "Where a file lies, or a row of it."
         return f"{self.dir/file}.csv" + (f":{self.lines[file][row]}" if row is not None else "")
 
+# %% ../../nbs/records/00_authors.ipynb #eb09ab57
 def _whole(name, df, lines, original, path):
-    "Refuse a file that lacks a row of the original, or has one more; the last line about the same thing is the line at fault."
+    """Refuse a file that lacks a row of the original, or has one more;
+    the last line about the same thing is the line at fault."""
     key = SCHEMA[name][0].split()
     have, known = set(map(tuple, df[key].values)), set(map(tuple, original[key].values))
     for line, k in zip(lines, map(tuple, df[key].values)):
-        if k not in known: raise UserError(f"{path}:{line}: {', '.join(f'{c} {v}' for c, v in zip(key, k))} is not in the record, whose {len(original)} rows may be changed but not added to")
+        if k not in known:
+            raise UserError(f"{path}:{line}: {', '.join(f'{c} {v}' for c, v in zip(key, k))} is not in the record, "
+                            f"whose {len(original)} rows may be changed but not added to")
     for k in map(tuple, original[key].values):
         if k in have: continue
         near = [l for l, r in zip(lines, df[key[:-1]].values) if tuple(r) == k[:-1]] or lines or [1]
         what = ", ".join(f"{c} {v}" for c, v in zip(key, k))
-        raise UserError(f"{path}:{near[-1]}: after this line {what} is missing; the record has {len(original)} rows here, received {len(df)}")
+        raise UserError(f"{path}:{near[-1]}: after this line {what} is missing; "
+                        f"the record has {len(original)} rows here, received {len(df)}")
 
+# %% ../../nbs/records/00_authors.ipynb #afc30208
 def _fits(rec):
     "Refuse what contradicts another file, or cannot be."
     commits = rec.pretrain_settings.groupby("source").commit.agg(set)
     for i, r in rec.table3.iterrows():
         if r.git_commit and r.git_commit not in commits.get(r.source, ()):
-            raise UserError(f"{rec.at('table3', i)}: git_commit = {_cut(r.git_commit)!r}: not a commit of {r.source} in pretrain_settings.csv; name one of them or leave it blank")
+            raise UserError(f"{rec.at('table3', i)}: git_commit = {_cut(r.git_commit)!r}: "
+                            f"not a commit of {r.source} in pretrain_settings.csv; name one of them or leave it blank")
     for i, r in rec.facts.iterrows():
-        what = "a share" if r["name"].endswith("_fraction") else "0 or 1" if re.search("_is_|weighted|stratified", r["name"]) else "a number of at least 0"
-        if r.value < 0 or (what == "a share" and r.value > 1) or (what == "0 or 1" and r.value not in (0, 1)): raise UserError(f"{rec.at('facts', i)}: value = {r.value:g}: {r['name']} is {what}")
+        what = ("a share" if r["name"].endswith("_fraction")
+                else "0 or 1" if re.search("_is_|weighted|stratified", r["name"]) else "a number of at least 0")
+        if r.value < 0 or (what == "a share" and r.value > 1) or (what == "0 or 1" and r.value not in (0, 1)):
+            raise UserError(f"{rec.at('facts', i)}: value = {r.value:g}: {r['name']} is {what}")
 
 def _same_form(rec, original):
     "Refuse a claim whose printed value has another form than the original's: its question would be another."
@@ -185,8 +213,11 @@ def _same_form(rec, original):
     for i, r in rec.claims.iterrows():
         o = old.loc[r["id"]]
         if form(r.printed) != form(o.printed):
-            raise UserError(f"{rec.at('claims', i)}: printed = {_cut(r.printed)!r}: its numbers may change, its form may not; the record has {o.printed or 'nothing'}")
-        if np.isnan(r.tolerance) != np.isnan(o.tolerance): raise UserError(f"{rec.at('claims', i)}: tolerance = {r.tolerance:g}: the record has {o.tolerance:g} (nan: none)")
+            raise UserError(f"{rec.at('claims', i)}: printed = {_cut(r.printed)!r}: its numbers may change, "
+                            f"its form may not; the record has {o.printed or 'nothing'}")
+        if np.isnan(r.tolerance) != np.isnan(o.tolerance):
+            raise UserError(f"{rec.at('claims', i)}: tolerance = {r.tolerance:g}: "
+                            f"the record has {o.tolerance:g} (nan: none)")
 
 # %% ../../nbs/records/00_authors.ipynb #2c1e8e1d
 def packaged()->Path:
@@ -198,7 +229,9 @@ def _stamp(path):
     "What tells one state of a folder's files from another."
     def one(f):
         try: s = f.stat()
-        except OSError: raise UserError(f"{f}: the file is missing or cannot be read; make a whole record with catscans published export DIR") from None
+        except OSError:
+            raise UserError(f"{f}: the file is missing or cannot be read; "
+                            "make a whole record with catscans published export DIR") from None
         if not f.is_file(): raise UserError(f"{f}: not a file; make a whole record with catscans published export DIR")
         return f.name, s.st_mtime_ns, s.st_size
     return tuple(one(path/f"{name}.csv") for name in SCHEMA)
@@ -209,6 +242,7 @@ def _load(path, stamp):
     except OSError as e: raise UserError(f"{e.filename or path}: cannot be read: {e.strerror or e}") from None
     return Record(path, {k: v[0] for k, v in read.items()}, {k: v[1] for k, v in read.items()})
 
+# %% ../../nbs/records/00_authors.ipynb #34bf5fa5
 def _folder(dir):
     "The folder that a user names."
     if not str(dir).strip(): raise UserError(f"received {str(dir)!r} as the folder of a record; name a folder")
@@ -218,21 +252,25 @@ def _folder(dir):
 def record(
     dir:str|Path|None=None,  # a folder made by `export`; default: the package's own record
 )->Record:
-    "The authors' record, checked. What is wrong with a copy is named by file and line."
+    "The authors' record, checked. A `UserError` names by file and line what is wrong with a copy."
     if isinstance(dir, Record): return dir
     path = packaged() if dir is None else _folder(dir)
-    if not os.path.isdir(path): raise UserError(f"no record in {path}: not a folder; make one with catscans published export {path}")
+    if not os.path.isdir(path):
+        raise UserError(f"no record in {path}: not a folder; make one with catscans published export {path}")
     rec = _load(path, _stamp(path))
     if dir is not None:
-        for name, original in record().frames.items(): _whole(name, rec.frames[name], rec.lines[name], original, path/f"{name}.csv")
+        for name, original in record().frames.items():
+            _whole(name, rec.frames[name], rec.lines[name], original, path/f"{name}.csv")
         _same_form(rec, record())
     _fits(rec)
     return rec
 
+# %% ../../nbs/records/00_authors.ipynb #644cf8db
 def export(
     dir:str|Path,  # a folder, made if it is not there
 )->list: # of the files written
-    "Write the record as CSV files, a copy to change and to give to `record` or `catscans audit --record`."
+    """Write the record as CSV files, a copy to change and to give to `record` or `catscans audit --record`.
+    `UserError` where the folder cannot be written to or holds a record already."""
     dir = _folder(dir)
     try:
         if dir.exists() and not dir.is_dir(): raise UserError(f"cannot export to {dir}: it is a file; name a folder")
@@ -240,7 +278,8 @@ def export(
             raise UserError(f"{old[0]} is there already and may hold your changes; choose another folder or delete it")
         for name in SCHEMA:
             with atomic(dir/f"{name}.csv") as tmp: tmp.write_bytes((packaged()/f"{name}.csv").read_bytes())
-    except OSError as e: raise UserError(f"cannot export to {dir}: {e.strerror or e}; choose a folder that can be written to") from None
+    except OSError as e:
+        raise UserError(f"cannot export to {dir}: {e.strerror or e}; choose a folder that can be written to") from None
     return [dir/f"{name}.csv" for name in SCHEMA]
 
 # %% ../../nbs/records/00_authors.ipynb #ef124a45
@@ -248,11 +287,13 @@ def fold_auc(
     rec:Record|None=None,  # default: the package's record
 ): # pandas DataFrame: source, target, fold, auc_ovr_weighted, profile, protocol, seed
     "The 24 x 5 recorded AUCs as a tidy frame."
-    return record(rec).fold_auc.rename(columns={"auc": "auc_ovr_weighted"}).assign(profile="published", protocol="published", seed=0)
+    return record(rec).fold_auc.rename(columns={"auc": "auc_ovr_weighted"}).assign(
+        profile="published", protocol="published", seed=0)
 
 # %% ../../nbs/records/00_authors.ipynb #bdcd2e8f
 DISTANCES = {  # name -> matrix of task2vec_matrices.csv, or None for the record's own pairs
-    "experts": None, "task2vec_published_draw": None, "task2vec_same_index": "cosine_same_index", "task2vec_all_cross": "cosine_all_cross",
+    "experts": None, "task2vec_published_draw": None,
+    "task2vec_same_index": "cosine_same_index", "task2vec_all_cross": "cosine_all_cross",
     "task2vec_mean_embedding": "cosine_mean_embedding", "task2vec_scaled_cosine": "scaled_cosine_all_cross",
     "task2vec_scalefree_scaled_cosine": "scalefree_scaled_cosine_all_cross"}
 
@@ -260,12 +301,14 @@ def matrix(
     measure:str,           # of task2vec_matrices.csv
     rec:Record|None=None,
 ): # pandas DataFrame (8, 8)
-    "A matrix of Task2Vec distances, symmetric but for the last bit; its diagonal is the mean distance within a dataset, or 0."
+    """A matrix of Task2Vec distances, symmetric but for the last bit;
+    its diagonal is the mean distance within a dataset, or 0."""
     m = record(rec).task2vec_matrices
     m = m[m.measure == choose("matrix", measure, list(m.measure.unique()))]
     names = list(dict.fromkeys(m.a))
     return m.pivot(index="a", columns="b", values="distance").loc[names, names]
 
+# %% ../../nbs/records/00_authors.ipynb #4e4fbe7e
 def task2vec_of(
     protocol:str="published", # published, described or grouped
 )->str: # key of `DISTANCES`
@@ -278,6 +321,7 @@ def stand_in(
     "Whose embedding stands for ImageNet's; None: it has to be measured, and the record has none."
     return None if (s := setting("imagenet_distance", protocol)) == "measured" else s
 
+# %% ../../nbs/records/00_authors.ipynb #ecd26ba4
 def distances(
     name:str="experts",       # a key of `DISTANCES`, or task2vec: `task2vec_of(protocol)`
     rec:Record|None=None,
@@ -287,11 +331,13 @@ def distances(
     name = task2vec_of(protocol) if name == "task2vec" else choose("distance", name, (*DISTANCES, "task2vec"))
     rec, what, other = record(rec), DISTANCES[name], stand_in(protocol)
     if name == "experts": return rec.expert_distances.set_index(["source", "target"]).distance
-    if name == "task2vec_published_draw": d = rec.task2vec_distances.groupby(["source", "target"], sort=False).distance.mean()
+    if name == "task2vec_published_draw":
+        d = rec.task2vec_distances.groupby(["source", "target"], sort=False).distance.mean()
     else:
         m = matrix(what, rec)
         pairs = list(dict.fromkeys(zip(rec.fold_auc.source, rec.fold_auc.target)))
         import pandas as pd
-        d = pd.Series({(s, t): 0. if s == t else m.loc[other if s == "imagenet" else s, t] for s, t in pairs if s in m or (s == "imagenet" and other)})
+        d = pd.Series({(s, t): 0. if s == t else m.loc[other if s == "imagenet" else s, t]
+                       for s, t in pairs if s in m or (s == "imagenet" and other)})
         d.index.names = ["source", "target"]
     return d if other else d[[s != "imagenet" for s, _ in d.index]]

@@ -22,24 +22,36 @@ def example_record(run:Run, k=5, n=60, classes=3, epochs=6, phases=False):
     names = [f"class {c}" for c in range(classes)]
     auc = np.clip(rng.normal(.70 + .2*rng.random(), .02, k), .5, 1)
     data = lambda name: dict(name=name, n=n, classes=names, fingerprint=digest(name))
-    history = lambda: dict(loss=list(np.round(np.exp(-np.arange(epochs)/2) + .3 + .02*rng.random(epochs), 4)), accuracy=[.5]*epochs, lr=[1e-3]*epochs,
-                           seconds=list(rng.random(epochs)))
-    rec = dict(schema=SCHEMA, kind=run.kind, slug=run.slug, source=run.source, target=run.target, profile=run.profile, protocol=run.protocol,
-        strategy="pretrain" if run.target is None else "random" if run.source == "random" else "self" if run.source == run.target else "finetune",
-        seed=run.seed, settings=dict(arch="none", size=32, dropout=.5, batch=32, epochs=epochs, lr=1e-3, schedule="none", class_weight=True,
-        augment=True, batchnorm="none", optimizer="adam"), splits=dict(fingerprint=digest(run.target), k=k, protocol=run.protocol, shared_group_rate=0.),
+    history = lambda: dict(loss=list(np.round(np.exp(-np.arange(epochs)/2) + .3 + .02*rng.random(epochs), 4)),
+                           accuracy=[.5]*epochs, lr=[1e-3]*epochs, seconds=list(rng.random(epochs)))
+    rec = dict(
+        schema=SCHEMA, kind=run.kind, slug=run.slug, source=run.source, target=run.target, profile=run.profile,
+        protocol=run.protocol,
+        strategy="pretrain" if run.target is None else "random" if run.source == "random"
+                 else "self" if run.source == run.target else "finetune",
+        seed=run.seed,
+        settings=dict(arch="none", size=32, dropout=.5, batch=32, epochs=epochs, lr=1e-3, schedule="none",
+                      class_weight=True, augment=True, batchnorm="none", optimizer="adam"),
+        splits=dict(fingerprint=digest(run.target), k=k, protocol=run.protocol, shared_group_rate=0.),
         data=dict(source=None if run.source == "random" else data(run.source), target=run.target and data(run.target)),
-        env=dict({e: "" for e in ENV_KEYS}, device="made up"), history=[history() for _ in range(k if run.target else 1)],
-        timing=dict(started="2000-01-01T00:00:00", wall_s=float(rng.random()), train_s=0., energy_wh=None, energy_mode="none"))
+        env=dict({e: "" for e in ENV_KEYS}, device="made up"),
+        history=[history() for _ in range(k if run.target else 1)],
+        timing=dict(started="2000-01-01T00:00:00", wall_s=float(rng.random()), train_s=0.,
+                    energy_wh=None, energy_mode="none"))
     if phases:
         rec["timing"] |= dict(wall_s=10., **{f"{k}_s": 8. if k == "step" else .25 for k in PHASES})
     if run.target is None:
-        return dict(rec, evaluation={p: dict(accuracy=float(a), auc_ovr_weighted=float(a)**.5) for p, a in zip(("train", "valid", "test"), (.9, .8, auc[0]))})
-    fold = lambda i: dict({m: float(auc[i]) for m in FOLD_KEYS[3:10]}, fold=i+1, n_train=n-n//k, n_valid=0, n_test=n//k, weights_sha256=digest(run.slug, i),
-                          per_class={c: dict(auc=float(auc[i]), average_precision=float(auc[i]), recall=.5, n=n//k//classes) for c in names})
+        return dict(rec, evaluation={p: dict(accuracy=float(a), auc_ovr_weighted=float(a)**.5)
+                                     for p, a in zip(("train", "valid", "test"), (.9, .8, auc[0]))})
+    fold = lambda i: dict({m: float(auc[i]) for m in FOLD_KEYS[3:10]}, fold=i+1, n_train=n-n//k, n_valid=0, n_test=n//k,
+                          weights_sha256=digest(run.slug, i),
+                          per_class={c: dict(auc=float(auc[i]), average_precision=float(auc[i]), recall=.5,
+                                             n=n//k//classes) for c in names})
     p = rng.dirichlet(np.ones(classes), n).astype("float32")
-    return dict(rec, folds=[fold(i) for i in range(k)], metrics=dict(auc_ovr_weighted_mean=float(auc.mean()),
-        auc_ovr_weighted_sd_sample=float(auc.std(ddof=1)), auc_ovr_weighted_sd_population=float(auc.std()), auc_ovr_macro_mean=float(auc.mean())),
+    return dict(
+        rec, folds=[fold(i) for i in range(k)],
+        metrics=dict(auc_ovr_weighted_mean=float(auc.mean()), auc_ovr_weighted_sd_sample=float(auc.std(ddof=1)),
+                     auc_ovr_weighted_sd_population=float(auc.std()), auc_ovr_macro_mean=float(auc.mean())),
         predictions=dict(index=pack(np.arange(n)), fold=pack(np.arange(n) % k + 1), y=pack(p.argmax(1)), p=pack(p)))
 
 # %% ../../nbs/records/02_examples.ipynb #cb7ec7f5

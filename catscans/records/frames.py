@@ -19,18 +19,22 @@ def fixed_cost(
     recs:list, # records
 )->dict: # seconds of each phase; other; fixed: all but the steps; runs that were measured and those that were not
     "Where the time of a grid went outside training steps."
-    t = [r["timing"] for r in recs if "trace_s" in r["timing"] and r["timing"]["train_s"] <= r["timing"]["wall_s"]]   # not so: resumed, and only its last process was timed
+    # not so: resumed, and only its last process was timed
+    t = [r["timing"] for r in recs if "trace_s" in r["timing"] and r["timing"]["train_s"] <= r["timing"]["wall_s"]]
     out = {k: sum(r[f"{k}_s"] for r in t) for k in PHASES}
     wall = sum(r["wall_s"] for r in t)
-    return out | dict(other=wall-sum(out.values()), fixed=wall-out["step"], wall=wall, runs=len(t), unmeasured=len(recs)-len(t))
+    return out | dict(other=wall-sum(out.values()), fixed=wall-out["step"], wall=wall, runs=len(t),
+                      unmeasured=len(recs)-len(t))
 
 def fixed_cost_line(recs:list)->str:
     "`fixed_cost` in a sentence."
     c = fixed_cost(recs)
     if not c["runs"]: return "None of these records says what it cost outside training steps."
     parts = ", ".join(f"{k} {c[k]:.0f}" for k in (*PHASES, "other") if k != "step")
-    late = f"; {counted(c['unmeasured'], 'other record')}, older or of a resumed run, cannot say" if c["unmeasured"] else ""
-    return f"Outside training steps {counted(c['runs'], 'run')} spent {c['fixed']:.0f} s of {c['wall']:.0f} s, {c['fixed']/c['runs']:.0f} s a run ({parts}){late}."
+    late = (f"; {counted(c['unmeasured'], 'other record')}, older or of a resumed run, cannot say"
+            if c["unmeasured"] else "")
+    return (f"Outside training steps {counted(c['runs'], 'run')} spent {c['fixed']:.0f} s of {c['wall']:.0f} s, "
+            f"{c['fixed']/c['runs']:.0f} s a run ({parts}){late}.")
 
 # %% ../../nbs/records/03_frames.ipynb #880e100e
 def load_all(
@@ -38,28 +42,35 @@ def load_all(
     protocol:str|None=None,  # default: the profile's
     seed:int|None=None,      # default: the profile's
 )->list: # of records, in the order of the grid
-    "Every record of a profile under one protocol and one seed."
+    """Every record of a profile under one protocol and one seed.
+    `UserError` where they are out of place or of different data."""
     p = get_profile(profile)
     protocol, seed = choose("protocol", protocol or p.protocol, PROTOCOLS), p.seed if seed is None else seed
     order = {r.slug: i for i, r in enumerate(runs(p, protocol=protocol))}
-    files = (f for kind in ("pretrain", "finetune") for f in results_dir(profile).glob(f"records/{kind}-*-{protocol}-s{seed}.json"))
+    files = (f for kind in ("pretrain", "finetune")
+             for f in results_dir(profile).glob(f"records/{kind}-*-{protocol}-s{seed}.json"))
     recs = []
     for f in sorted(files, key=lambda f: (order.get(f.stem, len(order)), f.name)):
         recs.append(read(f))
         got = {k: recs[-1][k] for k in ("slug", "profile", "protocol")}
-        if got != (want := dict(slug=f.stem, profile=profile, protocol=protocol)): raise UserError(f"{f}: holds {got}, its place says {want}")
+        if got != (want := dict(slug=f.stem, profile=profile, protocol=protocol)):
+            raise UserError(f"{f}: holds {got}, its place says {want}")
     _same_data(recs)
     return recs
 
+# %% ../../nbs/records/03_frames.ipynb #b206019d
 def _same_data(recs):
     "refuse records that call different images, or different folds of a target, by one name: they cannot be compared"
     seen = {}
     for rec in recs:
-        here = [(f"images of {d['name']} at {rec['settings']['size']} pixels", d["fingerprint"]) for d in rec["data"].values() if d]
+        here = [(f"images of {d['name']} at {rec['settings']['size']} pixels", d["fingerprint"])
+                for d in rec["data"].values() if d]
         if rec["kind"] == "finetune": here.append((f"folds of {rec['target']}", rec["splits"]["fingerprint"]))
         for what, value in here:
             first, slug = seen.setdefault(what, (value, rec["slug"]))
-            if value != first: raise UserError(f"{slug} and {rec['slug']} were run on different {what} ({first} and {value}); delete the one that is out of date and run it again")
+            if value != first:
+                raise UserError(f"{slug} and {rec['slug']} were run on different {what} ({first} and {value}); "
+                                "delete the one that is out of date and run it again")
 
 # %% ../../nbs/records/03_frames.ipynb #f79328c5
 def complete(
@@ -70,18 +81,19 @@ def complete(
     targets=None,            # only these targets
 )->pd.DataFrame: # slug, kind, source, target, done
     "The runs of a profile, or of a part of its grid, and whether each has its record."
-    rows = [dict(slug=r.slug, kind=r.kind, source=r.source, target=r.target, done=r.record.exists()) for r in runs(profile, sources, targets, protocol)]
+    rows = [dict(slug=r.slug, kind=r.kind, source=r.source, target=r.target, done=r.record.exists())
+            for r in runs(profile, sources, targets, protocol)]
     df = pd.DataFrame(rows, columns=["slug", "kind", "source", "target", "done"])
     return df if kind is None else df[df.kind == kind].reset_index(drop=True)
 
 def require(
     profile:str, protocol:str|None=None, kind:str|None=None, sources=None, targets=None,  # as for `complete`
 )->list: # of slugs, all of them done
-    "Stop with the list of what is missing unless every run has its record."
+    "A `UserError` with the list of what is missing unless every run has its record."
     df = complete(profile, protocol, kind, sources, targets)
     if len(missing := df.slug[~df.done]):
-        raise UserError(f"profile {profile} is not complete, {len(missing)} of {len(df)} records are missing: {', '.join(missing)}; "
-                        f"do catscans run --profile {profile}{_parts_of(profile)}")
+        raise UserError(f"profile {profile} is not complete, {len(missing)} of {len(df)} records are missing: "
+                        f"{', '.join(missing)}; do catscans run --profile {profile}{_parts_of(profile)}")
     return list(df.slug)
 
 def _parts_of(profile):
@@ -102,7 +114,8 @@ def tidy(
             scores = {k: _number(v) for k, v in f.items() if k != "fold" and not isinstance(v, (dict, str))}
             rows.append(dict(source=rec["source"], target=rec["target"], fold=f["fold"], **scores,
                              profile=profile, protocol=rec["protocol"], seed=rec["seed"]))
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["source", "target", "fold", "auc_ovr_weighted", "profile", "protocol", "seed"])
+    return pd.DataFrame(rows) if rows else pd.DataFrame(
+        columns=["source", "target", "fold", "auc_ovr_weighted", "profile", "protocol", "seed"])
 
 # %% ../../nbs/records/03_frames.ipynb #d58415d7
 _RUN = ("slug", "kind", "source", "target", "protocol", "strategy", "seed")
@@ -115,10 +128,15 @@ def settings_frame(
     for rec in load_all(profile, protocol):
         row = {k: rec[k] for k in _RUN}
         row |= {k: v if not isinstance(v, (dict, list)) else json.dumps(v) for k, v in rec["settings"].items()}
-        for side, d in rec["data"].items(): row |= {f"n_{side}": d and d["n"], f"classes_{side}": d and len(d["classes"]), f"fingerprint_{side}": d and d["fingerprint"]}
-        row |= {"split_fingerprint": rec["splits"]["fingerprint"], "shared_group_rate": rec["splits"]["shared_group_rate"]}
-        row |= {k: rec["env"][k] for k in ("keras", "backend", "device", "catscans")} | {k: rec["timing"][k] for k in ("wall_s", "train_s", "energy_wh", "energy_mode")}
-        row["wall_s"] = max(row["wall_s"], row["train_s"])   # older records of resumed runs hold the wall time of their last process only
+        for side, d in rec["data"].items():
+            row |= {f"n_{side}": d and d["n"], f"classes_{side}": d and len(d["classes"]),
+                    f"fingerprint_{side}": d and d["fingerprint"]}
+        row |= {"split_fingerprint": rec["splits"]["fingerprint"],
+                "shared_group_rate": rec["splits"]["shared_group_rate"]}
+        row |= ({k: rec["env"][k] for k in ("keras", "backend", "device", "catscans")}
+                | {k: rec["timing"][k] for k in ("wall_s", "train_s", "energy_wh", "energy_mode")})
+        # older records of resumed runs hold the wall time of their last process only
+        row["wall_s"] = max(row["wall_s"], row["train_s"])
         row["fixed_s"] = c["fixed"] if (c := fixed_cost([rec]))["runs"] else np.nan    # older records do not say
         rows.append(row)
     return pd.DataFrame(rows)
@@ -138,8 +156,10 @@ def evaluations(
     profile:str, protocol:str|None=None,  # as for `tidy`
 )->pd.DataFrame: # source, part, accuracy, auc_ovr_weighted, ...
     "How well each source learned its own task, on its training, validation and test part."
-    return pd.DataFrame([dict(source=rec["source"], part=part, **{k: _number(v) for k, v in m.items() if not isinstance(v, (dict, list))})
-                         for rec in load_all(profile, protocol) if rec["kind"] == "pretrain" for part, m in rec["evaluation"].items()])
+    return pd.DataFrame([dict(source=rec["source"], part=part,
+                              **{k: _number(v) for k, v in m.items() if not isinstance(v, (dict, list))})
+                         for rec in load_all(profile, protocol) if rec["kind"] == "pretrain"
+                         for part, m in rec["evaluation"].items()])
 
 # %% ../../nbs/records/03_frames.ipynb #a7a437b4
 def distances(
@@ -149,5 +169,6 @@ def distances(
 )->pd.DataFrame: # measure, source, target, value, sd, n
     "Dataset distances of a profile."
     p = get_profile(profile)
-    rec = dict(kind="similarity", profile=profile, protocol=protocol or p.protocol, seed=p.seed if seed is None else seed)
+    rec = dict(kind="similarity", profile=profile, protocol=protocol or p.protocol,
+               seed=p.seed if seed is None else seed)
     return pd.DataFrame(read(path_of(rec))["distances"]).astype(dict(value=float, sd=float))

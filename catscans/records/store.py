@@ -19,24 +19,31 @@ from ..core.grid import Run, get_profile
 SCHEMA = 1
 PHASES = ("import", "build", "trace", "step", "recalibrate", "predict", "save")   # `step`: of training, tracing aside
 _HEAD = ("schema", "kind", "slug", "source", "target", "profile", "protocol", "strategy", "seed")
-_SETTINGS = ("arch", "size", "dropout", "batch", "epochs", "lr", "schedule", "class_weight", "augment", "batchnorm", "optimizer")
+_SETTINGS = ("arch", "size", "dropout", "batch", "epochs", "lr", "schedule", "class_weight", "augment", "batchnorm",
+             "optimizer")
 ENV_KEYS = ("python", "catscans", "keras", "tensorflow", "numpy", "backend", "device", "platform")
 FOLD_KEYS = ("fold", "n_train", "n_test", "auc_ovr_weighted", "auc_ovr_macro", "accuracy", "balanced_accuracy",
-         "average_precision_macro", "average_precision_weighted", "auc_ovr_weighted_as_trained", "per_class", "weights_sha256")
-_COMMON = dict(settings=_SETTINGS, data=("source", "target"), splits=("fingerprint", "k", "protocol", "shared_group_rate"), env=ENV_KEYS,
-               history=[("loss", "accuracy", "lr", "seconds")], timing=("started", "wall_s", "train_s", "energy_wh", "energy_mode"))
+         "average_precision_macro", "average_precision_weighted", "auc_ovr_weighted_as_trained", "per_class",
+         "weights_sha256")
+_COMMON = dict(settings=_SETTINGS, data=("source", "target"),
+               splits=("fingerprint", "k", "protocol", "shared_group_rate"), env=ENV_KEYS,
+               history=[("loss", "accuracy", "lr", "seconds")],
+               timing=("started", "wall_s", "train_s", "energy_wh", "energy_mode"))
 _SCHEMAS = dict(
     pretrain=dict(_COMMON, evaluation={p: ("accuracy", "auc_ovr_weighted") for p in ("train", "valid", "test")}),
     finetune=dict(_COMMON, folds=[FOLD_KEYS], predictions=("index", "fold", "y", "p"),
-                  metrics=("auc_ovr_weighted_mean", "auc_ovr_weighted_sd_sample", "auc_ovr_weighted_sd_population", "auc_ovr_macro_mean")),
-    similarity=dict(distances=[("measure", "source", "target", "value", "sd", "n")], settings=(), env=ENV_KEYS, timing=("started", "wall_s")))
+                  metrics=("auc_ovr_weighted_mean", "auc_ovr_weighted_sd_sample", "auc_ovr_weighted_sd_population",
+                           "auc_ovr_macro_mean")),
+    similarity=dict(distances=[("measure", "source", "target", "value", "sd", "n")], settings=(), env=ENV_KEYS,
+                    timing=("started", "wall_s")))
 
 # %% ../../nbs/records/01_store.ipynb #9b08f5a6
 def _missing(value, need, at=""):
     "Paths of the keys of `need` that `value` lacks."
     if isinstance(need, dict):
         if not isinstance(value, dict): return [at or "everything"]
-        return [m for k, n in need.items() for m in ([f"{at}{k}"] if k not in value else _missing(value[k], n, f"{at}{k}."))]
+        return [m for k, n in need.items()
+                for m in ([f"{at}{k}"] if k not in value else _missing(value[k], n, f"{at}{k}."))]
     if isinstance(need, list):
         if not isinstance(value, list) or not value: return [at.rstrip(".")]
         return [m for i, v in enumerate(value) for m in _missing(v, need[0], f"{at.rstrip('.')}[{i}].")]
@@ -50,7 +57,8 @@ def validate(
     "`rec` when it is a whole record of schema 1, else a `UserError` that names what is wrong."
     def stop(problem): raise UserError(f"{where}: {problem}")
     if not isinstance(rec, dict): stop(f"not a record but {type(rec).__name__}")
-    if rec.get("schema") != SCHEMA: stop(f"schema received {rec.get('schema')!r}, allowed is {SCHEMA}; run it again with this version")
+    if rec.get("schema") != SCHEMA:
+        stop(f"schema received {rec.get('schema')!r}, allowed is {SCHEMA}; run it again with this version")
     if rec.get("kind") not in _SCHEMAS: stop(f"kind received {rec.get('kind')!r}, allowed are {', '.join(_SCHEMAS)}")
     head = ("schema", "kind", "profile") if rec["kind"] == "similarity" else _HEAD
     missing = [k for k in head if k not in rec] + _missing(rec, _SCHEMAS[rec["kind"]])
@@ -59,7 +67,8 @@ def validate(
     slug = Run(rec["source"], rec["target"], rec["profile"], rec["protocol"], rec["seed"]).slug
     if rec["slug"] != slug: stop(f"slug received {rec['slug']!r}, its fields give {slug!r}")
     if rec["kind"] == "finetune":
-        if len(rec["folds"]) != rec["splits"]["k"]: stop(f"{len(rec['folds'])} folds, its splits have k={rec['splits']['k']}")
+        if len(rec["folds"]) != rec["splits"]["k"]:
+            stop(f"{len(rec['folds'])} folds, its splits have k={rec['splits']['k']}")
         mean = np.mean([f["auc_ovr_weighted"] for f in rec["folds"]])
         if not math.isclose(mean, rec["metrics"]["auc_ovr_weighted_mean"], abs_tol=1e-9):
             stop(f"auc_ovr_weighted_mean is {rec['metrics']['auc_ovr_weighted_mean']}, its folds give {mean}")
@@ -102,9 +111,10 @@ def read(
 def predictions(
     rec:dict,   # a record
 )->SimpleNamespace: # .index (n,) image, .fold (n,), .y (n,) true class, .p (n, classes) softmax
-    "The held-out predictions of a record."
+    "The held-out predictions of a record. `UserError` where they differ in length."
     a = SimpleNamespace(**{k: unpack(rec["predictions"][k]) for k in ("index", "fold", "y", "p")})
-    if not (len(a.index) == len(a.fold) == len(a.y) == len(a.p)): raise UserError(f"record {rec['slug']}: its predictions differ in length")
+    if not (len(a.index) == len(a.fold) == len(a.y) == len(a.p)):
+        raise UserError(f"record {rec['slug']}: its predictions differ in length")
     return a
 
 # %% ../../nbs/records/01_store.ipynb #80a50499

@@ -34,7 +34,8 @@ class Study:
 
     def folds(self)->pd.DataFrame:
         "a row per fold, before pairs are left out; missing records stop here, by name"
-        frames.require(self.profile, self.protocol, "finetune", tuple(dict.fromkeys(s for s, _ in self.pairs)), self.targets)
+        frames.require(self.profile, self.protocol, "finetune",
+                       tuple(dict.fromkeys(s for s, _ in self.pairs)), self.targets)
         return frames.tidy(self.profile, self.protocol)
 
     def fold_auc(self)->pd.DataFrame:
@@ -50,6 +51,7 @@ class Study:
 
     def baseline_of(self, target)->str: return target if self.baseline == "self" else self.baseline
 
+# %% ../../nbs/records/04_view.ipynb #f1a25e54
 @dataclass(frozen=True)
 class AuthorsStudy(Study):
     "The authors' study: no profile of ours, but their record or a copy of it."
@@ -69,6 +71,7 @@ def _of_authors(sources, targets)->AuthorsStudy:
     note = "The numbers behind the paper's figures, from the authors' public record."
     return AuthorsStudy("published", "published", sources, targets, pairs, setting("baseline", "published"), note=note)
 
+# %% ../../nbs/records/04_view.ipynb #d03d7cd4
 def study(
     profile:str,              # "toy", "lite", "paper" or "published"; a `Study` is given back
     protocol:str|None=None,   # default: the profile's
@@ -81,14 +84,19 @@ def study(
     p = get_profile(profile)
     rs = runs(p, sources, targets, protocol, (p.seed,))
     pairs = tuple((r.source, r.target) for r in rs if r.target)
-    return Study(profile, rs[0].protocol, tuple(s for s in p.sources if s in {r.source for r in rs}), tuple(t for t in p.targets if t in {t for _, t in pairs}),
+    return Study(profile, rs[0].protocol,
+                 tuple(s for s in p.sources if s in {r.source for r in rs}),
+                 tuple(t for t in p.targets if t in {t for _, t in pairs}),
                  pairs, setting("baseline", rs[0].protocol), p.watermark, p.note)
 
+# %% ../../nbs/records/04_view.ipynb #0c7f3f61
 def of_study(f):
-    "Decorator: `f` draws a `Study`, its first argument `st`; whoever calls it may name a profile instead."
+    """Decorator: `f` draws a `Study`, its first argument `st`; whoever calls it may name a profile instead.
+    `TypeError` where there is neither."""
     default = signature(f).parameters["st"].default
     @functools.wraps(f)
     def inner(st=default, *args, **kw):
-        if st is Parameter.empty: raise TypeError(f"{f.__name__}: what it shows is missing; give a Study or the name of a profile")
+        if st is Parameter.empty:
+            raise TypeError(f"{f.__name__}: what it shows is missing; give a Study or the name of a profile")
         return f(study(st), *args, **kw)
     return inner

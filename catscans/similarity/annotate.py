@@ -22,7 +22,8 @@ def order_for(
 )->list: # the same names
     "The order in which an observer sees the datasets."
     names = sorted(dict.fromkeys(datasets))
-    return [names[i] for i in np.random.default_rng(seed_for("order of datasets", observer, seed)).permutation(len(names))]
+    return [names[i] for i in np.random.default_rng(seed_for("order of datasets", observer, seed))
+            .permutation(len(names))]
 
 def contact_sheet(
     images,        # catscans.datasets.images.Images
@@ -33,29 +34,37 @@ def contact_sheet(
     at = {str(p): i for i, p in enumerate(images.paths)}
     s = images.size + gap
     out = np.full((3*s - gap, 3*s - gap, 3), 255, np.uint8)
-    for k, p in enumerate(nine(at, images.name, observer)): out[(r := k//3*s):r+s-gap, (c := k%3*s):c+s-gap] = images.x[at[p]]
+    for k, p in enumerate(nine(at, images.name, observer)):
+        out[(r := k//3*s):r+s-gap, (c := k%3*s):c+s-gap] = images.x[at[p]]
     return out
 
 # %% ../../nbs/similarity/01_annotate.ipynb #0c044ab5
 class Survey:
-    "What one observer has answered and has still to answer. Every answer is on disk before `answer` returns; begun again it goes on where it stopped."
+    """What one observer has answered and has still to answer. Every answer is on disk before `answer` returns; begun
+    again it goes on where it stopped; `UserError` where a name, the observer or the folder cannot be used, or the file
+    holds another observer's answers."""
     def __init__(self,
         datasets,             # names
         observer:int,         # 1, 2, ...
         folder:str|Path,      # holds one file per observer
         seed:int=1,           # of the order of datasets
     ):
-        if not isinstance(observer, (int, np.integer)) or observer < 1: raise UserError(f"observer: received {observer!r}, allowed are whole numbers from 1")
+        if not isinstance(observer, (int, np.integer)) or observer < 1:
+            raise UserError(f"observer: received {observer!r}, allowed are whole numbers from 1")
         datasets, observer = list(datasets), int(observer)
-        if odd := [n for n in datasets if not isinstance(n, str) or {*"\r\n"} & {*n}]: raise UserError(f"datasets: received {odd[0]!r}, allowed are names of one line of text")
+        if odd := [n for n in datasets if not isinstance(n, str) or {*"\r\n"} & {*n}]:
+            raise UserError(f"datasets: received {odd[0]!r}, allowed are names of one line of text")
         self.order, self.observer, self.seed = order_for(datasets, observer, seed), observer, seed
         if not self.order: raise UserError("received no dataset: name at least one")
         self.path = Path(folder).expanduser()/f"observer-{observer}.csv"
-        if self.path.parent.exists() and not self.path.parent.is_dir(): raise UserError(f"{self.path.parent} is a file; give a folder for the answers")
+        if self.path.parent.exists() and not self.path.parent.is_dir():
+            raise UserError(f"{self.path.parent} is a file; give a folder for the answers")
         self._given, self._text = {}, self._read()
         if self._text is not None:
             a = read_answers(self.path, gaps=True)
-            if len(other := a[a.observer.astype(str) != str(observer)]): raise UserError(f"{self.path} holds answers of observer {other.observer.iloc[0]}; move it away, or choose another folder")
+            if len(other := a[a.observer.astype(str) != str(observer)]):
+                raise UserError(f"{self.path} holds answers of observer {other.observer.iloc[0]}; move it away, or "
+                                "choose another folder")
             self._given = {(d, p): v for d, p, v in a[["dataset", "property", "answer"]].itertuples(index=False)}
         self.at = next((i for i, d in enumerate(self.order) if len(self.of(d)) < len(PROPERTIES)), len(self.order)-1)
 
@@ -69,15 +78,20 @@ class Survey:
     def left(self)->int: return sum(len(PROPERTIES) - len(self.of(d)) for d in self.order)
     def go(self, step:int): self.at = min(max(self.at + step, 0), len(self.order)-1)
     @property
-    def answers(self)->pd.DataFrame: return pd.DataFrame([(d, self.observer, p, v) for (d, p), v in self._given.items()], columns=COLUMNS)
+    def answers(self)->pd.DataFrame:
+        return pd.DataFrame([(d, self.observer, p, v) for (d, p), v in self._given.items()], columns=COLUMNS)
 
     def answer(self, property:str, answer:str):
-        "Note an answer about the present dataset, in place of an earlier one, and save all."
+        """Note an answer about the present dataset, in place of an earlier one, and save all; `UserError` where the
+        answer is not allowed or somebody else changed the file."""
         choose("answer", answer, PROPERTIES[choose("property", property, PROPERTIES)].answers)
-        if self._read() != self._text: raise UserError(f"{self.path} was changed by somebody else: is observer {self.observer} at work twice? Start again to go on from what is there")
+        if self._read() != self._text:
+            raise UserError(f"{self.path} was changed by somebody else: is observer {self.observer} at work twice? "
+                            "Start again to go on from what is there")
         given = self._given | {(self.dataset, property): answer}
         with atomic(self.path) as tmp:
-            rows = [(d, self.observer, p, given[d, p]) for d in dict.fromkeys((*self.order, *(d for d, _ in given))) for p in PROPERTIES if (d, p) in given]
+            rows = [(d, self.observer, p, given[d, p]) for d in dict.fromkeys((*self.order, *(d for d, _ in given)))
+                    for p in PROPERTIES if (d, p) in given]
             with open(tmp, "w", newline="", encoding="utf-8") as f:
                 f.write(f"# observer {self.observer}, order of datasets drawn with seed {self.seed}\n")
                 csv.writer(f, lineterminator="\n").writerows([COLUMNS, *rows])
@@ -86,7 +100,9 @@ class Survey:
 # %% ../../nbs/similarity/01_annotate.ipynb #acaeffe4
 def _ipywidgets():
     try: import ipywidgets
-    except ModuleNotFoundError: raise UserError("ipywidgets is not installed; the form needs the extra `paper`: pip install '.[paper]' in the clone") from None
+    except ModuleNotFoundError:
+        raise UserError("ipywidgets is not installed; the form needs the extra `paper`: pip install '.[paper]' "
+                        "in the clone") from None
     return ipywidgets
 
 def _png(x):
@@ -96,6 +112,7 @@ def _png(x):
     Image.fromarray(x.repeat(k, 0).repeat(k, 1)).save(b := io.BytesIO(), "png")
     return b.getvalue()
 
+# %% ../../nbs/similarity/01_annotate.ipynb #496e41c7
 class Form:
     "Nine images and six questions on one page; shows a `Survey`, and hands it every click."
     def __init__(self, survey:Survey,
@@ -103,13 +120,17 @@ class Form:
     ):
         w = _ipywidgets()
         self.survey, self.pictures, self._silent = survey, pictures, False
-        self.title, self.status, self.picture = w.HTML(), w.HTML(), w.Image(format="png", layout=w.Layout(width="360px", object_fit="contain"))
-        self.questions = {p: w.ToggleButtons(options=q.answers, value=None, style=dict(button_width="90px")) for p, q in PROPERTIES.items()}
+        self.title, self.status, self.picture = (
+            w.HTML(), w.HTML(), w.Image(format="png", layout=w.Layout(width="360px", object_fit="contain")))
+        self.questions = {p: w.ToggleButtons(options=q.answers, value=None, style=dict(button_width="90px"))
+                          for p, q in PROPERTIES.items()}
         self.back, self.forward = w.Button(description="back"), w.Button(description="next", button_style="primary")
         for p, b in self.questions.items(): b.observe(lambda change, p=p: self.clicked(p, change["new"]), "value")
-        self.back.on_click(lambda _: self.turn(-1)); self.forward.on_click(lambda _: self.turn(1))
+        self.back.on_click(lambda _: self.turn(-1))
+        self.forward.on_click(lambda _: self.turn(1))
         asked = [x for p, b in self.questions.items() for x in (w.HTML(f"<b>{PROPERTIES[p].question}</b>"), b)]
-        self.ui = w.VBox([self.title, w.HBox([self.picture, w.VBox(asked)]), w.HBox([self.back, self.forward, self.status])])
+        self.ui = w.VBox([self.title, w.HBox([self.picture, w.VBox(asked)]),
+                          w.HBox([self.back, self.forward, self.status])])
         self.show()
     def _ipython_display_(self):
         from IPython.display import display
@@ -118,11 +139,14 @@ class Form:
     def clicked(self, property, answer):
         "Save an answer and say so; what could not be saved is taken back."
         if self._silent or answer is None: return
-        try: self.survey.answer(property, answer); said = None
+        try:
+            self.survey.answer(property, answer)
+            said = None
         except (UserError, OSError) as e: said = f"NOT SAVED: {e}"
         self.show(said)
     def turn(self, step):
-        self.survey.go(step); self.show()
+        self.survey.go(step)
+        self.show()
     def show(self, said=None):
         s = self.survey
         self._silent = True                       # what is set here nobody has clicked
@@ -132,9 +156,11 @@ class Form:
         if self.picture.value != (x := self.pictures[s.dataset]): self.picture.value = x
         last = s.at == len(s.order)-1
         self.back.disabled, self.forward.disabled = s.at == 0, last or len(s.given) < len(PROPERTIES)
-        done = "all answered, thank you" if not s.left else f"{len(s.given)} of {len(PROPERTIES)} answered here, {s.left} to go"
+        done = ("all answered, thank you" if not s.left
+                else f"{len(s.given)} of {len(PROPERTIES)} answered here, {s.left} to go")
         self.status.value = said or f"{done}; saved in {s.path.name}"
 
+# %% ../../nbs/similarity/01_annotate.ipynb #c5f59de8
 def annotate(
     datasets,                # names, or Images
     observer:int,            # 1, 2, ...: a file, nine images and an order of their own
@@ -142,9 +168,12 @@ def annotate(
     seed:int=1,              # of the order of datasets
     size:int=112,            # side of the images in pixels
 )->Form:
-    "The form for one observer. Show it as the last line of a cell; run the cell again to go on after a break."
+    """The form for one observer. Show it as the last line of a cell; run the cell again to go on after a break;
+    `UserError` where a name is given twice or ipywidgets is not installed."""
     _ipywidgets()
-    images = [load(d, size=size) if isinstance(d, (str, Path)) else d for d in ([datasets] if isinstance(datasets, str) else datasets)]
-    if len({i.name for i in images}) < len(images): raise UserError(f"datasets: received {', '.join(i.name for i in images)}; give every name once")
+    images = [load(d, size=size) if isinstance(d, (str, Path)) else d for d in ([datasets] if isinstance(datasets, str)
+        else datasets)]
+    if len({i.name for i in images}) < len(images):
+        raise UserError(f"datasets: received {', '.join(i.name for i in images)}; give every name once")
     survey = Survey([i.name for i in images], observer, folder, seed)
     return Form(survey, {i.name: _png(contact_sheet(i, observer)) for i in images})

@@ -14,7 +14,7 @@ from .registry import estimator
 # %% ../../nbs/similarity/06_controls.ipynb #f390ed86
 @estimator(+1, "0 and more", "number of images of the source", "control", "1")
 def log_size(source_size)->float:
-    "Logarithm to base 10 of the number of images of the source."
+    "Logarithm to base 10 of the number of images of the source; `UserError` where there is none."
     if source_size < 1: raise UserError(f"log_size: received {source_size} images, needed is at least 1")
     return math.log10(source_size)
 
@@ -26,7 +26,9 @@ def n_classes(source_classes)->float:
 # %% ../../nbs/similarity/06_controls.ipynb #077431df
 def _apart(source_statistics, target_statistics, key):
     a, b = source_statistics, target_statistics
-    if a["size"] != b["size"]: raise UserError(f"image statistics: the source has {a['size']} px and the target {b['size']} px; load both at one size")
+    if a["size"] != b["size"]:
+        raise UserError(f"image statistics: the source has {a['size']} px and the target {b['size']} px; load "
+                        "both at one size")
     return float(np.linalg.norm(np.subtract(a[key], b[key])))
 
 @estimator(-1, "0 to 442", "images of both, or their `image_statistics`", "control", "200 images")
@@ -34,7 +36,8 @@ def mean_difference(source_statistics, target_statistics)->float:
     "Distance of mean RGB."
     return _apart(source_statistics, target_statistics, "mean")
 
-@estimator(-1, "0 and more", "images of both, or their `image_statistics`", "control; spectra: Torralba and Oliva 2003, Network 14", "200 images")
+@estimator(-1, "0 and more", "images of both, or their `image_statistics`",
+           "control; spectra: Torralba and Oliva 2003, Network 14", "200 images")
 def spectrum_difference(source_statistics, target_statistics)->float:
     "Difference of spectral slopes."
     return _apart(source_statistics, target_statistics, "slope")

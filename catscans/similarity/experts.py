@@ -26,11 +26,16 @@ class Property:
 
 PROPERTIES = dict(
     medical=Property("Is this a medical dataset or not?", ("yes", "no"), "medical"),
-    colour=Property("Do the images have the same colour tone, are they colour rich, or black and white?", ("same tone", "rich", "grey"), "colour"),
-    objects=Property("Do the images generally consist of multiple objects or one main object, or does neither apply?", ("one", "multiple", "none"), "one_or_multiple_objects"),
-    foreground=Property("Do the images generally have a clear fore- and background?", ("yes", "no"), "clear_fore_background"),
-    orientation=Property("Do the images have a clear spatial orientation: does rotating them matter for understanding them?", ("yes", "no"), "spatial_orientation"),
-    texture=Property("Does the dataset seem more object or texture oriented, or both?", ("object", "texture", "both"), "objects_or_textures"),
+    colour=Property("Do the images have the same colour tone, are they colour rich, or black and white?",
+                    ("same tone", "rich", "grey"), "colour"),
+    objects=Property("Do the images generally consist of multiple objects or one main object, or does neither apply?",
+                     ("one", "multiple", "none"), "one_or_multiple_objects"),
+    foreground=Property("Do the images generally have a clear fore- and background?", ("yes", "no"),
+                        "clear_fore_background"),
+    orientation=Property("Do the images have a clear spatial orientation: does rotating them matter for "
+                         "understanding them?", ("yes", "no"), "spatial_orientation"),
+    texture=Property("Does the dataset seem more object or texture oriented, or both?", ("object", "texture", "both"),
+                     "objects_or_textures"),
 )
 OBSERVERS, IMAGES = 5, 9   # section IV.B
 
@@ -40,10 +45,11 @@ def nine(
     dataset:str,   # its name
     observer:int,  # 1 to 5
 )->list: # the names of nine images (fewer where the dataset is too small)
-    "The images that one observer looks at."
+    "The images that one observer looks at; `UserError` where the dataset has no images left for this observer."
     paths, last = sorted(map(str, paths)), -(-len(paths)//IMAGES)
     if not (isinstance(observer, (int, np.integer)) and 1 <= observer <= last):
-        raise UserError(f"observer: received {observer!r}, allowed are whole numbers from 1 to {last}: {dataset} has {len(paths)} images and nobody sees another's")
+        raise UserError(f"observer: received {observer!r}, allowed are whole numbers from 1 to {last}: {dataset} has "
+                        f"{len(paths)} images and nobody sees another's")
     order = np.random.default_rng(seed_for("experts", dataset)).permutation(len(paths))
     return [paths[i] for i in order[IMAGES*(observer-1):IMAGES*observer]]
 
@@ -56,37 +62,49 @@ def check_answers(
     gaps:bool=False,        # allow questions that have not been answered yet
 )->pd.DataFrame:
     "The answers, when they are complete and allowed, else a `UserError` that names the first problem."
-    if missing := [c for c in COLUMNS if c not in answers]: raise UserError(f"{where}: columns {', '.join(missing)} are missing, needed are {', '.join(COLUMNS)}")
+    if missing := [c for c in COLUMNS if c not in answers]:
+        raise UserError(f"{where}: columns {', '.join(missing)} are missing, needed are {', '.join(COLUMNS)}")
     for d, o, p, a in answers[COLUMNS].itertuples(index=False):
         choose(f"property ({where}, {d}, observer {o})", p, PROPERTIES)
         choose(f"answer to {p} ({where}, {d}, observer {o})", a, PROPERTIES[p].answers)
-    n = answers.groupby(["dataset", "observer", "property"]).size().unstack(fill_value=0).reindex(columns=list(PROPERTIES), fill_value=0).stack()
+    n = (answers.groupby(["dataset", "observer", "property"]).size().unstack(fill_value=0)
+         .reindex(columns=list(PROPERTIES), fill_value=0).stack())
     if len(bad := n[n > 1 if gaps else n != 1]):
         d, o, p = bad.index[0]
-        raise UserError(f"{where}: {d}, observer {o}, has {bad.iloc[0]} answers to {p}; give exactly one to each of {', '.join(PROPERTIES)}")
+        raise UserError(f"{where}: {d}, observer {o}, has {bad.iloc[0]} answers to {p}; give exactly one to each of "
+                        f"{', '.join(PROPERTIES)}")
     return answers.assign(by=answers.by.fillna("") if "by" in answers else "")[[*COLUMNS, "by"]].reset_index(drop=True)
 
+# %% ../../nbs/similarity/00_experts.ipynb #e2fd7a73
 def _table(path):
     "a CSV as text, nothing taken for a gap; lines before its header may be comments"
     with open(path, newline="", encoding="utf-8-sig") as f:
-        head, *rows = [r for r in csv.reader(itertools.dropwhile(lambda line: line.startswith("#") or not line.strip(), f), strict=True) if r] or [[]]
-    if head == COLUMNS: rows = [[",".join(r[:-3]), *r[-3:]] for r in rows]     # a comma in a name was not quoted by the first version
-    if odd := next((r for r in rows if len(r) > len(head)), None): raise ValueError(f"{','.join(odd)} has more values than columns")
+        head, *rows = [r for r in csv.reader(
+            itertools.dropwhile(lambda line: line.startswith("#") or not line.strip(), f), strict=True) if r] or [[]]
+    # a comma in a name was not quoted by the first version
+    if head == COLUMNS: rows = [[",".join(r[:-3]), *r[-3:]] for r in rows]
+    if odd := next((r for r in rows if len(r) > len(head)), None):
+        raise ValueError(f"{','.join(odd)} has more values than columns")
     t = pd.DataFrame([r + [""]*(len(head) - len(r)) for r in rows], columns=head, dtype=str)
-    return t.assign(observer=t.observer.astype(int)) if "observer" in t and t.observer.str.fullmatch(r"\d+").all() else t
+    return (t.assign(observer=t.observer.astype(int))
+            if "observer" in t and t.observer.str.fullmatch(r"\d+").all() else t)
 
 def read_answers(
     path:str|Path,    # CSV with the columns of `check_answers`; its first lines may be comments, starting with #. Or a folder of them, one per observer
     gaps:bool=False,  # allow questions that have not been answered yet
 )->pd.DataFrame:
-    "Answers from a file, or from the files of several observers."
+    """Answers from a file, or from the files of several observers;
+    `UserError` where there are none, or they cannot be read."""
     path = Path(path)
     if path.is_dir():
-        if not (files := sorted(path.glob("observer-*.csv"))): raise UserError(f"no answers in {path}: it holds no file observer-1.csv, observer-2.csv, ...")
+        if not (files := sorted(path.glob("observer-*.csv"))):
+            raise UserError(f"no answers in {path}: it holds no file observer-1.csv, observer-2.csv, ...")
         return check_answers(pd.concat([read_answers(f, gaps) for f in files], ignore_index=True), str(path), gaps)
     if not path.exists(): raise UserError(f"no answers at {path}")
     try: got = _table(path)
-    except (ValueError, OSError, csv.Error) as e: raise UserError(f"{path} cannot be read as a table ({str(e).strip()}); needed is a CSV with the columns {', '.join(COLUMNS)}") from None
+    except (ValueError, OSError, csv.Error) as e:
+        raise UserError(f"{path} cannot be read as a table ({str(e).strip()}); needed is a CSV with the columns "
+                        f"{', '.join(COLUMNS)}") from None
     return check_answers(got, str(path), gaps)
 
 # %% ../../nbs/similarity/00_experts.ipynb #058f340d
@@ -98,14 +116,16 @@ def majority_vote(
     for (d, p), g in check_answers(answers).groupby(["dataset", "property"], sort=False):
         votes = g.answer.value_counts()
         first = [a for a in PROPERTIES[p].answers if votes.get(a, 0) == votes.max()]
-        rows.append(dict(dataset=d, property=p, answer=first[0], votes=int(votes.max()), share=votes.max()/len(g), tie=" / ".join(first) if len(first) > 1 else ""))
+        rows.append(dict(dataset=d, property=p, answer=first[0], votes=int(votes.max()), share=votes.max()/len(g),
+                         tie=" / ".join(first) if len(first) > 1 else ""))
     return pd.DataFrame(rows)
 
 def profiles(
     vote:pd.DataFrame,  # from `majority_vote`
 )->pd.DataFrame: # datasets x properties
     "The six answers of every dataset, one row each."
-    return vote.pivot(index="dataset", columns="property", values="answer").reindex(index=vote.dataset.unique(), columns=list(PROPERTIES)).rename_axis(columns=None)
+    return (vote.pivot(index="dataset", columns="property", values="answer")
+            .reindex(index=vote.dataset.unique(), columns=list(PROPERTIES)).rename_axis(columns=None))
 
 # %% ../../nbs/similarity/00_experts.ipynb #b2bd4b98
 def agreement(
@@ -119,9 +139,10 @@ def hamming(
     a,  # answers of one dataset: property -> answer
     b,  # of the other
 )->int: # 0 to 6
-    "The number of properties in which two datasets differ."
+    "The number of properties in which two datasets differ; `UserError` where an answer is missing."
     a, b = dict(a), dict(b)
-    if set(a) != set(PROPERTIES) or set(b) != set(PROPERTIES): raise UserError(f"hamming needs one answer to each of {', '.join(PROPERTIES)}")
+    if set(a) != set(PROPERTIES) or set(b) != set(PROPERTIES):
+        raise UserError(f"hamming needs one answer to each of {', '.join(PROPERTIES)}")
     return sum(a[p] != b[p] for p in PROPERTIES)
 
 def distance_matrix(
@@ -129,7 +150,8 @@ def distance_matrix(
 )->pd.DataFrame: # datasets x datasets, 0 to 6
     "All Hamming distances."
     t = profiles(vote)
-    return pd.DataFrame([[hamming(t.loc[i], t.loc[j]) for j in t.index] for i in t.index], index=t.index, columns=t.index.rename(None))
+    return pd.DataFrame([[hamming(t.loc[i], t.loc[j]) for j in t.index] for i in t.index], index=t.index,
+                        columns=t.index.rename(None))
 
 # %% ../../nbs/similarity/00_experts.ipynb #a68ca193
 def reliability(
@@ -139,13 +161,16 @@ def reliability(
     "How far observers agree on every question, and how many votes were ties."
     vote, values = majority_vote(answers), table(answers)
     rows = {p: dict(observers=len(v), datasets=v.shape[1], majority_share=vote[vote.property == p].share.mean(),
-                    **dict(zip(("krippendorff_alpha", "alpha_lo", "alpha_hi"), krippendorff_interval(v, **kw))), ties=int((vote[vote.property == p].tie != "").sum()))
+                    **dict(zip(("krippendorff_alpha", "alpha_lo", "alpha_hi"), krippendorff_interval(v, **kw))),
+                    ties=int((vote[vote.property == p].tie != "").sum()))
             for p, v in values.items()}
-    return pd.DataFrame(rows).T.reindex(list(PROPERTIES)).infer_objects().astype(dict(observers=int, datasets=int, ties=int)).rename_axis("property")
+    return (pd.DataFrame(rows).T.reindex(list(PROPERTIES)).infer_objects()
+            .astype(dict(observers=int, datasets=int, ties=int)).rename_axis("property"))
 
 # %% ../../nbs/similarity/00_experts.ipynb #237d0b21
 def _toy_answers(names):
-    return pd.DataFrame([dict(dataset=n, observer=o, property=p, answer=toy.expert_answers(n, o)[p]) for n in names for o in range(1, OBSERVERS+1) for p in PROPERTIES])
+    return pd.DataFrame([dict(dataset=n, observer=o, property=p, answer=toy.expert_answers(n, o)[p]) for n in names
+                         for o in range(1, OBSERVERS+1) for p in PROPERTIES])
 
 def answers_for(
     names,                      # dataset names
@@ -155,12 +180,14 @@ def answers_for(
     names = list(dict.fromkeys(names))
     given = [read_answers(path)] if path else []
     generated = [n for n in names if n in toy.TOY]
-    given += [_toy_answers(generated)] * bool(generated) + [read_answers(Path(str(files("catscans")/"data"/"experts_lite.csv")))]
+    given += ([_toy_answers(generated)] * bool(generated)
+              + [read_answers(Path(str(files("catscans")/"data"/"experts_lite.csv")))])
     found, parts = set(), []
     for g in given:
         parts.append(g[g.dataset.isin([n for n in names if n not in found])])
         found |= set(parts[-1].dataset)
     if missing := [n for n in names if n not in found]:
-        raise UserError(f"no expert answers for {', '.join(missing)}: the students' answers are not public; give a CSV with the columns {', '.join(COLUMNS)}")
+        raise UserError(f"no expert answers for {', '.join(missing)}: the students' answers are not public; give a CSV "
+                        f"with the columns {', '.join(COLUMNS)}")
     out = check_answers(pd.concat(parts, ignore_index=True))
     return out.sort_values("dataset", key=lambda s: s.map(names.index), kind="stable", ignore_index=True)

@@ -19,13 +19,22 @@ def check_features(
 )->np.ndarray: # float64
     "Features that are finite and differ from each other, else a `UserError`."
     f = np.asarray(f)
-    if f.ndim != 2 or f.dtype.kind not in "fiub": raise UserError(f"{what}: received {f.dtype} of shape {f.shape}, needed are numbers of shape (images, features)")
+    if f.ndim != 2 or f.dtype.kind not in "fiub":
+        raise UserError(f"{what}: received {f.dtype} of shape {f.shape}, needed are numbers of shape "
+                        "(images, features)")
     f = np.ascontiguousarray(f, np.float64) + 0.   # -0 becomes 0
-    if not np.isfinite(f).all(): raise UserError(f"{what}: row {np.flatnonzero(~np.isfinite(f).all(1))[0]} holds NaN or infinity; remove that image or mend the network")
-    if len(f) and f.shape[1] and (f == f[0]).all(): raise UserError(f"{what}: all {len(f)} rows are the same, so they cannot tell images apart; check the network and the images")
-    if (n := len({r.tobytes() for r in f})) < least: raise UserError(f"{what}: {n} distinct rows among {len(f)}, at least {least} are needed; give more images or remove duplicates")
+    if not np.isfinite(f).all():
+        raise UserError(f"{what}: row {np.flatnonzero(~np.isfinite(f).all(1))[0]} holds NaN or infinity; remove that "
+                        "image or mend the network")
+    if len(f) and f.shape[1] and (f == f[0]).all():
+        raise UserError(f"{what}: all {len(f)} rows are the same, so they cannot tell images apart; check the network "
+                        "and the images")
+    if (n := len({r.tobytes() for r in f})) < least:
+        raise UserError(f"{what}: {n} distinct rows among {len(f)}, at least {least} are needed; give more images or "
+                        "remove duplicates")
     return f
 
+# %% ../../nbs/similarity/03_features.ipynb #bfdfeac3
 def check_labels(
     y,           # (n,) labels of any kind
     n:int,       # images
@@ -33,10 +42,14 @@ def check_labels(
 )->tuple: # (n,) class index, number of classes
     "Labels as 0, 1, ... of at least two classes, else a `UserError`."
     y = np.asarray(y)
-    if y.shape != (n,): raise UserError(f"{what}: received shape {y.shape} for {n} images, needed is one label per image")
-    if y.dtype.kind == "f" and not np.isfinite(y).all(): raise UserError(f"{what}: image {np.flatnonzero(~np.isfinite(y))[0]} has no label; remove it")
+    if y.shape != (n,):
+        raise UserError(f"{what}: received shape {y.shape} for {n} images, needed is one label per image")
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        raise UserError(f"{what}: image {np.flatnonzero(~np.isfinite(y))[0]} has no label; remove it")
     names, y = np.unique(y, return_inverse=True)
-    if len(names) < 2: raise UserError(f"{what}: received one class ({names[0] if len(names) else 'none'}) in {n} images, at least 2 are needed")
+    if len(names) < 2:
+        raise UserError(f"{what}: received one class ({names[0] if len(names) else 'none'}) in {n} images, at least "
+                        "2 are needed")
     return y, len(names)
 
 def check_both(features, labels, what="features", least=None):
@@ -47,16 +60,19 @@ def check_both(features, labels, what="features", least=None):
 def one_hot(y, k): return (y[:, None] == np.arange(k)).astype(float)
 
 def principal_axes(f):
-    "singular values (r,) and right vectors (r, d) that are not rounding errors; many images cost one QR, and the SVD of a square"
+    """singular values (r,) and right vectors (r, d) that are not rounding errors;
+    many images cost one QR, and the SVD of a square"""
     s, vt = np.linalg.svd(np.linalg.qr(f, mode="r") if len(f) > f.shape[1] else f, full_matrices=False)[1:]
     keep = s > s[0]*max(f.shape)*np.finfo(float).eps
     return s[keep], vt[keep]
 
 # %% ../../nbs/similarity/03_features.ipynb #5dffcb80
 def check_outputs(outputs, labels):
-    "probabilities (n, s), class index, number of classes"
+    "probabilities (n, s), class index, number of classes; `UserError` where they are no probabilities"
     p = np.asarray(outputs, np.float64)
-    if p.ndim != 2 or p.shape[1] < 2: raise UserError(f"outputs: received shape {p.shape}, needed are probabilities of shape (images, source classes)")
+    if p.ndim != 2 or p.shape[1] < 2:
+        raise UserError(f"outputs: received shape {p.shape}, needed are probabilities of shape (images, "
+                        "source classes)")
     if not np.isfinite(p).all() or (p < 0).any() or not np.allclose(p.sum(1), 1, atol=1e-3):
         raise UserError("outputs: rows must be probabilities, not negative and with sum 1; apply softmax to logits")
     return p/p.sum(1, keepdims=True), *check_labels(labels, len(p))
@@ -67,8 +83,10 @@ def stratified_sample(
     most:int,  # images that are wanted
     *seed,     # what it is for
 )->np.ndarray: # positions, ascending
-    "A class-stratified sample of images, or all where there are no more: every (n/most)-th in the order of classes, shuffled within."
-    y = np.asarray(y); n = len(y)
+    """A class-stratified sample of images, or all where there are no more:
+    every (n/most)-th in the order of classes, shuffled within."""
+    y = np.asarray(y)
+    n = len(y)
     if n <= most: return np.arange(n)
     r = np.random.default_rng(seed_for("estimators", *seed))
     order = r.permutation(n)
@@ -95,12 +113,16 @@ def held_out(
     folds:int=5,
     seed:int=0,
 )->tuple: # class index (n,), probabilities (n, C) on held-out folds
-    "Cross-validated predictions. Groups and identical rows are never on both sides."
+    """Cross-validated predictions. Groups and identical rows are never on both sides; `UserError` where groups are
+    missing or a training part lacks a class."""
     from sklearn.base import clone
     f, y, k = check_both(features, labels)
-    if groups is not None and len(groups) != len(f): raise UserError(f"groups: received {len(groups)} for {len(f)} images, needed is one per image")
+    if groups is not None and len(groups) != len(f):
+        raise UserError(f"groups: received {len(groups)} for {len(f)} images, needed is one per image")
     p = np.zeros((len(f), k))
     for fold in make_splits(y, _whole(f, groups), "grouped", folds, seed, name="target"):
-        if len(np.unique(y[fold.train])) < k: raise UserError(f"target: a training part of {folds} folds lacks a class; use fewer folds, or give more groups per class")
+        if len(np.unique(y[fold.train])) < k:
+            raise UserError(f"target: a training part of {folds} folds lacks a class; use fewer folds, or give more "
+                            "groups per class")
         p[fold.test] = clone(model).fit(f[fold.train], y[fold.train]).predict_proba(f[fold.test])
     return y, p

@@ -33,6 +33,7 @@ INPUTS = dict(
 class NotAvailable(UserError):
     "An estimator lacks an input. The message says which."
 
+# %% ../../nbs/similarity/02_registry.ipynb #83111045
 @dataclass(frozen=True)
 class Estimator:
     "The card of one estimator: what it needs, and how its number is to be read."
@@ -52,14 +53,19 @@ ESTIMATORS = {}
 def estimator(
     direction:int, range:str, needs:str, source:str, cost:str="", # as in `Estimator`
 ):
-    "Decorator: register a function under its own name."
-    if direction not in (1, -1): raise ValueError(f"direction: received {direction!r}, allowed are +1 (larger promises better transfer) and -1 (a distance)")
+    """Decorator: register a function under its own name;
+    `ValueError` where the direction is neither +1 nor -1, or the name is taken."""
+    if direction not in (1, -1):
+        raise ValueError(f"direction: received {direction!r}, allowed are +1 (larger promises better transfer) and -1 "
+                         "(a distance)")
     def register(f):
         old = ESTIMATORS.get(f.__name__)
         rooms = {old.call.__module__, f.__module__} if old else set()
-        if len(rooms) > 1 and "__main__" not in rooms: raise ValueError(f"{f.__name__} is already an estimator of {old.call.__module__}; choose another name")
+        if len(rooms) > 1 and "__main__" not in rooms:
+            raise ValueError(f"{f.__name__} is already an estimator of {old.call.__module__}; choose another name")
         if len(rooms) > 1 and f.__module__ != "__main__": return f   # what a notebook defines goes before the package's
-        inputs = tuple(n for n, p in inspect.signature(f).parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD)
+        inputs = tuple(n for n, p in inspect.signature(f).parameters.items()
+                       if p.default is p.empty and p.kind is not p.VAR_KEYWORD)
         ESTIMATORS[f.__name__] = Estimator(f.__name__, f, direction, range, needs, source, cost, inputs)
         return f
     return register

@@ -15,16 +15,20 @@ from . import controls, distances, estimators, transport
 from .registry import ESTIMATORS, INPUTS, NotAvailable
 
 # %% ../../nbs/similarity/08_scoring.ipynb #d80e0e2a
-ROOMS = tuple(m.__name__ for m in (estimators, transport, controls, distances))   # in this order, whichever is imported first
+# in this order, whichever is imported first
+ROOMS = tuple(m.__name__ for m in (estimators, transport, controls, distances))
 
 # %% ../../nbs/similarity/08_scoring.ipynb #5151a555
 def registry()->dict: # name -> Estimator
     "Every estimator of the package, and those that were added."
-    return dict(sorted(ESTIMATORS.items(), key=lambda e: ROOMS.index(m) if (m := e[1].call.__module__) in ROOMS else len(ROOMS)))
+    return dict(sorted(ESTIMATORS.items(), key=lambda e: (
+        ROOMS.index(m) if (m := e[1].call.__module__) in ROOMS else len(ROOMS))))
 
 # %% ../../nbs/similarity/08_scoring.ipynb #322b5830
-_MADE = dict(features="source_network", outputs="source_network", source_embedding="probe", target_embedding="probe")   # input -> the network that can make it
-_SEEN = {}   # (fingerprint of images, of a network, what) -> what the network makes of them: several estimators ask for the same
+# input -> the network that can make it
+_MADE = dict(features="source_network", outputs="source_network", source_embedding="probe", target_embedding="probe")
+# (fingerprint of images, of a network, what) -> what the network makes of them: several estimators ask for the same
+_SEEN = {}
 
 def _made(name, source, target, context):
     "an input that a network of the context makes of the images, or None where either is missing"
@@ -32,14 +36,17 @@ def _made(name, source, target, context):
     if network is None or getattr(images, "x", None) is None or not hasattr(images, "fingerprint"): return None
     model = network.model if isinstance(network, Probe) else network
     if images.x.shape[1:3] != tuple(model.input_shape[1:3]):
-        raise UserError(f"{images.name}: images are {images.x.shape[1]} x {images.x.shape[2]}, the network needs {model.input_shape[1]} x {model.input_shape[2]}; load them at that size")
+        raise UserError(f"{images.name}: images are {images.x.shape[1]} x {images.x.shape[2]}, the network needs "
+                        f"{model.input_shape[1]} x {model.input_shape[2]}; load them at that size")
     key = images.fingerprint, digest(*map(np.asarray, model.get_weights())), name == "outputs"
     if key not in _SEEN:
         while len(_SEEN) > 7: _SEEN.pop(next(iter(_SEEN)))
-        of = (lambda x: model.predict(np.asarray(x, np.float32), batch_size=100, verbose=0)) if name == "outputs" else (network if isinstance(network, Probe) else Probe(network)).features
+        of = ((lambda x: model.predict(np.asarray(x, np.float32), batch_size=100, verbose=0)) if name == "outputs"
+              else (network if isinstance(network, Probe) else Probe(network)).features)
         _SEEN[key] = np.asarray(of(images.x))
     return _SEEN[key]
 
+# %% ../../nbs/similarity/08_scoring.ipynb #4e9f5ed1
 def _of(name, source, target):
     "an input that the datasets themselves have, or None"
     get = lambda o, k: getattr(o, k, None)
@@ -62,14 +69,17 @@ def _bind(card, source, target, context, made):
     ps = inspect.signature(card.call).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in ps.values())
     if stray := [k for k in context if k not in INPUTS and k not in ps and not open_ended]:
-        raise UserError(f"{card.name} has no setting {stray[0]!r}; allowed are {', '.join(k for k in ps if k not in INPUTS) or 'none'}, and the inputs {', '.join(INPUTS)}")
+        raise UserError(f"{card.name} has no setting {stray[0]!r}; allowed are "
+                        f"{', '.join(k for k in ps if k not in INPUTS) or 'none'}, and the inputs {', '.join(INPUTS)}")
     kw = {k: v for k, v in context.items() if v is not None and (k in ps or open_ended and k not in INPUTS)}
     for k in ps:
         if k in INPUTS and k not in kw and (v := of(k)) is not None: kw[k] = v
     if missing := [k for k in card.inputs if k not in kw]:
-        raise NotAvailable(f"{card.name} is not available: it needs {'; '.join(f'{k} ({INPUTS[k]}{_else(k)})' if k in INPUTS else k for k in missing)}")
+        raise NotAvailable(f"{card.name} is not available: it needs "
+                           f"{'; '.join(f'{k} ({INPUTS[k]}{_else(k)})' if k in INPUTS else k for k in missing)}")
     return kw
 
+# %% ../../nbs/similarity/08_scoring.ipynb #91cdf89c
 def score(
     name:str,        # key of `registry()`
     source=None,     # catscans.datasets.images.Images, or None where the context holds all that is needed
@@ -92,17 +102,22 @@ def scores(
     names=None,               # default: every estimator
     **context,                # keys of `INPUTS`
 )->list: # of dict(name, value or None, reason: "" or why there is no value)
-    "All estimates for one pair. An input that is missing or degenerate costs only the estimators that need it."
-    if stray := [k for k in context if k not in INPUTS]: raise UserError(f"scores takes inputs only: received {stray[0]!r}, allowed are {', '.join(INPUTS)}; call `score` for settings")
+    """All estimates for one pair. An input that is missing or degenerate costs only the estimators that need it;
+    `UserError` where something else than inputs is given."""
+    if stray := [k for k in context if k not in INPUTS]:
+        raise UserError(f"scores takes inputs only: received {stray[0]!r}, allowed are {', '.join(INPUTS)}; call "
+                        "`score` for settings")
     out, made = [], {}
     for name in (registry() if names is None else [choose("measure", n, registry()) for n in names]):
         try: out.append(dict(name=name, value=_score(name, source, target, context, made), reason=""))
         except UserError as e: out.append(dict(name=name, value=None, reason=str(e)))
-        except Exception as e: out.append(dict(name=name, value=None, reason=f"{name} failed: {type(e).__name__}: {e}"))   # a newcomer's fault must not cost the others
+        # a newcomer's fault must not cost the others
+        except Exception as e: out.append(dict(name=name, value=None, reason=f"{name} failed: {type(e).__name__}: {e}"))
     return out
 
 # %% ../../nbs/similarity/08_scoring.ipynb #1e6d364b
 def cards():  # pandas DataFrame
     "Every card, one row each."
     import pandas as pd
-    return pd.DataFrame([{k: getattr(c, k) for k in ("name", "direction", "range", "needs", "cost", "source")} for c in registry().values()]).set_index("name")
+    return (pd.DataFrame([{k: getattr(c, k) for k in ("name", "direction", "range", "needs", "cost", "source")}
+                          for c in registry().values()]).set_index("name"))

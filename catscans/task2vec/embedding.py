@@ -25,20 +25,23 @@ RULES = ("equal", "paper", "per_class")
 def subset_size(
     n:int,                # images in the dataset
     smallest:int=None,    # images in the smallest dataset of the comparison; default: n
-    rule:str="equal",     # equal and per_class: `most`, at most half of the smallest; paper: 1 % of the dataset, 10 to 1,000
+    rule:str="equal",     # equal and per_class: `most`, at most half of the smallest; paper: 1 % of `n`, 10 to 1,000
     most:int=100,         # images
 )->int:
     "How many images a subset has."
     if choose("subset rule", rule, RULES) == "paper": return min(n, max(10, min(1000, round(n/100))))
     return max(2, min(most, (n if smallest is None else smallest)//2))
 
+# %% ../../nbs/task2vec/02_embedding.ipynb #6f9abec8
 def subset(
     y,        # (n,) class index
     n:int,    # images wanted
     rng,      # numpy Generator
-    rule:str="equal", # equal: the dataset's class shares; paper: an image's weight is the size of its class; per_class: n/classes of each, rounded down
+    rule:str="equal", # how classes share the images: one of `RULES`
 )->np.ndarray: # sorted positions
-    "Random images of a dataset, of at least two classes. With shares, a class is rounded up or down at random."
+    """Random images of a dataset, of at least two classes. With shares, a class is rounded up or down at random. equal:
+    the dataset's class shares; paper: an image's weight is the size of its class; per_class: n/classes of each, rounded
+    down. `UserError` where that cannot be had."""
     y = np.asarray(y)
     if not 2 <= n <= len(y): raise UserError(f"subset: received {n} images, allowed are 2 to {len(y)}")
     classes, counts = np.unique(y, return_counts=True)
@@ -50,13 +53,18 @@ def subset(
         if rest: take[rng.choice(len(classes), rest, replace=False, p=(want-take)/(want-take).sum())] += 1
     elif rule == "per_class":
         take = np.full(len(classes), n//len(classes))
-        if not take[0] or (take > counts).any(): raise UserError(f"subset: {n} images cannot hold equally many of {len(classes)} classes, the smallest with {counts.min()}; allowed are {len(classes)} to {counts.min()*len(classes)} images")
+        if not take[0] or (take > counts).any():
+            raise UserError(f"subset: {n} images cannot hold equally many of {len(classes)} classes, the smallest with "
+                            f"{counts.min()}; allowed are {len(classes)} to {counts.min()*len(classes)} images")
     else:
         weight = counts[np.searchsorted(classes, y)]
         drawn = rng.choice(len(y), n, replace=False, p=weight/weight.sum())
         take = np.bincount(np.searchsorted(classes, y[drawn]), minlength=len(classes))
-    if (take > 0).sum() < 2: take[take.argmax()] -= 1; take[rng.choice(np.flatnonzero(take == 0))] += 1
-    return np.sort(np.concatenate([rng.choice(np.flatnonzero(y == c), k, replace=False) for c, k in zip(classes, take)]))
+    if (take > 0).sum() < 2:
+        take[take.argmax()] -= 1
+        take[rng.choice(np.flatnonzero(take == 0))] += 1
+    return np.sort(np.concatenate([rng.choice(np.flatnonzero(y == c), k, replace=False)
+                                   for c, k in zip(classes, take)]))
 
 # %% ../../nbs/task2vec/02_embedding.ipynb #916cfef5
 @dataclass(frozen=True, eq=False)
@@ -74,10 +82,13 @@ class Embedding:
 def _take(images, probe, n, seed, rule):
     "positions of a subset, its random generator; the images must fit the probe"
     if images.x.shape[1:3] != tuple(probe.body.input_shape[1:3]):
-        raise UserError(f"{images.name}: images are {images.x.shape[1]} x {images.x.shape[2]}, the probe needs {probe.body.input_shape[1]} x {probe.body.input_shape[2]}; load them at that size")
+        raise UserError(f"{images.name}: images are {images.x.shape[1]} x {images.x.shape[2]}, "
+                        f"the probe needs {probe.body.input_shape[1]} x {probe.body.input_shape[2]}; "
+                        "load them at that size")
     rng = np.random.default_rng(seed_for("task2vec", images.name, seed))
     return subset(images.y, min(n, len(images)), rng, rule), rng
 
+# %% ../../nbs/task2vec/02_embedding.ipynb #df3e969e
 def embed(
     images,                # catscans.datasets.images.Images: .x, .y, .name
     probe,                 # Probe or keras.Model
@@ -91,18 +102,22 @@ def embed(
     rule:str="equal",      # of the subset: one of `RULES`
     head=None,             # a fitted head, or None: fit one
 )->Embedding:
-    "Task2Vec of a random subset: fit a head on frozen features, then the Fisher diagonal per filter."
-    choose("way to the Fisher diagonal", fisher, FISHER); choose("labels", labels, LABELS)
+    """Task2Vec of a random subset: fit a head on frozen features, then the Fisher diagonal per filter.
+    `UserError` where images do not fit the probe."""
+    choose("way to the Fisher diagonal", fisher, FISHER)
+    choose("labels", labels, LABELS)
     probe = probe if isinstance(probe, Probe) else Probe(probe)
     i, rng = _take(images, probe, n_subset, seed, rule)
     x, (_, y) = np.asarray(images.x[i]), np.unique(images.y[i], return_inverse=True)
     f = probe.features(x)
     head = head or fit_head(f, y, c)
     p = predict(f, head)
-    F = (exact_fisher(probe, x, head, p=p) if fisher == "exact" else sampled_fisher(probe, x, head, rng, draws, labels=labels, p=p) if fisher == "sampled"
+    F = (exact_fisher(probe, x, head, p=p) if fisher == "exact"
+         else sampled_fisher(probe, x, head, rng, draws, labels=labels, p=p) if fisher == "sampled"
          else montecarlo_fisher(probe, x, head, rng, draws, batch, labels, p))
     return Embedding(F, probe.layers, images.name, len(i), int(y.max())+1, seed, float((p.argmax(1) == y).mean()))
 
+# %% ../../nbs/task2vec/02_embedding.ipynb #5f75ea98
 def heads_of(
     datasets:list,     # of catscans.datasets.images.Images
     probe:Probe,
@@ -120,7 +135,8 @@ def embed_all(
     "Many subsets of many datasets. All heads come from one compiled program."
     probe = probe if isinstance(probe, Probe) else Probe(probe)
     heads = iter(heads_of(datasets, probe, seeds, n_subset, c, rule))
-    return {im.name: [embed(im, probe, n_subset, s, c=c, rule=rule, head=next(heads), **kw) for s in seeds] for im in datasets}
+    return {im.name: [embed(im, probe, n_subset, s, c=c, rule=rule, head=next(heads), **kw) for s in seeds]
+            for im in datasets}
 
 # %% ../../nbs/task2vec/02_embedding.ipynb #54d6a933
 def _vector(e): return np.asarray(e.fisher if isinstance(e, Embedding) else e, float)
@@ -128,15 +144,18 @@ def _vector(e): return np.asarray(e.fisher if isinstance(e, Embedding) else e, f
 def _pair(a, b):
     "two embeddings of one probe"
     a, b = _vector(a), _vector(b)
-    if a.shape != b.shape: raise UserError(f"embeddings of {a.size} and {b.size} filters cannot be compared: they come from different probes")
-    if not a.any() or not b.any(): raise UserError("an embedding is zero everywhere: the fitted head's predictions are certain; lower c")
+    if a.shape != b.shape:
+        raise UserError(f"embeddings of {a.size} and {b.size} filters cannot be compared: "
+                        "they come from different probes")
+    if not a.any() or not b.any():
+        raise UserError("an embedding is zero everywhere: the fitted head's predictions are certain; lower c")
     return a, b
 
 def cosine(
     a,  # Embedding, or (filters,) array
     b,
 )->float: # 0 to 1
-    "Cosine distance between two embeddings (section IV.B)."
+    "Cosine distance between two embeddings (section IV.B). `UserError` where they are of different probes."
     a, b = _pair(a, b)
     return float(np.clip(1 - a @ b/np.linalg.norm(a)/np.linalg.norm(b), 0, 2))
 
@@ -144,23 +163,31 @@ def scaled_cosine(
     a, b,             # as in `cosine`
     eps:float=1e-8,   # the original's
 )->float: # 0 to 1
-    "Cosine distance after each filter was divided by the sum of both: every filter counts alike (awslabs `cosine`; the symmetric distance of Achille et al. 2019)."
+    """Cosine distance after each filter was divided by the sum of both: every filter counts alike (awslabs `cosine`;
+    the symmetric distance of Achille et al. 2019)."""
     a, b = _pair(a, b)
     return cosine(a/(a + b + eps), b/(a + b + eps))
 
+# %% ../../nbs/task2vec/02_embedding.ipynb #06c6a61f
 def normalized_cosine(a, b)->float: # 0 to 1
-    "Cosine distance of variances, 1/F in units of the prior's, which is 1 for a Fisher diagonal (awslabs `normalized_cosine`). Filters that are zero in either have no variance and are left out."
+    """Cosine distance of variances, 1/F in units of the prior's, which is 1 for a Fisher diagonal (awslabs
+    `normalized_cosine`). Filters that are zero in either have no variance and are left out. `UserError` where they
+    share none."""
     a, b = _pair(a, b)
     both = (a > 0) & (b > 0)
-    if not both.any(): raise UserError("the two embeddings have no filter in common that is not zero: their variances cannot be compared")
+    if not both.any():
+        raise UserError("the two embeddings have no filter in common that is not zero: "
+                        "their variances cannot be compared")
     return cosine(1/a[both], 1/b[both])
 
 def asymmetric(
     source, target,     # as in `cosine`: the task that was learned first, and the one it is to serve
-    alpha:float=.15,    # weight of the source's complexity (the value that Achille et al. 2019 found best for a ResNet-34)
-    trivial=None,       # embedding of a task that needs nothing; default: 1 for every filter, the prior's precision of a Fisher diagonal (awslabs `get_trivial_embedding_from`)
+    alpha:float=.15,    # weight of the source's complexity (Achille et al. 2019 found this best for a ResNet-34)
+    trivial=None,       # embedding of a task that needs nothing; default: 1 for every filter
 )->float:
-    "Scaled cosine less alpha times the source's distance from the trivial task: of two sources as near, the more complex one is closer (the asymmetric distance of Achille et al. 2019)."
+    """Scaled cosine less alpha times the source's distance from the trivial task: of two sources as near, the more
+    complex one is closer (the asymmetric distance of Achille et al. 2019). Without `trivial`, it is the prior's
+    precision of a Fisher diagonal (awslabs `get_trivial_embedding_from`)."""
     s, t = _pair(source, target)
     return scaled_cosine(s, t) - alpha*scaled_cosine(s, np.ones_like(s) if trivial is None else trivial)
 
@@ -175,7 +202,8 @@ def mean_distance(
     "Mean distance over all pairs of subsets."
     f = DISTANCES[choose("distance", distance, DISTANCES)]
     u = np.stack([_vector(e) for e in a])
-    pairs = [(i, j) for i in range(len(a)) for j in range(len(a) if distance == "asymmetric" else i) if i != j] if b is None else [(i, j) for i in range(len(a)) for j in range(len(b))]
+    pairs = ([(i, j) for i in range(len(a)) for j in range(len(a) if distance == "asymmetric" else i) if i != j]
+             if b is None else [(i, j) for i in range(len(a)) for j in range(len(b))])
     v = u if b is None else np.stack([_vector(e) for e in b])
     d = [f(u[i], v[j]) for i, j in pairs]
     return (float(np.mean(d)) if d else math.nan, float(np.std(d, ddof=1)) if len(d) > 1 else math.nan, len(d))
@@ -185,7 +213,8 @@ def compare(
 )->dict: # distance, value, sd, pairs, within_source, within_target
     "A mean distance and, beside it, the spread within both datasets, which it has to exceed to mean something."
     value, sd, n = mean_distance(a, b, distance)
-    return dict(distance=distance, value=value, sd=sd, pairs=n, within_source=mean_distance(a, None, distance)[0], within_target=mean_distance(b, None, distance)[0])
+    return dict(distance=distance, value=value, sd=sd, pairs=n,
+                within_source=mean_distance(a, None, distance)[0], within_target=mean_distance(b, None, distance)[0])
 
 # %% ../../nbs/task2vec/02_embedding.ipynb #ce4b24a8
 def probe_fingerprint(
@@ -201,8 +230,10 @@ def save_embeddings(
     "Embeddings in one file, whole or not at all."
     facts = lambda k: np.array([getattr(e, k) for e in embeddings])
     with atomic(path) as tmp:
-        np.savez(tmp, fisher=np.stack([e.fisher for e in embeddings]).astype(np.float64), layers=np.array([n for n, _ in embeddings[0].layers]),
-                 filters=np.array([n for _, n in embeddings[0].layers]), **{k: facts(k) for k in ("name", "n", "classes", "seed", "accuracy")})
+        np.savez(tmp, fisher=np.stack([e.fisher for e in embeddings]).astype(np.float64),
+                 layers=np.array([n for n, _ in embeddings[0].layers]),
+                 filters=np.array([n for _, n in embeddings[0].layers]),
+                 **{k: facts(k) for k in ("name", "n", "classes", "seed", "accuracy")})
 
 def load_embeddings(path:str|Path)->list:
     "Embeddings as `save_embeddings` wrote them."

@@ -21,19 +21,22 @@ def _derivatives(
     rng,
     labels:str,  # one of LABELS
 )->np.ndarray: # (n, d)
-    "One drawn label per image: the derivative of its log-likelihood at the features, weighted so that its square has the right expectation."
+    """One drawn label per image: the derivative of its log-likelihood at the features,
+    weighted so that its square has the right expectation."""
     n, k = p.shape
     q = p
     if choose("labels", labels, LABELS) == "weighted":
         g = w.T @ w                                                      # |w (p - e_y)|^2 = p'gp - 2 (gp)_y + g_yy
         q = p*np.maximum(np.einsum("nc,cd,nd->n", p, g, p)[:, None] - 2*p @ g + np.diag(g), 0)
         q = np.where(q.sum(1, keepdims=True) > 0, q, p)
-    edges = q.cumsum(1, dtype=float); edges /= edges[:, -1:]
+    edges = q.cumsum(1, dtype=float)
+    edges /= edges[:, -1:]
     y = (rng.random(n)[:, None] >= edges[:, :-1]).sum(1)
     if labels == "model": return (p - np.eye(k)[y]) @ w.T
     weight = np.sqrt(p[np.arange(n), y]/(q[np.arange(n), y]/q.sum(1))) * rng.choice([-1., 1.], n)
     return ((p - np.eye(k)[y])*weight[:, None]) @ w.T
 
+# %% ../../nbs/task2vec/01_fisher.ipynb #90c3a318
 def montecarlo_fisher(
     probe:Probe,
     x,                     # (n, size, size, 3) images
@@ -44,7 +47,8 @@ def montecarlo_fisher(
     labels:str="weighted", # how they are drawn
     p=None,                # (n, classes) predictions, where they are known already
 )->np.ndarray: # (filters,)
-    "The Fisher diagonal from squared gradients of batches, averaged per filter (`Task2Vec.montecarlo_fisher` of awslabs, times the size of the batch; its draw of labels is `labels='model'`, not the default)."
+    """The Fisher diagonal from squared gradients of batches, averaged per filter (`Task2Vec.montecarlo_fisher` of
+    awslabs, times the size of the batch; its draw of labels is `labels='model'`, not the default)."""
     x = np.asarray(x)
     p = predict(probe.features(x), head) if p is None else p
     total = np.zeros(probe.filters)
@@ -75,12 +79,14 @@ def sampled_fisher(
     p = predict(probe.features(x), head) if p is None else p
     return _in_parts(probe, x, np.stack([_derivatives(p, head[0], rng, labels) for _ in range(draws)]), batch)/draws
 
+# %% ../../nbs/task2vec/01_fisher.ipynb #d303a21e
 def _directions(
     p,  # (n, classes) predictions
     w,  # (d, classes) weights of the head
 )->np.ndarray: # (classes - 1, n, d), largest first
     "Orthogonal derivatives at the features whose squares sum to those of all labels, weighed with their probabilities."
-    root = np.sqrt(np.asarray(p, float))                                                   # sum_c p_c (e_c - p)(e_c - p)' = D (1 - rr') D with D = diag(r): rank C - 1
+    # sum_c p_c (e_c - p)(e_c - p)' = D (1 - rr') D with D = diag(r): rank C - 1
+    root = np.sqrt(np.asarray(p, float))
     a = (np.asarray(w, float)*root[:, None])@(np.eye(p.shape[1]) - root[:, :, None]*root[:, None])
     _, q = np.linalg.eigh(np.swapaxes(a, 1, 2) @ a)
     return np.moveaxis((a @ q)[..., :0:-1], -1, 0)

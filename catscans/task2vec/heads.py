@@ -17,7 +17,7 @@ def fit_head(
     y,             # (n,) class index; classes without an image get no column
     c:float=2.5,   # inverse strength of the ridge penalty; scikit-learn's C is c/d
 )->tuple: # (w (d, classes), b (classes,)) for the classes present, in order
-    "A linear softmax head on frozen features."
+    "A linear softmax head on frozen features. `UserError` where there is only one class."
     import warnings
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -25,8 +25,10 @@ def fit_head(
     if len(np.unique(y)) < 2: raise UserError("a head needs images of at least 2 classes, received 1")
     s = StandardScaler().fit(features)
     with threadpool_limits(1), warnings.catch_warnings():  # small products: threads would only wait for each other
-        warnings.filterwarnings("ignore", "The number of unique classes")   # one image per class is a subset of many classes, not a mistake
-        u, d, v = np.linalg.svd(s.transform(features), full_matrices=False) # the solution lies in the span of the images: solve there, exactly
+        # one image per class is a subset of many classes, not a mistake
+        warnings.filterwarnings("ignore", "The number of unique classes")
+        # the solution lies in the span of the images: solve there, exactly
+        u, d, v = np.linalg.svd(s.transform(features), full_matrices=False)
         m = LogisticRegression(C=c/features.shape[1], max_iter=1000).fit(u*d, y)
     w, b = v.T @ m.coef_.T, m.intercept_
     if w.shape[1] == 1: w, b = np.hstack([-w/2, w/2]), np.r_[-b/2, b/2]  # two classes: one logit becomes two
@@ -43,16 +45,21 @@ def predict(
 # %% ../../nbs/task2vec/00_heads.ipynb #dd429527
 def _problem(features, y, d, n, m, k):
     "one subset in the span of its images, padded: coordinates (n, m), one-hot labels (n, k), what leads back"
-    f = np.asarray(features, float); classes, y = np.unique(y, return_inverse=True)
+    f = np.asarray(features, float)
+    classes, y = np.unique(y, return_inverse=True)
     if len(classes) < 2: raise UserError("a head needs images of at least 2 classes, received 1")
-    mean, sd = f.mean(0), f.std(0); sd[sd == 0] = 1
+    mean, sd = f.mean(0), f.std(0)
+    sd[sd == 0] = 1
     u, s, v = np.linalg.svd((f - mean)/sd/math.sqrt(d), full_matrices=False)
     x, t = np.zeros((n, m), np.float32), np.zeros((n, k), np.float32)
-    x[:len(f), :len(s)] = u*s; t[np.arange(len(f)), y] = 1
+    x[:len(f), :len(s)] = u*s
+    t[np.arange(len(f)), y] = 1
     return x, t, (mean, sd, v/math.sqrt(d), len(s), len(classes), s[0]**2)
 
+# %% ../../nbs/task2vec/00_heads.ipynb #b8de570d
 def _descend(x, t, real, there, ridge, up, flat, tol, steps):
-    "ridge-penalised softmax regressions (s, ...): weights (s, m, k), intercepts (s, 1, k), the largest gradient left, steps taken"
+    """ridge-penalised softmax regressions (s, ...): weights (s, m, k), intercepts (s, 1, k),
+    the largest gradient left, steps taken"""
     from keras import ops
     total = lambda a: ops.sum(a, (1, 2), keepdims=True)
     def step(i, v, b, ahead, ahead_b, speed, worst):
@@ -62,9 +69,11 @@ def _descend(x, t, real, there, ridge, up, flat, tol, steps):
         fresh = ops.cast(total(g*(new - v)) + total(gb*(new_b - b)) > 0, "float32")     # uphill: forget the speed
         faster = (1 + ops.sqrt(1 + 4*speed**2))/2
         push = (1 - fresh)*(speed - 1)/faster
-        return i + 1, new, new_b, new + push*(new - v), new_b + push*(new_b - b), fresh + (1 - fresh)*faster, ops.maximum(ops.max(ops.abs(g)), ops.max(ops.abs(gb)))
+        return (i + 1, new, new_b, new + push*(new - v), new_b + push*(new_b - b), fresh + (1 - fresh)*faster,
+                ops.maximum(ops.max(ops.abs(g)), ops.max(ops.abs(gb))))
     v, b = ops.zeros_like(ops.matmul(ops.transpose(x, (0, 2, 1)), t)), ops.zeros_like(t[:, :1])
-    out = ops.while_loop(lambda i, v, b, a, ab, s, worst: ops.logical_and(i < steps, worst > tol), step, (ops.zeros((), "int32"), v, b, v, b, ops.ones_like(ridge), ops.ones(())*1e9))
+    out = ops.while_loop(lambda i, v, b, a, ab, s, worst: ops.logical_and(i < steps, worst > tol), step,
+                         (ops.zeros((), "int32"), v, b, v, b, ops.ones_like(ridge), ops.ones(())*1e9))
     return out[1], out[2], out[6], out[0]
 
 # %% ../../nbs/task2vec/00_heads.ipynb #1fea9337
@@ -77,17 +86,21 @@ def fit_heads(
     tol:float=1e-5,  # largest gradient that is left
     steps:int=5000,  # at most
 )->list: # of heads, as `fit_head` gives them
-    "The heads of many subsets, all in one compiled program."
+    "The heads of many subsets, all in one compiled program. `UserError` where a subset has only one class."
     import warnings
     if not _program: _program.append(compiled(_descend))
     d, n = features[0].shape[1], max(map(len, features))
     m, k = min(n, d), max(len(np.unique(y)) for y in labels)
     x, t, back = zip(*(_problem(f, y, d, n, m, k) for f, y in zip(features, labels)))
-    here = np.array([len(f) for f in features]); classes = np.array([b[4] for b in back])
+    here = np.array([len(f) for f in features])
+    classes = np.array([b[4] for b in back])
     cube = lambda a: np.asarray(a, np.float32).reshape(-1, 1, 1)
-    real, there = (np.arange(n) < here[:, None])[..., None].astype(np.float32), (np.arange(k) < classes[:, None])[:, None].astype(np.float32)
-    ridge = cube(np.where(classes == 2, 2, 1)/c)                       # two columns share the penalty of the one logit of two classes
-    v, b, worst, took = _program[0](np.stack(x), np.stack(t), real, there, ridge, cube([r[5]/2 for r in back]) + ridge, cube(here/2), np.float32(tol), np.int32(steps))
+    real, there = ((np.arange(n) < here[:, None])[..., None].astype(np.float32),
+                   (np.arange(k) < classes[:, None])[:, None].astype(np.float32))
+    # two columns share the penalty of the one logit of two classes
+    ridge = cube(np.where(classes == 2, 2, 1)/c)
+    v, b, worst, took = _program[0](np.stack(x), np.stack(t), real, there, ridge, cube([r[5]/2 for r in back]) + ridge,
+                                    cube(here/2), np.float32(tol), np.int32(steps))
     if worst > 10*tol: warnings.warn(f"fit_heads: the largest gradient is {worst:.1e} after {took} steps")
     out = []
     for i, (mean, sd, axes, rank, c_i, _) in enumerate(back):

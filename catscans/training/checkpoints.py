@@ -20,7 +20,8 @@ from .recipes import settled
 # %% ../../nbs/training/03_checkpoints.ipynb #78101e55
 def _about(trainer)->dict:
     "what a checkpoint says of its training, to be told when it is not this one"
-    return asdict(settled(trainer.recipe)) | dict(arch=trainer.arch, size=trainer.size, classes=trainer.n_classes, backend=backend_name())
+    return asdict(settled(trainer.recipe)) | dict(
+        arch=trainer.arch, size=trainer.size, classes=trainer.n_classes, backend=backend_name())
 
 def save_checkpoint(
     path:Path,
@@ -28,11 +29,12 @@ def save_checkpoint(
     trainer,      # training.Trainer
     history:list, # one dict per epoch so far
 ):
-    "Weights, optimizer and history after an epoch."
+    "Weights, optimizer and history after an epoch. `FloatingPointError` where a weight is no longer finite."
     arrays = {f"w/{k}": v for k, v in trainer.weights().items()}
     arrays |= {f"o/{i}": as_array(v) for i, v in enumerate(trainer.optimizer.variables)}
     if not all(np.isfinite(a).all() for a in arrays.values()):   # the loss is that before the last step
-        raise FloatingPointError(f"weights became infinite or NaN in epoch {len(history)}: lower the learning rate (now {history[-1]['lr']:g}); the last checkpoint is intact")
+        raise FloatingPointError(f"weights became infinite or NaN in epoch {len(history)}: lower the learning rate "
+                                 f"(now {history[-1]['lr']:g}); the last checkpoint is intact")
     arrays |= {f"h/{k}": np.array([h[k] for h in history]) for k in history[0]}
     need, before = sum(a.nbytes for a in arrays.values()), "the one before is intact: " if Path(path).exists() else ""
     with writing("the checkpoint", path, need, f"{before}make room and start again, it goes on"), atomic(path) as tmp:
@@ -44,24 +46,29 @@ def undamaged(
     path:Path,
     again:str, # what deleting it means
 ):
-    "What numpy raises on a damaged archive, as one line."
+    "What numpy raises on a damaged archive, as the one line of a `UserError`."
     try: yield
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as e:   # RuntimeError: a byte that says "encrypted", or an unknown compression
+    # RuntimeError: a byte that says "encrypted", or an unknown compression
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as e:
         if isinstance(e, UserError): raise
-        if isinstance(e, PermissionError): raise UserError(f"{path} cannot be read ({e.strerror}): make it readable, or delete it to {again}") from None
+        if isinstance(e, PermissionError):
+            raise UserError(f"{path} cannot be read ({e.strerror}): "
+                            f"make it readable, or delete it to {again}") from None
         raise UserError(f"{path} is damaged ({type(e).__name__}); delete it to {again}") from None
 
+# %% ../../nbs/training/03_checkpoints.ipynb #a1ee784d
 def load_checkpoint(
     path:Path, key:str, trainer,  # as for `save_checkpoint`
 )->list: # history so far; [] where there is no checkpoint
-    "Go back to a checkpoint; one of another training is refused."
+    "Go back to a checkpoint; `UserError` where it is damaged or of another training."
     path = Path(path)
     if not path.exists(): return []
     with undamaged(path, "train this fold from its beginning"), np.load(path, allow_pickle=False) as z:
         was, now = json.loads(str(z["about"])) if "about" in z else {}, _about(trainer)
         other = [f"{k} {was[k]!r}, now {v!r}" for k, v in now.items() if k in was and was[k] != v]
         if other or str(z["key"]) != key:
-            raise UserError(f"the checkpoint {path} is of another training ({'; '.join(other) or 'other images, folds, seed or starting weights'}): "
+            raise UserError(f"the checkpoint {path} is of another training "
+                            f"({'; '.join(other) or 'other images, folds, seed or starting weights'}): "
                             "go on as it was begun, or delete it to train this fold from its beginning")
         set_backbone(trainer.model, {k[2:]: z[k] for k in z.files if k[0] == "w"}, head=True)
         for i, v in enumerate(trainer.optimizer.variables): v.assign(z[f"o/{i}"])

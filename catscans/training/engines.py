@@ -28,10 +28,12 @@ def _fused_adam():
                           beta1=number(self.beta_1), beta2=number(self.beta_2), epsilon=number(self.epsilon))
             for g, v in zip(grads, trainable_variables, strict=True):
                 i = self._get_variable_index(v)
-                tf.raw_ops.ResourceApplyAdam(var=handle(v), m=handle(self._momentums[i]), v=handle(self._velocities[i]), grad=g, **shared)
+                tf.raw_ops.ResourceApplyAdam(var=handle(v), m=handle(self._momentums[i]),
+                                             v=handle(self._velocities[i]), grad=g, **shared)
             self.iterations.assign_add(1)
     return FusedAdam
 
+# %% ../../nbs/training/02_engines.ipynb #e9c8ab79
 @functools.cache
 def _jitted_adam():
     import jax, keras
@@ -41,22 +43,27 @@ def _jitted_adam():
         alpha = lr*jax.numpy.sqrt(1 - beta_2**step) / (1 - beta_1**step)
         m, v = m + (gradient-m)*(1-beta_1), v + (gradient*gradient-v)*(1-beta_2)
         return value - m*alpha/(jax.numpy.sqrt(v)+epsilon), m, v
-    class JittedAdam(keras.optimizers.Adam):   # Keras' own arithmetic, traced once for each shape and not for each variable
+    # Keras' own arithmetic, traced once for each shape and not for each variable
+    class JittedAdam(keras.optimizers.Adam):
         def update_step(self, gradient, variable, learning_rate):
             i = self._get_variable_index(variable)
             state = variable, self._momentums[i], self._velocities[i]
-            new = moved(gradient, *(v.value for v in state), keras.ops.convert_to_tensor(learning_rate), self.iterations.value, self.beta_1, self.beta_2, self.epsilon)
+            new = moved(gradient, *(v.value for v in state), keras.ops.convert_to_tensor(learning_rate),
+                        self.iterations.value, self.beta_1, self.beta_2, self.epsilon)
             for old, value in zip(state, new): old.assign(value)
     return JittedAdam
 
+# %% ../../nbs/training/02_engines.ipynb #a3b0459d
 def adam(lr:float):
-    "Adam with Keras' defaults (section IV.A); on TensorFlow through its fused kernel, on JAX as one function for each shape."
+    """Adam with Keras' defaults (section IV.A); on TensorFlow through its fused kernel,
+    on JAX as one function for each shape."""
     import keras
     own = {"tensorflow": _fused_adam, "jax": _jitted_adam}.get(keras.backend.backend())
     return (own() if own else keras.optimizers.Adam)(lr)
 
 # %% ../../nbs/training/02_engines.ipynb #aaa482fd
-SECONDS = Counter()   # of this process: build, trace, step, recalibrate, predict, save; found: of epochs that an earlier one had trained
+# of this process: build, trace, step, recalibrate, predict, save; found: of epochs that an earlier one had trained
+SECONDS = Counter()
 
 @contextmanager
 def clock(
@@ -75,7 +82,8 @@ class Engine:
     def steps(self, x, at, theta, y, w)->list: raise NotImplementedError     # (loss, accuracy) of each batch
     def average(self, x, batches): raise NotImplementedError                 # BatchNorm's averages, from these batches
     def predict(self, x, parts, batch)->list: raise NotImplementedError      # probabilities of each part
-    def predict_batch(self)->int: return 128                                 # images of a batch, unless somebody says otherwise
+    # images of a batch, unless somebody says otherwise
+    def predict_batch(self)->int: return 128
     def forget(self): pass                                                   # images on the device may have changed
 
 # %% ../../nbs/training/02_engines.ipynb #183a7bb8
@@ -83,11 +91,16 @@ class TensorFlowEngine(Engine):
     "What a trainer does on TensorFlow."
     def __init__(self, trainer):
         import keras, tensorflow as tf
-        if ONEDNN_TOO_LATE: warnings.warn("TensorFlow was imported before catscans, so oneDNN is not asked for: without AVX-512 a training step takes several times as long; import catscans first, or set TF_ENABLE_ONEDNN_OPTS=1")
+        if ONEDNN_TOO_LATE:
+            warnings.warn("TensorFlow was imported before catscans, so oneDNN is not asked for: "
+                          "without AVX-512 a training step takes several times as long; import catscans first, "
+                          "or set TF_ENABLE_ONEDNN_OPTS=1")
         graph = functools.partial(tf.function, autograph=False, jit_compile=on_gpu() or None)
         self.t, self.loss = trainer, keras.losses.SparseCategoricalCrossentropy()
-        self.train, self.averages = graph(self._train), graph(self._averages)   # for each shape its own graph: one for any shape rounds differently, and a resumed training would end elsewhere
-        self.probabilities = graph(self._probabilities, input_signature=[tf.TensorSpec((None, trainer.size, trainer.size, 3), "uint8")])
+        # for each shape its own graph: one for any shape rounds differently, and a resumed training would end elsewhere
+        self.train, self.averages = graph(self._train), graph(self._averages)
+        self.probabilities = graph(self._probabilities,
+                                   input_signature=[tf.TensorSpec((None, trainer.size, trainer.size, 3), "uint8")])
 
     def _train(self, x, theta, y, w):
         import tensorflow as tf
@@ -133,7 +146,8 @@ class KerasEngine(Engine):
         image, theta = keras.Input((n, n, 3), dtype="uint8"), keras.Input((6,))
         moved = keras.layers.Lambda(lambda a: warp(*a, n), output_shape=(n, n, 3), dtype="float32")([image, theta])
         self.net = keras.Model([image, theta], trainer.model(moved))
-        self.net.compile(trainer.optimizer, keras.losses.SparseCategoricalCrossentropy(), metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+        self.net.compile(trainer.optimizer, keras.losses.SparseCategoricalCrossentropy(),
+                         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
 
     def steps(self, x, at, theta, y, w)->list:
         out = []
@@ -155,12 +169,15 @@ STEPS = 16   # per dispatch on a GPU
 # %% ../../nbs/training/02_engines.ipynb #778079aa
 def _filled(a, n): return np.concatenate([a, np.repeat(a[-1:], n-len(a), 0)])   # the last one again, up to n
 
+# %% ../../nbs/training/02_engines.ipynb #c99ce681
 class _Compiled(Engine):
     "The compiled functions of a trainer on JAX."
     def __init__(self, trainer):
         import jax, keras
-        self.t, self.k, self.loss, self.host = trainer, STEPS if on_gpu() else 1, keras.losses.SparseCategoricalCrossentropy(), None
-        self.train, self.averages, self.probabilities = jax.jit(self._train, donate_argnums=0), jax.jit(self._averages), jax.jit(self._probabilities)
+        self.t, self.k, self.loss, self.host = (
+            trainer, STEPS if on_gpu() else 1, keras.losses.SparseCategoricalCrossentropy(), None)
+        self.train, self.averages, self.probabilities = (
+            jax.jit(self._train, donate_argnums=0), jax.jit(self._averages), jax.jit(self._probabilities))
 
     def _train(self, state, x, at, theta, y, w, n):
         import jax, jax.numpy as jnp
@@ -188,9 +205,11 @@ class _Compiled(Engine):
 class JaxEngine(_Compiled):
     "What a trainer does on JAX."
     keeps_images = True
-    def predict_batch(self)->int: return 128 if on_gpu() else 32     # the last batch is filled up, which costs time on a CPU
+    # the last batch is filled up, which costs time on a CPU
+    def predict_batch(self)->int: return 128 if on_gpu() else 32
     def forget(self): self.host = None
-    def variables(self): return self.t.model.trainable_variables, self.t.model.non_trainable_variables, self.t.optimizer.variables
+    def variables(self):
+        return self.t.model.trainable_variables, self.t.model.non_trainable_variables, self.t.optimizer.variables
     def state(self): return tuple([v.value for v in vs] for vs in self.variables())
     def keep(self, state):
         for vs, new in zip(self.variables(), state):
@@ -220,7 +239,8 @@ class JaxEngine(_Compiled):
         import jax
         state = self.state()
         for at in batches:
-            with clock("recalibrate", self.t.traces): state = state[0], self.averages(state, *self.images(x, at)), state[2]
+            with clock("recalibrate", self.t.traces):
+                state = state[0], self.averages(state, *self.images(x, at)), state[2]
         with clock("recalibrate"): jax.block_until_ready(state)   # until here nothing but dispatching was timed
         self.keep(state)
 
@@ -228,7 +248,8 @@ class JaxEngine(_Compiled):
         "in batches of one shape: the last is filled up, and cut again"
         out, state = [], self.state()
         for at in parts:
-            with clock("predict", self.t.traces): out.append(self.probabilities(state, *self.images(x, _filled(at, batch))))
+            with clock("predict", self.t.traces):
+                out.append(self.probabilities(state, *self.images(x, _filled(at, batch))))
         with clock("predict"): return [np.asarray(p)[:len(at)] for p, at in zip(out, parts)]
 
 # %% ../../nbs/training/02_engines.ipynb #30c13868

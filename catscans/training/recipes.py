@@ -17,7 +17,7 @@ from ..models.backend import on_gpu
 # %% ../../nbs/training/00_recipes.ipynb #f3077f69
 @dataclass(frozen=True)
 class Recipe:
-    "How a network is trained (Table III, Appendix B)."
+    "How a network is trained (Table III, Appendix B). `UserError` where a value cannot be."
     lr:float = 1e-3
     epochs:int = 50
     batch:int = 128
@@ -30,14 +30,18 @@ class Recipe:
     flip:bool = True            # horizontal, with probability 1/2
     batchnorm:str = "recalibrate"  # or "keras": moving averages as Keras leaves them (momentum 0.99)
     optimizer:str = "adam"
-    precision:str = "auto"      # of the convolutions: float32, mixed_bfloat16, or auto: float32 on a CPU, mixed_bfloat16 on a GPU
+    # of the convolutions: float32, mixed_bfloat16, or auto: float32 on a CPU, mixed_bfloat16 on a GPU
+    precision:str = "auto"
 
     def __post_init__(self):
         numbers = self.lr, self.epochs, self.batch, self.dropout, self.rotation, self.shift
         if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in numbers):
-            raise UserError(f"a recipe needs numbers for lr, epochs, batch, dropout, rotation and shift, received {self}")
-        if not (self.lr > 0 and self.epochs >= 1 and self.batch >= 1 and self.epochs % 1 == self.batch % 1 == 0 and 0 <= self.dropout < 1):
-            raise UserError(f"a recipe needs lr > 0, whole numbers epochs >= 1 and batch >= 1, and 0 <= dropout < 1, received {self}")
+            raise UserError("a recipe needs numbers for lr, epochs, batch, dropout, rotation and shift, "
+                            f"received {self}")
+        if not (self.lr > 0 and self.epochs >= 1 and self.batch >= 1 and self.epochs % 1 == self.batch % 1 == 0
+                and 0 <= self.dropout < 1):
+            raise UserError("a recipe needs lr > 0, whole numbers epochs >= 1 and batch >= 1, and 0 <= dropout < 1, "
+                            f"received {self}")
         choose("BatchNorm policy", self.batchnorm, ("recalibrate", "keras"))
         choose("optimizer", self.optimizer, ("adam",))
         choose("precision", self.precision, ("auto", "float32", "mixed_bfloat16"))
@@ -48,32 +52,37 @@ def lr_at(
     recipe:Recipe,
     epoch:int,   # counted from 0
 )->float:
-    "The learning rate of an epoch."
+    "The learning rate of an epoch. `UserError` where the schedule cannot be read."
     kind, *args = recipe.schedule.split(":")
     choose("schedule", kind, ("constant", "cosine", "step", "compound"))
     if kind == "cosine":
         try: share = float(args[0]) if args else 1.
         except ValueError: share = 0.
-        if not 0 < share <= 1 or len(args) > 1: raise UserError(f"schedule: received {recipe.schedule!r}, allowed are cosine and cosine:SHARE with a share of the epochs above 0 up to 1, for instance cosine:0.7")
+        if not 0 < share <= 1 or len(args) > 1:
+            raise UserError(f"schedule: received {recipe.schedule!r}, allowed are cosine and cosine:SHARE with a share "
+                            "of the epochs above 0 up to 1, for instance cosine:0.7")
         fall = max(1, round(share*recipe.epochs))
         return recipe.lr * max(0.5 * (1 + np.cos(np.pi*min(epoch/fall, 1))), .01 if args else 0)
     if kind == "constant": return recipe.lr
     try: factor, after = float(args[0]), int(args[1])
     except (IndexError, ValueError):
-        raise UserError(f"schedule: received {recipe.schedule!r}, a {kind} schedule is written {kind}:FACTOR:EPOCH, for instance {kind}:0.5:30") from None
+        raise UserError(f"schedule: received {recipe.schedule!r}, a {kind} schedule is written {kind}:FACTOR:EPOCH, "
+                        f"for instance {kind}:0.5:30") from None
     over = epoch - after + 1   # how many epochs at or past the switch
     return recipe.lr * (1 if over <= 0 else factor if kind == "step" else factor**over)
 
 # %% ../../nbs/training/00_recipes.ipynb #81771420
 def settled(recipe:Recipe)->Recipe:
     "The recipe with the precision that `auto` means on this machine."
-    return recipe if recipe.precision != "auto" else replace(recipe, precision="mixed_bfloat16" if on_gpu() else "float32")
+    return recipe if recipe.precision != "auto" else replace(
+        recipe, precision="mixed_bfloat16" if on_gpu() else "float32")
 
 def recipe_key(
     recipe:Recipe,
     precision:bool=True,  # False: for seeds
 )->dict:
-    "What seeds and files of a training derive from; float32 goes unsaid, as in trainings from before there was a choice."
+    """What seeds and files of a training derive from;
+    float32 goes unsaid, as in trainings from before there was a choice."""
     d = asdict(settled(recipe))
     if not precision or d["precision"] == "float32": del d["precision"]
     return d
@@ -96,7 +105,8 @@ _table3 = {  # source: image side, batch, learning rate, epoch from which it is 
     "dtd": (300, 12, 1e-3, None, 60), "isic2018": (112, 128, 1e-5, None, 70),
     "chest": (112, 128, 1e-6, None, 70), "pcam-middle": (96, 128, 1e-6, None, 50),
     "pcam-small": (96, 128, 1e-6, None, 70), "kimia960": (168, 12, 1e-5, None, 100)}
-_appendix_b = {"isic2018": (112, 1e-5, 50), "chest": (112, 1e-6, 50), "pcam-middle": (96, 1e-6, 20)}  # image side, lr, epochs
+# image side, lr, epochs
+_appendix_b = {"isic2018": (112, 1e-5, 50), "chest": (112, 1e-6, 50), "pcam-middle": (96, 1e-6, 20)}
 
 RECIPES = {
     "paper": dict(
@@ -104,13 +114,15 @@ RECIPES = {
                   for s, (px, b, lr, at, e) in _table3.items()},
         finetune={t: Recipe(size=px, batch=128, lr=lr, epochs=e) for t, (px, lr, e) in _appendix_b.items()}),
     "lite": dict(pretrain={"*": Recipe(lr=1e-3, epochs=12, batch=64, schedule="cosine:0.7"),
-                           "kermany": Recipe(lr=1e-3, epochs=16, batch=64, schedule="cosine:0.6"),   # after 12 its loss still fell by 5.1 % an epoch
+                           # after 12 its loss still fell by 5.1 % an epoch
+                           "kermany": Recipe(lr=1e-3, epochs=16, batch=64, schedule="cosine:0.6"),
                            "tinyimagenet": Recipe(lr=1e-3, epochs=10, batch=128, schedule="cosine")},
                  # 300 training images: smaller batches and more epochs, so that there are steps enough
                  finetune={"*": Recipe(lr=1e-3, epochs=12, batch=64, schedule="cosine:0.7"),
                            "kermany": Recipe(lr=1e-3, epochs=20, batch=32, schedule="cosine:0.75")}),
     "power": dict(pretrain={"*": Recipe(lr=1e-3, epochs=30, batch=64, schedule="cosine")},
-                  finetune={"*": Recipe(lr=1e-3, epochs=10, batch=32, schedule="cosine"), "kermany@1000": Recipe(lr=1e-3, epochs=20, batch=32, schedule="cosine")}),
+                  finetune={"*": Recipe(lr=1e-3, epochs=10, batch=32, schedule="cosine"),
+                            "kermany@1000": Recipe(lr=1e-3, epochs=20, batch=32, schedule="cosine")}),
     "toy": dict(pretrain={"*": Recipe(lr=2e-3, epochs=8, batch=32, schedule="cosine")},
                 finetune={"*": Recipe(lr=2e-3, epochs=2, batch=32, schedule="cosine")}),
 }
@@ -122,16 +134,20 @@ def recipe_for(
     protocol:str="grouped",
     source:str|None=None,  # of a fine-tuning: `published` has a learning rate per pair
 )->Recipe:
-    "The recipe of one run, with what `protocols` says of schedule, learning rate, dropout and BatchNorm."
+    """The recipe of one run, with what `protocols` says of schedule, learning rate, dropout and BatchNorm.
+    `UserError` where it has no settings for the dataset."""
     table = RECIPES[choose("recipe", name, RECIPES)][kind]
     if dataset not in table and "*" not in table:
         raise UserError(f"recipe {name!r} has no {kind} settings for {dataset!r}; it has {', '.join(table)}")
     r = replace(table.get(dataset, table.get("*")), batchnorm=protocols.batchnorm(protocol))
-    if r.schedule.startswith("step"): r = replace(r, schedule=r.schedule.replace("step", protocols.setting("lr_schedule", protocol)))
+    if r.schedule.startswith("step"):
+        r = replace(r, schedule=r.schedule.replace("step", protocols.setting("lr_schedule", protocol)))
     if kind == "finetune":
-        if name == "paper": r = replace(r, lr=finetune_lr(source or "imagenet", dataset, protocols.setting("finetune_lr", protocol)))
+        if name == "paper":
+            r = replace(r, lr=finetune_lr(source or "imagenet", dataset, protocols.setting("finetune_lr", protocol)))
         if protocols.setting("finetune_dropout", protocol) == "source_layer":  # the source's dropout layer is kept
-            old = RECIPES[name]["pretrain"]; r = replace(r, dropout=old.get(source, old.get("*", r)).dropout)
+            old = RECIPES[name]["pretrain"]
+            r = replace(r, dropout=old.get(source, old.get("*", r)).dropout)
     return r
 
 # %% ../../nbs/training/00_recipes.ipynb #43b8e59a

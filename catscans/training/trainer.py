@@ -29,19 +29,25 @@ class Trainer:
         recipe:Recipe,
         arch:str="resnet50",
     ):
-        self.n_classes, self.size, self.recipe, self.arch, self.precision = n_classes, size, recipe, arch, settled(recipe).precision
-        self.traces, self.resident, self.checked, self.saving = Counter(), True, None, 0.   # checked: for which images memory was counted; saving: seconds of the last checkpoint
+        self.n_classes, self.size, self.recipe, self.arch, self.precision = (
+            n_classes, size, recipe, arch, settled(recipe).precision)
+        # checked: for which images memory was counted; saving: seconds of the last checkpoint
+        self.traces, self.resident, self.checked, self.saving = Counter(), True, None, 0.
         with clock("build"), uncollected():
             if backend_name() == "jax": keep_compiled()
-            with undrawn(): self.model = resnet50(n_classes, size, dropout=recipe.dropout, arch=arch, precision=self.precision)
+            with undrawn():
+                self.model = resnet50(n_classes, size, dropout=recipe.dropout, arch=arch, precision=self.precision)
             self.optimizer = adam(recipe.lr)
             self.optimizer.build(self.model.trainable_variables)
             self.engine = engine_for(self)
 
     def use(self, recipe:Recipe):
-        "Go on with another recipe: learning rate, schedule, epochs, augmentation and class weights need nothing compiled anew."
+        """Go on with another recipe: learning rate, schedule, epochs,
+        augmentation and class weights need nothing compiled anew. `UserError` where it asks for another network."""
         built = lambda r: (r.dropout, r.optimizer, settled(r).precision)
-        if built(recipe) != built(self.recipe): raise UserError(f"this network was built with (dropout, optimizer, precision) {built(self.recipe)}, received {built(recipe)}; make another Trainer")
+        if built(recipe) != built(self.recipe):
+            raise UserError(f"this network was built with (dropout, optimizer, precision) {built(self.recipe)}, "
+                            f"received {built(recipe)}; make another Trainer")
         self.recipe = recipe
         return self
 
@@ -53,8 +59,11 @@ def reset(self,
 ):
     "Back to the state before the first step: fresh head, given or random backbone, optimizer at its first value."
     given = {k: v for k, v in (weights or {}).items() if not is_head(k)}
-    set_backbone(self.model, random_weights(self.model, seed_for("init", seed), is_head if given else lambda k: True) | given, head=True)
-    for v in self.optimizer.variables: v.assign(np.zeros(v.shape, v.dtype))   # the learning rate too: every epoch sets its own
+    set_backbone(
+        self.model, random_weights(self.model, seed_for("init", seed), is_head if given else lambda k: True) | given,
+        head=True)
+    # the learning rate too: every epoch sets its own
+    for v in self.optimizer.variables: v.assign(np.zeros(v.shape, v.dtype))
     self.engine.forget()
     return self
 
@@ -70,6 +79,7 @@ def _dropout_state(self, *key):
         if layer.__class__.__name__ == "Dropout" and getattr(layer, "seed_generator", None) is not None:
             layer.seed_generator.state.assign(np.array([seed_for("dropout", *key), 0], "uint32"))
 
+# %% ../../nbs/training/04_trainer.ipynb #a3f4606a
 @method_of(Trainer)
 def epoch(self,
     x,            # (n, h, w, 3) uint8, all images
@@ -78,20 +88,24 @@ def epoch(self,
     epoch:int,
     seed:int,
 )->dict:  # loss, accuracy, lr
-    "One pass over the training images in a new order; an incomplete last batch is left out, as in the authors' code."
+    """One pass over the training images in a new order; an incomplete last batch is left out, as in the authors' code.
+    `FloatingPointError` where the loss is no longer finite."""
     r = self.recipe
     rng = np.random.default_rng(seed_for("epoch", seed, epoch))
     self._dropout_state(seed, epoch)
     batch = min(r.batch, len(index))
     order, w = rng.permutation(index), balanced_weights(y[index], self.n_classes)
-    lr = float(lr_at(r, epoch)); self.optimizer.learning_rate.assign(lr)
-    at = [np.sort(order[i:i+batch]) for i in range(0, len(order)-batch+1, batch)]   # reading a memory map in order is faster, and a batch has no order
+    lr = float(lr_at(r, epoch))
+    self.optimizer.learning_rate.assign(lr)
+    # reading a memory map in order is faster, and a batch has no order
+    at = [np.sort(order[i:i+batch]) for i in range(0, len(order)-batch+1, batch)]
     theta = [draw_affine(batch, r, self.size, rng) for _ in at]
     weight = [w[y[i]] if r.class_weight else np.ones(batch, "float32") for i in at]
     logs = self.engine.steps(x, at, theta, [y[i].astype("int32") for i in at], weight)
     mean = {k: float(np.mean([l[j] for l in logs])) for j, k in enumerate(("loss", "accuracy"))}
     if not np.isfinite(mean["loss"]):
-        raise FloatingPointError(f"the loss became {mean['loss']} in epoch {epoch+1}: lower the learning rate (now {lr:g}); the last checkpoint is intact")
+        raise FloatingPointError(f"the loss became {mean['loss']} in epoch {epoch+1}: lower the learning rate "
+                                 f"(now {lr:g}); the last checkpoint is intact")
     return dict(**mean, lr=lr)
 
 # %% ../../nbs/training/04_trainer.ipynb #84634e9c
@@ -120,11 +134,14 @@ def recalibrate(self,
     order = np.random.default_rng(seed_for("recalibrate", seed)).permutation(index)
     batches = [np.sort(order[i:i+batch]) for i in range(0, len(order)-batch+1, batch)[:max_batches]]
     norms = [l for l in self.model.layers if isinstance(l, keras.layers.BatchNormalization)]
-    for l in norms: l.moving_mean.assign(np.zeros(l.moving_mean.shape)); l.moving_variance.assign(np.zeros(l.moving_variance.shape))
+    for l in norms:
+        l.moving_mean.assign(np.zeros(l.moving_mean.shape))
+        l.moving_variance.assign(np.zeros(l.moving_variance.shape))
     self.engine.average(x, batches)
     for l in norms:
         share = 1 - l.momentum**len(batches)
-        l.moving_mean.assign(np.asarray(l.moving_mean)/share); l.moving_variance.assign(np.asarray(l.moving_variance)/share)
+        l.moving_mean.assign(np.asarray(l.moving_mean)/share)
+        l.moving_variance.assign(np.asarray(l.moving_variance)/share)
 
 # %% ../../nbs/training/04_trainer.ipynb #ae08f6fe
 def memory_need(
@@ -136,7 +153,8 @@ def memory_need(
     import math
     width = 2 if trainer.precision == "mixed_bfloat16" else 4
     outputs = sum(math.prod(l.output.shape[1:]) for l in trainer.model.layers)
-    return dict(state=4*4*trainer.model.count_params(), batch=2*width*(batch or trainer.recipe.batch)*outputs, images=images)
+    return dict(state=4*4*trainer.model.count_params(), batch=2*width*(batch or trainer.recipe.batch)*outputs,
+                images=images)
 
 # %% ../../nbs/training/04_trainer.ipynb #eaf2dcd9
 def guard(
@@ -145,19 +163,27 @@ def guard(
     show=None,  # called with one line that says what is needed
     n:int|None=None, # training images; default: all
 )->dict: # `memory_need`
-    "Decide whether images lie on the device or are streamed; refuse images of another size, and a training of which not even one batch fits."
+    """Decide whether images lie on the device or are streamed;
+    `UserError` where images are of another size, or not even one batch fits."""
     want, batch = (trainer.size, trainer.size, 3), min(trainer.recipe.batch, len(x) if n is None else n)
-    if x.shape[1:] != want: raise UserError(f"this network takes images of {want} (rows, columns, colours), received {x.shape[1:]}: load them at {trainer.size} pixels, or make another Trainer")
+    if x.shape[1:] != want:
+        raise UserError(f"this network takes images of {want} (rows, columns, colours), received {x.shape[1:]}: "
+                        f"load them at {trainer.size} pixels, or make another Trainer")
     if trainer.checked == (x.shape, batch) and not show: return None    # asked again at every fold
-    need, free, gib = memory_need(trainer, int(np.prod(x.shape)), batch), available_memory(), lambda b: f"{b/2**30:.2g} GiB"
+    need, free, gib = (memory_need(trainer, int(np.prod(x.shape)), batch), available_memory(),
+                       lambda b: f"{b/2**30:.2g} GiB")
     least = need["state"] + need["batch"]
     if free is not None and least > free:
-        raise UserError(f"training {trainer.arch} at {trainer.size} pixels in batches of {batch} needs about {gib(least)} ({gib(need['state'])} for weights and optimizer, "
-                        f"{gib(need['batch'])} for a batch), {gib(free)} are free: take smaller batches or images, or free memory")
+        raise UserError(f"training {trainer.arch} at {trainer.size} pixels in batches of {batch} needs about "
+                        f"{gib(least)} ({gib(need['state'])} for weights and optimizer, "
+                        f"{gib(need['batch'])} for a batch), {gib(free)} are free: "
+                        "take smaller batches or images, or free memory")
     trainer.resident = trainer.engine.keeps_images and (free is None or sum(need.values()) < .9*free)
     trainer.checked = x.shape, batch
-    if show: show(f"memory: about {gib(least)} for training, {gib(need['images'])} of images "
-                  f"{'on the device' if trainer.resident else 'streamed batch by batch'}; {'unknown' if free is None else gib(free)} free")
+    if show:
+        show(f"memory: about {gib(least)} for training, {gib(need['images'])} of images "
+             f"{'on the device' if trainer.resident else 'streamed batch by batch'}; "
+             f"{'unknown' if free is None else gib(free)} free")
     return need
 
 # %% ../../nbs/training/04_trainer.ipynb #2445b47d
@@ -166,6 +192,7 @@ def _seconds(name):
     try: return float(v) if (v := os.environ.get(name)) else None
     except ValueError: raise UserError(f"{name}: received {v!r}, allowed is a number of seconds") from None
 
+# %% ../../nbs/training/04_trainer.ipynb #14f0162b
 def fit(
     trainer:Trainer,
     x, y,
@@ -173,17 +200,23 @@ def fit(
     seed:int,                  # of order, augmentation, dropout and initial weights
     weights:dict|None=None,    # where to start; None: random
     checkpoint:Path|None=None, # file for resuming
-    every:float|None=None,     # seconds between checkpoints, at least one epoch; 0: after each; default CATSCANS_CHECKPOINT_EVERY, or what keeps saving below a twentieth of the time
+    every:float|None=None,     # seconds between checkpoints (0: every epoch); default: CATSCANS_CHECKPOINT_EVERY
     key:str="",                # what makes this training different from any other
     on_epoch=None,             # called with (epoch, epochs, log)
 )->list:  # one dict per epoch: loss, accuracy, lr, seconds
-    "Train `recipe.epochs` epochs from the start or from the checkpoint."
+    """Train `recipe.epochs` epochs from the start or from the checkpoint. Where nobody says how often, saving takes
+    below a twentieth of the time. `UserError` where labels or images do not fit; what `on_epoch` raises is raised once
+    the epoch is kept."""
     y, index = np.asarray(y), np.asarray(index)
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or len(y) and not (0 <= y.min() and y.max() < trainer.n_classes):
-        raise UserError(f"labels: received {y.dtype} {f'from {y.min()} to {y.max()}' if y.size else ''}, allowed is one whole number from 0 to {trainer.n_classes-1} for each image")
+    if (y.ndim != 1 or not np.issubdtype(y.dtype, np.integer)
+            or len(y) and not (0 <= y.min() and y.max() < trainer.n_classes)):
+        raise UserError(f"labels: received {y.dtype} {f'from {y.min()} to {y.max()}' if y.size else ''}, "
+                        f"allowed is one whole number from 0 to {trainer.n_classes-1} for each image")
     gone = np.flatnonzero(np.bincount(y[index], minlength=trainer.n_classes) == 0)
-    if len(gone): raise UserError(f"{len(gone)} of {trainer.n_classes} classes have no image among the {len(index)} training images (first: number {gone[0]}, counted from 0): "
-                                  "take fewer folds or more training images, or leave the class out")
+    if len(gone):
+        raise UserError(f"{len(gone)} of {trainer.n_classes} classes have no image among the {len(index)} "
+                        f"training images (first: number {gone[0]}, counted from 0): "
+                        "take fewer folds or more training images, or leave the class out")
     guard(trainer, x, n=len(index))
     trainer.reset(weights, seed)
     if checkpoint: remove_halves(checkpoint)
@@ -199,9 +232,11 @@ def fit(
         try:
             if on_epoch: on_epoch(e, trainer.recipe.epochs, history[-1])
         except BaseException as why: stop = why     # the end of a slice, Ctrl-C: this epoch is not lost
-        if checkpoint and (stop or time.time()-last > (20*trainer.saving if every is None else every) and e+1 < trainer.recipe.epochs):
+        if checkpoint and (stop or time.time()-last > (20*trainer.saving if every is None else every)
+                           and e+1 < trainer.recipe.epochs):
             before = time.time()
             with clock("save"): save_checkpoint(checkpoint, key, trainer, history)
-            last = time.time(); trainer.saving = last - before
+            last = time.time()
+            trainer.saving = last - before
         if stop: raise stop
     return history

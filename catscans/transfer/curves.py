@@ -26,16 +26,23 @@ def subset(
     share:float,   # of the training images, above 0 to 1
     seed:int,
 )->np.ndarray: # sorted positions
-    "A random part of the training images: nested over shares, every class in proportion, groups whole."
-    if not 0 < share <= 1: raise UserError(f"share of the training images: received {share!r}, allowed is a number above 0 up to 1 (0.05 is 5 %)")
-    index = np.sort(np.asarray(train_index)); c = np.asarray(y)[index]
+    """A random part of the training images: nested over shares, every class in proportion, groups whole.
+    `UserError` where the share is not above 0 up to 1."""
+    if not 0 < share <= 1:
+        raise UserError(f"share of the training images: received {share!r}, "
+                        "allowed is a number above 0 up to 1 (0.05 is 5 %)")
+    index = np.sort(np.asarray(train_index))
+    c = np.asarray(y)[index]
     unit = np.arange(len(index)) if groups is None else np.unique(np.asarray(groups)[index], return_inverse=True)[1]
-    table = np.zeros((unit.max()+1, c.max()+1), int); np.add.at(table, (unit, c), 1)
+    table = np.zeros((unit.max()+1, c.max()+1), int)
+    np.add.at(table, (unit, c), 1)
     queue = np.random.default_rng(seed_for("learning curve", seed)).permutation(len(table))
     _, kind = np.unique(table > 0, axis=0, return_inverse=True)   # the classes that a group holds
     keep = np.zeros(len(table), bool)
     for k in range(kind.max()+1):
-        mine = queue[kind.ravel()[queue] == k]; size = table[mine].sum(1); end = np.cumsum(size)
+        mine = queue[kind.ravel()[queue] == k]
+        size = table[mine].sum(1)
+        end = np.cumsum(size)
         keep[mine] = end - size/2 <= share*end[-1] + 1e-9
     for k in np.flatnonzero(table.sum(0)): keep[queue[table[queue, k] > 0][0]] = True   # no class may vanish
     return index[keep[unit]]
@@ -53,9 +60,13 @@ def epochs_for(
 # %% ../../nbs/transfer/04_curves.ipynb #bb57e8a9
 def _parts(images, protocol, folds, seed, shares):
     "(share, number of the fold, Fold with a part of its training images, images of the whole part)"
-    splits = make_splits(images.y, images.groups, choose("protocol", protocol, PROTOCOLS), folds, seed, None, images.classes, images.name)
-    return [(s, i, replace(f, train=subset(f.train, images.y, images.groups, s, seed_for(seed, "fold", i))), len(f.train)) for s in shares for i, f in enumerate(splits)]
+    splits = make_splits(images.y, images.groups, choose("protocol", protocol, PROTOCOLS), folds, seed, None,
+                         images.classes, images.name)
+    return [(s, i, replace(f, train=subset(f.train, images.y, images.groups, s, seed_for(seed, "fold", i))),
+             len(f.train))
+            for s in shares for i, f in enumerate(splits)]
 
+# %% ../../nbs/transfer/04_curves.ipynb #6ca71f00
 def learning_curve(
     source_weights,        # None (random initialisation), a weights file, or a dict of arrays by name
     images,                # datasets.Images of the target
@@ -71,31 +82,43 @@ def learning_curve(
     trainer=None,          # training.Trainer to reuse: same classes, size, dropout and architecture
     show=None,             # called with progress lines
 ): # DataFrame: target, source, protocol, share, fold, n_train, epochs, and the metrics of `finetune`
-    "Fine-tune on nested parts of each fold's training images, and score on all that is held out."
+    """Fine-tune on nested parts of each fold's training images, and score on all that is held out.
+    `UserError` where there are no shares."""
     import pandas as pd
-    if not len(shares): raise UserError("a learning curve needs shares of the training images, received none; give for instance (.05, .2, 1.)")
+    if not len(shares):
+        raise UserError("a learning curve needs shares of the training images, received none; "
+                        "give for instance (.05, .2, 1.)")
     parts = _parts(images, protocol, folds, seed, sorted(set(shares)))
-    if source_weights is not None and not isinstance(source_weights, dict): source_weights = load_weights(source_weights)
+    if source_weights is not None and not isinstance(source_weights, dict):
+        source_weights = load_weights(source_weights)
     source = source or ("random" if source_weights is None else "source")
     origin = weights_sha256(source_weights) if source_weights else ""
     trainer = trainer or Trainer(len(images.classes), images.x.shape[1], recipe, arch)
     rows = []
     for share, i, fold, full in parts:
         r = replace(recipe, epochs=epochs_for(recipe, len(fold.train), full)) if equal_steps else recipe
-        key = digest("learning curve", seed, recipe_key(r, precision=False), images.fingerprint, protocol, fold.train, fold.test, arch, origin)
+        key = digest("learning curve", seed, recipe_key(r, precision=False), images.fingerprint, protocol, fold.train,
+                     fold.test, arch, origin)
         path = Path(workdir)/f"{images.name}-{source}-{share:g}-fold{i+1}.npz" if workdir else None
-        metrics = _point(trainer, images, fold, source_weights, r, path, key, show, f"{source} {share:.3g} of the images, fold {i+1}/{folds}")
-        rows.append(dict(target=images.name, source=source, protocol=protocol, share=share, fold=i+1, epochs=r.epochs) | metrics)
+        metrics = _point(trainer, images, fold, source_weights, r, path, key, show,
+                         f"{source} {share:.3g} of the images, fold {i+1}/{folds}")
+        rows.append(dict(target=images.name, source=source, protocol=protocol, share=share, fold=i+1, epochs=r.epochs)
+                    | metrics)
     return pd.DataFrame(rows)
 
+# %% ../../nbs/transfer/04_curves.ipynb #505979e4
 def _point(trainer, images, fold, start, recipe, path, key, show, label):
     "metrics of one fold at one share, from its file where it is finished"
-    mine = key if trainer.precision == "float32" else digest(key, trainer.precision)   # of the file; seeds are those of float32
+    # of the file; seeds are those of float32
+    mine = key if trainer.precision == "float32" else digest(key, trainer.precision)
     kept, say = kept_fold(path, mine), Progress(show, 1, recipe.epochs, label)
     if kept is None:
         checkpoint = path.with_name(f"{path.stem}-checkpoint.npz") if path else None
-        kept = one_fold(trainer, recipe, OneFold(images, fold, start, seed_for(key), key, checkpoint), lambda e, n, log: say(0, e, log, len(fold.train)))
-        if path: keep_fold(path, mine, *kept); checkpoint.unlink(missing_ok=True)
+        kept = one_fold(trainer, recipe, OneFold(images, fold, start, seed_for(key), key, checkpoint),
+                        lambda e, n, log: say(0, e, log, len(fold.train)))
+        if path:
+            keep_fold(path, mine, *kept)
+            checkpoint.unlink(missing_ok=True)
     return {k: v for k, v in kept[0]["metrics"].items() if not isinstance(v, dict)}
 
 # %% ../../nbs/transfer/04_curves.ipynb #f50f2358
@@ -103,23 +126,27 @@ def points(
     frame,                     # from `learning_curve`, several of them joined
     metric="auc_ovr_weighted", # column
 ): # DataFrame: target, source, share, n_train, k, mean, lo, hi
-    "Mean over folds with its corrected 95 % interval, per source and share."
+    """Mean over folds with its corrected 95 % interval, per source and share.
+    `UserError` where a point has only one fold."""
     import pandas as pd
     rows = []
     for (t, s, share), f in frame.groupby(["target", "source", "share"], sort=False):
         if len(f) < 2: raise UserError(f"{s} -> {t} has {len(f)} fold at share {share:g}: an interval needs at least 2")
         c = corrected_t_test(f[metric], np.zeros(len(f)), len(f)-1, 1)
-        rows.append(dict(target=t, source=s, share=share, n_train=f.n_train.mean(), k=len(f), mean=c["mean_difference"], lo=c["lo"], hi=c["hi"]))
+        rows.append(dict(target=t, source=s, share=share, n_train=f.n_train.mean(), k=len(f),
+                         mean=c["mean_difference"], lo=c["lo"], hi=c["hi"]))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/transfer/04_curves.ipynb #89b24927
 def worth(
     points,             # from `points`, of one target
     baseline="random",  # source that the others are compared with
-): # DataFrame: source, n_train, mean, baseline_needs (images, its first point or more; nan: more than there are), factor
-    "Training images with which the baseline reaches the mean of each point of the others."
+): # DataFrame: source, n_train, mean, baseline_needs (images, its first point or more; nan: more than it has), factor
+    """Training images with which the baseline reaches the mean of each point of the others.
+    `UserError` where there is no baseline."""
     b = points[points.source == baseline].sort_values("n_train")
-    if not len(b): raise UserError(f"the points lack the baseline {baseline!r}: received {', '.join(points.source.unique())}")
+    if not len(b):
+        raise UserError(f"the points lack the baseline {baseline!r}: received {', '.join(points.source.unique())}")
     best, n = np.maximum.accumulate(b["mean"].to_numpy()), np.log(b.n_train.to_numpy())
     first = np.r_[True, best[1:] > best[:-1]]                          # more images never count as a step back
     out = points[points.source != baseline][["source", "n_train", "mean"]].reset_index(drop=True)

@@ -27,7 +27,8 @@ def network_features(
 )->np.ndarray:  # (n, d) float32: what the pooling layer puts out, BatchNorm at inference
     "Pooled features of images under a frozen network."
     model = resnet50(2, x.shape[1], dropout=0, arch=arch)
-    w = random_weights(model, seed) if weights is None else weights if isinstance(weights, dict) else load_weights(weights)
+    w = (random_weights(model, seed) if weights is None
+         else weights if isinstance(weights, dict) else load_weights(weights))
     set_backbone(model, w)
     return Probe(model).features(x, batch)
 
@@ -37,7 +38,8 @@ def _linear(n, d):
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    return make_pipeline(PCA(min(100, n, d), svd_solver="randomized" if min(n, d) > 100 else "full", random_state=0), StandardScaler(),
+    return make_pipeline(PCA(min(100, n, d), svd_solver="randomized" if min(n, d) > 100 else "full", random_state=0),
+                         StandardScaler(),
                          LogisticRegression(C=.1, max_iter=1000, class_weight="balanced"))
 
 def _neighbours(n, d):
@@ -56,19 +58,23 @@ def classify(
     repeats:int=1,             # of the whole cross-validation, with other folds
     seed:int=1,
     max_train:int|None=None,   # training images per fold cut to this many
-)->list:  # one dict per fold: fold, n_train, n_test, sibling_share (of held-out images; None: groups unknown) and the metrics of `summarise`
-    "Cross-validated metrics of a classifier on frozen features. Repeated folds are numbered through."
+)->list:  # per fold: fold, n_train, n_test, sibling_share (None: groups unknown) and the metrics of `summarise`
+    """Cross-validated metrics of a classifier on frozen features. Repeated folds are numbered through.
+    `UserError` where features and images differ in number."""
     make = CLASSIFIERS[choose("classifier", classifier, CLASSIFIERS)]
-    if len(features) != len(images.y): raise UserError(f"{images.name}: received features of {len(features)} images, needed are {len(images.y)}")
+    if len(features) != len(images.y):
+        raise UserError(f"{images.name}: received features of {len(features)} images, needed are {len(images.y)}")
     out = []
     for r in range(repeats):
-        cut = make_splits(images.y, images.groups, protocol, folds, seed if r == 0 else seed_for("repeat", seed, r), max_train, images.classes, images.name)
+        cut = make_splits(images.y, images.groups, protocol, folds, seed if r == 0 else seed_for("repeat", seed, r),
+                          max_train, images.classes, images.name)
         for i, f in enumerate(cut):
             m = make(len(f.train), features.shape[1]).fit(features[f.train], images.y[f.train])
             p = np.zeros((len(f.test), len(images.classes)))
             p[:, m.classes_] = m.predict_proba(features[f.test])
             share = float(has_sibling(f, images.groups).mean()) if images.groups is not None else None
-            out.append(dict(fold=r*folds+i+1, n_train=len(f.train), n_test=len(f.test), sibling_share=share) | summarise(images.y[f.test], p, images.classes))
+            out.append(dict(fold=r*folds+i+1, n_train=len(f.train), n_test=len(f.test), sibling_share=share)
+                       | summarise(images.y[f.test], p, images.classes))
     return out
 
 # %% ../../nbs/transfer/03_extraction.ipynb #e8b0440b
@@ -80,23 +86,28 @@ def extract(
     sources=None, targets=None,           # default: the profile's, random initialisation left out
     whole=(),                             # targets for which the profile's cut of training images is lifted
     show=None,                            # called with a line per pair
-):  # pandas DataFrame: classifier, source, source_weights_sha256, target, protocol, fold, n_train, n_test, auc_ovr_weighted, ...
-    "Fold metrics of feature extraction for every pair, from networks pretrained under the profile's own protocol."
+):  # DataFrame: classifier, source, source_weights_sha256, target, protocol, fold, n_train, n_test, metrics
+    """Fold metrics of feature extraction for every pair, from networks pretrained under the profile's own protocol.
+    `UserError` where there is no such pair or a source is not pretrained."""
     import pandas as pd
     p = get_profile(profile)
-    pairs = [(s, t) for s, t in p.pairs if s != "random" and s in (sources or p.sources) and t in (targets or p.targets)]
+    pairs = [(s, t) for s, t in p.pairs
+             if s != "random" and s in (sources or p.sources) and t in (targets or p.targets)]
     if not pairs: raise UserError(f"{profile}: no pair of {sources} and {targets}; it has {p.pairs}")
     runs = {s: Run(s, None, p.name, p.protocol, p.seed) for s, _ in pairs}
     if missing := [s for s, r in runs.items() if not r.weights.exists()]:
         raise UserError(f"{profile}: not pretrained yet: {', '.join(missing)}; catscans run --profile {profile}")
     images, rows = {t: images_of(t, p, p.size) for t in dict.fromkeys(t for _, t in pairs)}, []
-    sha = {s: weights_sha256(load_weights(r.weights)) for s, r in runs.items()}   # which network it was: a study may be run again
+    # which network it was: a study may be run again
+    sha = {s: weights_sha256(load_weights(r.weights)) for s, r in runs.items()}
     for s, t in pairs:
         im = images[t]
         f = network_features(runs[s].weights, im.x, p.arch)
         for c in classifiers:
             for how in protocols:
-                got = classify(f, im, how, c, p.folds, repeats, p.seed, None if t in whole else dict(p.max_train).get(t))
-                rows += [dict(classifier=c, source=s, source_weights_sha256=sha[s], target=t, protocol=how) | {k: v for k, v in g.items() if not isinstance(v, (dict, list))} for g in got]
+                got = classify(f, im, how, c, p.folds, repeats, p.seed,
+                               None if t in whole else dict(p.max_train).get(t))
+                rows += [dict(classifier=c, source=s, source_weights_sha256=sha[s], target=t, protocol=how)
+                         | {k: v for k, v in g.items() if not isinstance(v, (dict, list))} for g in got]
         if show: show(f"{s} -> {t}")
     return pd.DataFrame(rows)

@@ -27,14 +27,17 @@ from .world import HERE, World
 class Progress:
     "Says how far a run is: fold, epoch, loss, images per second, time left, AUC so far."
     def __init__(self, show, folds, epochs, label="fold"):
-        self.show, self.folds, self.epochs, self.label, self.spent, self.done, self.auc = show or (lambda s: None), folds, epochs, label, 0., 0, []
+        self.show, self.folds, self.epochs, self.label, self.spent, self.done, self.auc = (
+            show or (lambda s: None), folds, epochs, label, 0., 0, [])
     def __call__(self, fold, epoch, log, n):
-        self.spent += log["seconds"]; self.done += 1
+        self.spent += log["seconds"]
+        self.done += 1
         left = (self.folds*self.epochs - fold*self.epochs - epoch - 1)*self.spent/self.done
         known = [a for a in self.auc if np.isfinite(a)]   # a slice leaves its metrics to the machine that unpacks it
         auc = f"  AUC {np.mean(known):.3f} after {len(known)} of {self.folds}" if known else ""
-        self.show(f"{self.label} {fold+1}/{self.folds}  epoch {epoch+1}/{self.epochs}  loss {log['loss']:.4f}  accuracy {log['accuracy']:.3f}  "
-                  f"{n/max(log['seconds'], 1e-9):.0f} images/s  {left/60:.1f} min left{auc}")
+        self.show(f"{self.label} {fold+1}/{self.folds}  epoch {epoch+1}/{self.epochs}  loss {log['loss']:.4f}  "
+                  f"accuracy {log['accuracy']:.3f}  {n/max(log['seconds'], 1e-9):.0f} images/s  "
+                  f"{left/60:.1f} min left{auc}")
 
 # %% ../../nbs/transfer/01_folds.ipynb #860fcd17
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ def _trainer_for(how, images, recipe):
     needs = len(images.classes), images.x.shape[1]
     if how.trainer is None: return how.world.trainer(*needs, recipe, how.arch)
     has = how.trainer.n_classes, how.trainer.size
-    if has != needs: raise UserError(f"this network has (classes, pixels) {has}, {images.name} has {needs}; make another Trainer")
+    if has != needs:
+        raise UserError(f"this network has (classes, pixels) {has}, {images.name} has {needs}; make another Trainer")
     return how.trainer.use(recipe)
 
 # %% ../../nbs/transfer/01_folds.ipynb #3a269150
@@ -72,11 +76,12 @@ class Pretraining(How):
     checkpoint:Path|None = None  # file for resuming
     evaluate:bool = True         # False: no metrics
 
+# %% ../../nbs/transfer/01_folds.ipynb #444158c2
 def pretrain(
     images,                  # datasets.images.Images
     recipe,                  # training.recipes.Recipe
     protocol:str="grouped",  # "grouped", "described" or "published"
-    **settings,              # fields of `Pretraining`: seed, arch, trainer, show, key, world, split, checkpoint, evaluate
+    **settings,              # of `Pretraining`: seed, arch, trainer, show, key, world, split, checkpoint, evaluate
 )->Pretrained:
     "Train a source from random weights (section IV.A). A `UserError` where a trainer does not fit the images."
     how = Pretraining(**settings)
@@ -104,7 +109,8 @@ class Folds:
     y:np.ndarray         # (m,) class index
     p:np.ndarray         # (m, n_classes) float32 softmax
     splits:object
-    earlier:dict=field(default_factory=dict)  # seconds of each phase, and wall, of folds that an earlier process finished
+    # seconds of each phase, and wall, of folds that an earlier process finished
+    earlier:dict=field(default_factory=dict)
     def frame(self):
         "One row per fold."
         import pandas as pd
@@ -114,7 +120,9 @@ class Folds:
 
 # %% ../../nbs/transfer/01_folds.ipynb #883eb71f
 def keep_fold(path, key, out, p):
-    with writing("the finished fold", path, p.nbytes, "make room and start again, it goes on"), clock("save"), atomic(path) as tmp: np.savez(tmp, key=np.array(key), out=np.array(json.dumps(out)), p=p)
+    with (writing("the finished fold", path, p.nbytes, "make room and start again, it goes on"), clock("save"),
+          atomic(path) as tmp):
+        np.savez(tmp, key=np.array(key), out=np.array(json.dumps(out)), p=p)
 
 def kept_fold(path, key):
     "(out, p) of a finished fold, or None"
@@ -133,6 +141,7 @@ class OneFold:
     key:str                     # what makes it different from any other
     checkpoint:Path|None = None # file for resuming
 
+# %% ../../nbs/transfer/01_folds.ipynb #328d87fe
 def one_fold(
     trainer,      # training.trainer.Trainer
     recipe,       # training.recipes.Recipe
@@ -147,7 +156,8 @@ def one_fold(
     history = fit(trainer, images.x, images.y, fold.train, it.seed, it.start, it.checkpoint, key=it.key, on_epoch=say)
     y, out = images.y[fold.test], {}
     if recipe.batchnorm == "recalibrate":
-        out["auc_ovr_weighted_as_trained"] = summarise(y, trainer.predict(images.x, fold.test), images.classes)["auc_ovr_weighted"]
+        out["auc_ovr_weighted_as_trained"] = summarise(
+            y, trainer.predict(images.x, fold.test), images.classes)["auc_ovr_weighted"]
         trainer.recalibrate(images.x, fold.train, it.seed)
     with ThreadPoolExecutor(1) as beside:   # hashing 94 MB takes as long as predicting a small fold
         sha = beside.submit(weights_sha256, trainer.weights())
@@ -160,53 +170,67 @@ def one_fold(
 # %% ../../nbs/transfer/01_folds.ipynb #9c5107b2
 def _warn_of_siblings(images, protocol):
     if protocol == "grouped" and images.groups is None:
-        warnings.warn(f"{images.name}: no groups are known (patients, lesions, slides), so its folds are drawn by image and siblings may lie on both sides; a CSV with a column for the group names them", stacklevel=3)
+        warnings.warn(f"{images.name}: no groups are known (patients, lesions, slides), "
+                      "so its folds are drawn by image and siblings may lie on both sides; "
+                      "a CSV with a column for the group names them", stacklevel=3)
 
 # %% ../../nbs/transfer/01_folds.ipynb #3b1ebd0a
 @dataclass(frozen=True)
 class Finetuning(How):
     "How a target's folds are trained."
     max_train:int|None = None    # training images per fold cut to this many
-    split_seed:int|None = None   # default: seed. One value for all sources of a target, so that they meet the same folds
+    # default: seed. One value for all sources of a target, so that they meet the same folds
+    split_seed:int|None = None
     workdir:Path|None = None     # where finished folds and checkpoints lie; None: nothing is kept
     start_of_fold:object = None  # called with (trainer, fold, number) -> weights; overrules source_weights (self pairs)
 
 def _all_folds(done, splits, images, earlier):
     "`Folds` from what each fold gave"
     cat = np.concatenate
-    return Folds([dict(fold=i+1) | out["metrics"] for i, (out, _) in enumerate(done)], [out["history"] for out, _ in done],
+    return Folds([dict(fold=i+1) | out["metrics"] for i, (out, _) in enumerate(done)],
+                 [out["history"] for out, _ in done],
                  cat([f.test for f in splits]), cat([np.full(len(f.test), i+1) for i, f in enumerate(splits)]),
                  cat([images.y[f.test] for f in splits]), cat([p for _, p in done]), splits, dict(earlier))
 
+# %% ../../nbs/transfer/01_folds.ipynb #ba54afc7
 def finetune(
     source_weights,          # None (random initialisation), a weights file, or a dict of arrays by name
     images,                  # datasets.images.Images of the target
     recipe,                  # training.recipes.Recipe
     protocol:str="grouped",  # "grouped", "described" or "published"
     folds:int=5,             # how many
-    **settings,              # fields of `Finetuning`: seed, arch, trainer, show, key, world, max_train, split_seed, workdir, start_of_fold
+    **settings,              # fields of `How`, and of `Finetuning`: max_train, split_seed, workdir, start_of_fold
 )->Folds:
-    "Cross-validated fine-tuning of the whole network on the target (section IV.A). A `UserError` where folds cannot be cut or a trainer does not fit."
+    """Cross-validated fine-tuning of the whole network on the target (section IV.A).
+    A `UserError` where folds cannot be cut or a trainer does not fit."""
     how = Finetuning(**settings)
     split_seed = how.seed if how.split_seed is None else how.split_seed
-    splits = how.world.make_splits(images.y, images.groups, choose("protocol", protocol, PROTOCOLS), folds, split_seed, how.max_train, images.classes, images.name)
+    splits = how.world.make_splits(images.y, images.groups, choose("protocol", protocol, PROTOCOLS), folds, split_seed,
+                                   how.max_train, images.classes, images.name)
     _warn_of_siblings(images, protocol)
-    if source_weights is not None and not isinstance(source_weights, dict): source_weights = load_weights(source_weights)
+    if source_weights is not None and not isinstance(source_weights, dict):
+        source_weights = load_weights(source_weights)
     trainer = _trainer_for(how, images, recipe)
-    key = digest(how.key, how.seed, recipe_key(recipe, precision=False), images.fingerprint, splits.fingerprint, trainer.arch, weights_sha256(source_weights) if source_weights else "")
+    key = digest(how.key, how.seed, recipe_key(recipe, precision=False), images.fingerprint, splits.fingerprint,
+                 trainer.arch, weights_sha256(source_weights) if source_weights else "")
     if how.show: guard(trainer, images.x, how.show, max(len(f.train) for f in splits))
-    mine = key if trainer.precision == "float32" else digest(key, trainer.precision)   # of files; seeds are those of float32
+    # of files; seeds are those of float32
+    mine = key if trainer.precision == "float32" else digest(key, trainer.precision)
     say, done, earlier = Progress(how.show, folds, recipe.epochs), [], Counter()
     for i, f in enumerate(splits):
         path = Path(how.workdir)/f"fold{i+1}.npz" if how.workdir else None
         kept = kept_fold(path, mine)
         if kept is None:
             start = how.start_of_fold(trainer, f, i) if how.start_of_fold else source_weights
-            it = OneFold(images, f, start, seed_for(key, "fold", i), key, path and path.with_name(f"fold{i+1}-checkpoint.npz"))
+            it = OneFold(images, f, start, seed_for(key, "fold", i), key,
+                         path and path.with_name(f"fold{i+1}-checkpoint.npz"))
             kept = one_fold(trainer, recipe, it, lambda e, n, log: say(i, e, log, len(f.train)), how.world.summarise)
-            if path: keep_fold(path, mine, *kept); it.checkpoint.unlink(missing_ok=True)
+            if path:
+                keep_fold(path, mine, *kept)
+                it.checkpoint.unlink(missing_ok=True)
         else:
             earlier.update(kept[0].get("spent", {}))
             if how.show: how.show(f"fold {i+1}/{folds}  found finished")
-        done.append(kept); say.auc.append(kept[0]["metrics"]["auc_ovr_weighted"])
+        done.append(kept)
+        say.auc.append(kept[0]["metrics"]["auc_ovr_weighted"])
     return _all_folds(done, splits, images, earlier)

@@ -42,19 +42,23 @@ def energy(
 )->tuple:  # watt-hours, "measured: ..." or "assumed: ..."
     "Energy since `before`, and how it was obtained."
     now = _joules()
-    if before is not None and now is not None and now >= before: return (now-before)/3600, "measured: processor package counters"
+    if before is not None and now is not None and now >= before:
+        return (now-before)/3600, "measured: processor package counters"
     return seconds*threads*WATTS_PER_THREAD/3600, f"assumed: {WATTS_PER_THREAD:g} W per thread"
 
 # %% ../../nbs/transfer/02_run.ipynb #0aae2157
 def _describe(images):
-    return None if images is None else dict(name=images.name, n=len(images.y), classes=list(map(str, images.classes)), fingerprint=images.fingerprint)
+    return None if images is None else dict(
+        name=images.name, n=len(images.y), classes=list(map(str, images.classes)), fingerprint=images.fingerprint)
 
 def fold_means(folds):
     "mean, sample and population standard deviation over folds of the headline metrics"
     out = {}
-    for k in ("auc_ovr_weighted", "auc_ovr_macro", "average_precision_macro", "average_precision_weighted", "accuracy", "balanced_accuracy"):
+    for k in ("auc_ovr_weighted", "auc_ovr_macro", "average_precision_macro", "average_precision_weighted",
+              "accuracy", "balanced_accuracy"):
         v = np.array([f[k] for f in folds], float)
-        out |= {f"{k}_mean": v.mean(), f"{k}_sd_sample": v.std(ddof=1) if len(v) > 1 else np.nan, f"{k}_sd_population": v.std()}
+        out |= {f"{k}_mean": v.mean(), f"{k}_sd_sample": v.std(ddof=1) if len(v) > 1 else np.nan,
+                f"{k}_sd_population": v.std()}
     return out
 
 # %% ../../nbs/transfer/02_run.ipynb #6fb55fa0
@@ -68,7 +72,8 @@ class Job:
     show:object = None  # called with progress lines
     world:World = HERE
 
-    def images(self, name, size=None): return self.world.images_of(name, self.profile, size or self.size, self.run.protocol)
+    def images(self, name, size=None):
+        return self.world.images_of(name, self.profile, size or self.size, self.run.protocol)
     @property
     def how(self)->dict: return dict(arch=self.profile.arch, show=self.show, world=self.world)
     @property
@@ -77,13 +82,19 @@ class Job:
 def _settings(job, threads)->dict:
     "what a record says of how its run was done"
     run, profile, recipe = job.run, job.profile, job.recipe
-    augment = f"rotation {recipe.rotation:g} degrees, shifts {recipe.shift:g}, {'horizontal flip' if recipe.flip else 'no flip'}"
-    return asdict(recipe) | dict(augment=augment, arch=profile.arch, size=job.size, threads=threads, folds=profile.folds, max_train=dict(profile.max_train).get(run.target),
-                                 max_images=dict(profile.max_images).get(run.target or run.source), selection="last epoch")
+    augment = (f"rotation {recipe.rotation:g} degrees, shifts {recipe.shift:g}, "
+               f"{'horizontal flip' if recipe.flip else 'no flip'}")
+    return asdict(recipe) | dict(augment=augment, arch=profile.arch, size=job.size, threads=threads,
+                                 folds=profile.folds, max_train=dict(profile.max_train).get(run.target),
+                                 max_images=dict(profile.max_images).get(run.target or run.source),
+                                 selection="last epoch")
 
+# %% ../../nbs/transfer/02_run.ipynb #aacafd8a
 class _Clock:
     "Time and energy of a run from here on, with what earlier processes spent on it."
-    def __init__(self): self.started, self.t0, self.joules, self.before = datetime.now(timezone.utc), time.time(), _joules(), Counter(SECONDS)
+    def __init__(self):
+        self.started, self.t0, self.joules, self.before = (
+            datetime.now(timezone.utc), time.time(), _joules(), Counter(SECONDS))
     def read(self, train_s, threads, import_s, earlier)->dict:
         "the record's `timing`"
         wh, mode = energy(self.joules, train_s, threads)
@@ -91,14 +102,18 @@ class _Clock:
         phases = {f"{k}_s": SECONDS[k]-self.before[k] + earlier[k] for k in PHASES} | dict(import_s=import_s)
         phases["step_s"] += found
         if (found or earlier) and mode.startswith("measured"): mode += ", of the last process only"
-        return dict(started=self.started.isoformat(timespec="seconds"), wall_s=time.time()-self.t0+earlier["wall"]+found, train_s=train_s, energy_wh=wh, energy_mode=mode) | phases
+        return dict(started=self.started.isoformat(timespec="seconds"),
+                    wall_s=time.time()-self.t0+earlier["wall"]+found, train_s=train_s,
+                    energy_wh=wh, energy_mode=mode) | phases
 
+# %% ../../nbs/transfer/02_run.ipynb #d7a7a3a4
 def execute(
     run:Run,
     show=print,        # called with progress lines
     world:World=HERE,  # where images, folds, recipes and metrics come from, and records go
 )->Path:  # the record
-    "One pretraining or one cross-validated fine-tuning of a profile, resumable; writes its record. A `UserError` says what cannot be run."
+    """One pretraining or one cross-validated fine-tuning of a profile, resumable; writes its record.
+    A `UserError` says what cannot be run."""
     profile, clock = world.profile(run.profile), _Clock()
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     threads = set_threads(int(os.environ.get("CATSCANS_THREADS") or profile.threads))
@@ -107,9 +122,11 @@ def execute(
     job = Job(run, profile, recipe, recipe.size or profile.size, show, world)
     body = (_pretrain_run if run.kind == "pretrain" else _finetune_run)(job)
     train_s = sum(sum(h["seconds"]) for h in body["history"])
-    earlier = Counter(body.pop("earlier", {}))   # of finished folds; of a fold or pretraining that was half done, its epochs are known
+    # of finished folds; of a fold or pretraining that was half done, its epochs are known
+    earlier = Counter(body.pop("earlier", {}))
     settings = _settings(job, threads) | body.pop("settings", {})
-    rec = dict(schema=1, kind=run.kind, slug=run.slug, source=run.source, target=run.target, profile=run.profile, protocol=run.protocol, seed=run.seed,
+    rec = dict(schema=1, kind=run.kind, slug=run.slug, source=run.source, target=run.target, profile=run.profile,
+               protocol=run.protocol, seed=run.seed,
                settings=settings, env=environment(), timing=clock.read(train_s, threads, import_s, earlier)) | body
     path = world.write(rec)
     shutil.rmtree(job.checkpoints, ignore_errors=True)
@@ -118,18 +135,24 @@ def execute(
 # %% ../../nbs/transfer/02_run.ipynb #e2fcf017
 def _one_split(s, images, protocol)->dict:
     "a record's `splits` of a pretraining"
-    return dict(fingerprint=digest(s.train, s.valid, s.test), k=1, protocol=protocol, shared_group_rate=shared_group_rate([s], images.groups))
+    return dict(fingerprint=digest(s.train, s.valid, s.test), k=1, protocol=protocol,
+                shared_group_rate=shared_group_rate([s], images.groups))
 
 def _pretrain_run(job)->dict:
     "body of a pretraining's record; writes the weights"
     run, images = job.run, job.images(job.run.source)
-    out = pretrain(images, job.recipe, run.protocol, seed=seed_for(run.slug), key=digest(run.slug, images.fingerprint), checkpoint=job.checkpoints/"checkpoint.npz", **job.how)
-    save_weights(out.weights, run.weights, source=run.source, classes=json.dumps(list(map(str, images.classes))), licence=str(getattr(images.card, "licence", "") or ""))
+    out = pretrain(images, job.recipe, run.protocol, seed=seed_for(run.slug), key=digest(run.slug, images.fingerprint),
+                   checkpoint=job.checkpoints/"checkpoint.npz", **job.how)
+    save_weights(out.weights, run.weights, source=run.source, classes=json.dumps(list(map(str, images.classes))),
+                 licence=str(getattr(images.card, "licence", "") or ""))
     s, test = out.split, out.evaluation["test"]
-    fold = dict(fold=1, n_train=len(s.train), n_valid=len(s.valid), n_test=len(s.test), weights_sha256=weights_sha256(out.weights)) | test
-    return dict(strategy="pretrain", data=dict(source=_describe(images), target=None), evaluation=out.evaluation, folds=[fold], metrics=fold_means([fold]),
-                splits=_one_split(s, images, run.protocol), history=[{k: [h[k] for h in out.history] for k in out.history[0]}],
-                predictions=dict(index=pack(s.test.astype("int32")), fold=pack(np.ones(len(s.test), "int8")), y=pack(images.y[s.test].astype("int16")), p=pack(out.predictions)))
+    fold = dict(fold=1, n_train=len(s.train), n_valid=len(s.valid), n_test=len(s.test),
+                weights_sha256=weights_sha256(out.weights)) | test
+    return dict(strategy="pretrain", data=dict(source=_describe(images), target=None), evaluation=out.evaluation,
+                folds=[fold], metrics=fold_means([fold]), splits=_one_split(s, images, run.protocol),
+                history=[{k: [h[k] for h in out.history] for k in out.history[0]}],
+                predictions=dict(index=pack(s.test.astype("int32")), fold=pack(np.ones(len(s.test), "int8")),
+                                 y=pack(images.y[s.test].astype("int16")), p=pack(out.predictions)))
 
 # %% ../../nbs/transfer/02_run.ipynb #ffa913c8
 def _pretrain_without(
@@ -141,11 +164,14 @@ def _pretrain_without(
     "weights of the source trained only on some of its images; kept on disk, since a killed run will ask again"
     run, none = job.run, np.array([], int)
     recipe = job.world.recipe_for(job.profile.recipe, "pretrain", run.source, run.protocol)
-    path = job.checkpoints/f"{name}-{digest(source.fingerprint, keep, recipe_key(recipe), job.size, job.profile.arch)[:8]}.h5"
+    path = job.checkpoints/(
+        f"{name}-{digest(source.fingerprint, keep, recipe_key(recipe), job.size, job.profile.arch)[:8]}.h5")
     if path.exists(): return load_weights(path)
-    if trainer and (trainer.n_classes, trainer.recipe.dropout) != (len(source.classes), recipe.dropout): trainer = None   # another network
+    # another network
+    if trainer and (trainer.n_classes, trainer.recipe.dropout) != (len(source.classes), recipe.dropout): trainer = None
     checkpoint = job.checkpoints/f"{name}-checkpoint.npz"
-    out = pretrain(source, recipe, run.protocol, seed=seed_for(run.slug, name), split=Fold(keep, none, none), trainer=trainer, checkpoint=checkpoint,
+    out = pretrain(source, recipe, run.protocol, seed=seed_for(run.slug, name), split=Fold(keep, none, none),
+                   trainer=trainer, checkpoint=checkpoint,
                    key=digest(run.slug, name, source.fingerprint), evaluate=False, **job.how)
     save_weights(out.weights, path)
     checkpoint.unlink(missing_ok=True)
@@ -157,10 +183,12 @@ def _source_weights(job, source)->dict:
     run = job.run
     before = Run(run.source, None, run.profile, run.protocol, run.seed)
     rec = job.world.read(before.record) if before.record.exists() else None
-    if rec and rec["settings"]["size"] != source.x.shape[1]:   # in `paper` some sources are larger than the target's images
+    # in `paper` some sources are larger than the target's images
+    if rec and rec["settings"]["size"] != source.x.shape[1]:
         source = job.images(run.source, rec["settings"]["size"])
     if rec and (seen := rec["data"]["source"]["fingerprint"]) != source.fingerprint:
-        raise UserError(f"{run.source} was pretrained on other images than those at hand (fingerprints {seen} and {source.fingerprint}): "
+        raise UserError(f"{run.source} was pretrained on other images than those at hand "
+                        f"(fingerprints {seen} and {source.fingerprint}): "
                         f"put the first ones back, or delete {before.record} to pretrain again")
     return load_weights(before.weights)
 
@@ -178,28 +206,40 @@ def _starting_point(job, source, target)->_Start:
     run, ready = job.run, job.run.source in job.profile.ready
     how, shared = relation(source, target)
     if how == "unknown" and run.protocol != "published":
-        raise UserError(f"{run.source} and {run.target} come from one collection, and one of them does not say which images belong together: "
-                        f"whether the source has seen the target's patients, lesions or slides cannot be known; choose another source, or --protocol published")
-    if setting("baseline", run.protocol) == "self": how = "none"   # the authors' self pair: a source that has seen 80 % of what is held out
+        raise UserError(f"{run.source} and {run.target} come from one collection, and one of them does not say "
+                        "which images belong together: whether the source has seen the target's patients, lesions "
+                        "or slides cannot be known; choose another source, or --protocol published")
+    # the authors' self pair: a source that has seen 80 % of what is held out
+    if setting("baseline", run.protocol) == "self": how = "none"
     unseen = lambda ids: np.flatnonzero(~np.isin(ids_of(source), ids))
-    if how == "self": return _Start(None, lambda trainer, fold, i: _pretrain_without(job, source, unseen(ids_of(target)[fold.test]), f"source-fold{i+1}", trainer), how, shared)
-    if how == "shared": return _Start(_pretrain_without(job, source, unseen(list(shared)), "source-cleaned"), None, how, shared)
+    if how == "self":
+        return _Start(None, lambda trainer, fold, i: _pretrain_without(
+            job, source, unseen(ids_of(target)[fold.test]), f"source-fold{i+1}", trainer), how, shared)
+    if how == "shared":
+        return _Start(_pretrain_without(job, source, unseen(list(shared)), "source-cleaned"), None, how, shared)
     if ready:
         whole = named_weights(resnet50(2, job.size, weights=run.source, arch=job.profile.arch))
         return _Start({k: v for k, v in whole.items() if not is_head(k)}, None, how, shared)
     return _Start(None if source is None else _source_weights(job, source), None, how, shared)
 
+# %% ../../nbs/transfer/02_run.ipynb #58e30b82
 def _finetune_run(job)->dict:
     "body of a fine-tuning's record"
     run, profile = job.run, job.profile
     target, ready = job.images(run.target), run.source in profile.ready
     source = None if run.source == "random" or ready else job.images(run.source)
     start = _starting_point(job, source, target)
-    out = finetune(start.weights, target, job.recipe, run.protocol, profile.folds, seed=seed_for(run.slug), max_train=dict(profile.max_train).get(run.target),
-                   workdir=job.checkpoints, start_of_fold=start.per_fold, key=digest(run.slug), split_seed=run.seed, **job.how)
-    described = dict(name=run.source, n=None, classes=[], fingerprint="weights that come with Keras") if ready else _describe(source)
+    out = finetune(start.weights, target, job.recipe, run.protocol, profile.folds, seed=seed_for(run.slug),
+                   max_train=dict(profile.max_train).get(run.target), workdir=job.checkpoints,
+                   start_of_fold=start.per_fold, key=digest(run.slug), split_seed=run.seed, **job.how)
+    described = (dict(name=run.source, n=None, classes=[], fingerprint="weights that come with Keras") if ready
+                 else _describe(source))
     return dict(strategy="random" if run.source == "random" else "self" if start.relation == "self" else "finetune",
-                settings=dict(source_relation=start.relation, shared_groups=len(start.shared), source_weights_sha256=weights_sha256(start.weights) if start.weights else None),
-                data=dict(source=described, target=_describe(target)), folds=out.folds, metrics=fold_means(out.folds), history=out.history, earlier=out.earlier,
-                splits=dict(fingerprint=out.splits.fingerprint, k=len(out.splits), protocol=run.protocol, shared_group_rate=shared_group_rate(out.splits, target.groups)),
-                predictions=dict(index=pack(out.index.astype("int32")), fold=pack(out.fold.astype("int8")), y=pack(out.y.astype("int16")), p=pack(out.p)))
+                settings=dict(source_relation=start.relation, shared_groups=len(start.shared),
+                              source_weights_sha256=weights_sha256(start.weights) if start.weights else None),
+                data=dict(source=described, target=_describe(target)), folds=out.folds, metrics=fold_means(out.folds),
+                history=out.history, earlier=out.earlier,
+                splits=dict(fingerprint=out.splits.fingerprint, k=len(out.splits), protocol=run.protocol,
+                            shared_group_rate=shared_group_rate(out.splits, target.groups)),
+                predictions=dict(index=pack(out.index.astype("int32")), fold=pack(out.fold.astype("int8")),
+                                 y=pack(out.y.astype("int16")), p=pack(out.p)))
