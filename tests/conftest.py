@@ -1,14 +1,16 @@
 """Which tests a worker takes together, and in which order.
 
-A worker takes a whole file, because its tests share fixtures and caches, or one test that is marked `alone`. What takes longest begins first: two workers
-then end together. How long that is, in seconds, stands in the marks `slow(seconds)`; it need not be exact.
+A worker takes a whole file, because its tests share fixtures and caches, or one notebook. What takes longest begins first: two workers then end together.
+How long that is, in seconds, say the marks `slow(seconds)`; they need not be exact.
 """
 from collections import Counter
 
 import pytest
 
+import processes  # noqa: F401  it keeps the environment as it is now
 
-def unit(item): return item.nodeid if item.get_closest_marker("alone") else item.path.stem
+
+def unit(nodeid): return nodeid if "::test_notebook[" in nodeid else nodeid.split("::")[0]
 
 
 def seconds(item): return next((m.args[0] for m in item.iter_markers("slow") if m.args), 0)
@@ -16,7 +18,14 @@ def seconds(item): return next((m.args[0] for m in item.iter_markers("slow") if 
 
 def pytest_collection_modifyitems(items):
     length = Counter()
-    for i in items:
-        length[unit(i)] += seconds(i)
-        if not i.get_closest_marker("alone"): i.add_marker(pytest.mark.xdist_group(unit(i)))
-    items.sort(key=lambda i: -length[unit(i)])
+    for i in items: length[unit(i.nodeid)] += seconds(i)
+    items.sort(key=lambda i: -length[unit(i.nodeid)])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Units(LoadScopeScheduling):       # the groups of `--dist loadgroup` are lost with pytest 9.2 (pytest-xdist issue 1386)
+        def _split_scope(self, nodeid): return unit(nodeid)
+    return Units(config, log)

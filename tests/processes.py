@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
-BEFORE = dict(os.environ)               # as pytest was started: importing catscans and single tests change it
+BEFORE = dict(os.environ)               # as pytest was started (conftest.py imports this file): importing catscans changes it, and so do tests
 HEAVY = ["numpy", "pandas", "matplotlib.pyplot", "scipy.stats", "scipy.optimize", "sklearn.linear_model", "statsmodels.api", "seaborn", "nbdev.test", "keras"]
 # a process that runs Metal's or JAX' threads must not be forked
 FORKED = sys.platform == "linux" and os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
@@ -39,11 +39,11 @@ def execute(path, said):
     os.environ["IN_TEST"] = "1"
     sys.path.insert(0, str(ROOT))
     os.chdir(path.parent)
-    cells, shell = nb_test_cells(path, get_config().tst_flags.split()), CaptureShell(path)
+    cells, shell = nb_test_cells(path, get_config(ROOT).tst_flags.split()), CaptureShell(path)
     try: shell.run_all(AttrDict(cells=cells), exc_stop=True, cell_timeout=CELL_SECONDS)
     except BaseException as e:
         cell = next((c for c in cells if c.idx_ + 1 == shell._cell_idx), None)
-        print(f"{path.relative_to(ROOT)}, cell {shell._cell_idx}: {type(e).__name__}")
+        print(f"{path.name}, cell {shell._cell_idx}: {type(e).__name__}")
         if cell is not None:
             print("", cell.source, "", sep="\n")
             for o in cell.get("outputs", []):

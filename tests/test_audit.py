@@ -74,6 +74,7 @@ def test_every_number_in_a_reason_is_a_value(table):
             assert said or n in quoted.get(r.id, "").split(), (r.id, n, r.why)
 
 
+@pytest.mark.slow(6)
 def test_the_committed_audit_is_of_the_committed_records():
     "figures/published/audit_table.csv, with the column of our own study, is what `audit` gives today"
     now, kept = audit(), pd.read_csv(ROOT/"figures"/"published"/"audit_table.csv", keep_default_na=False)
@@ -148,6 +149,7 @@ def put(folder, file, row, column, value):
 def values(t): return {i: r if isinstance(r, dict) else {"": r} for i, r in zip(t.id, t.recomputed)}
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("what", MUTATIONS)
 def test_mutation(what, table, tmp_path):
     cell, depends, turns = MUTATIONS[what]
@@ -228,6 +230,7 @@ def damage(folder, name, column, value, row=0):
     return text
 
 
+@pytest.mark.slow(10)
 def test_any_cell_may_be_damaged(tmp_path):
     "80 of the cells of all files and columns: a copy is refused at the file at fault, or it has an audit without holes"
     authors.export(tmp_path)
@@ -256,6 +259,7 @@ SPOILT = {  # file, column, rows, value -> what the message names
 }
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("what", SPOILT)
 def test_statistics_that_are_undefined_name_the_file(what, tmp_path):
     file, column, rows, value, says = SPOILT[what]
@@ -286,6 +290,7 @@ def test_claim_26_looks_at_the_rates(tmp_path):
     assert t.verdict[26] == "contradicted" and "24 pairs outside the printed range" in t.why[26]
 
 
+@pytest.mark.slow(5)
 def test_claim_12_needs_growth_that_is_shown(table):
     from dataclasses import replace
     ev = from_record()
@@ -352,6 +357,7 @@ def test_obtained_is_not_yet_run_or_a_number(monkeypatch, tmp_path):
     assert "not yet run by us: lite, paper" in audit_text(t)
 
 
+@pytest.mark.slow(8)
 def test_obtained_from_our_records():
     p = get_profile("toy")
     with examples.example_project():
@@ -396,6 +402,7 @@ def told(ev, *ids):
     return {i: obtained(ev, rows.loc[i], i) for i in ids}
 
 
+@pytest.mark.slow(7)
 def test_no_significant_difference_tells_nothing():
     "folds of pure noise, and distances on whose two ends the effect is the same: nothing is reproduced or contradicted, neither by a difference nor by its absence"
     rng, at = np.random.default_rng(1), from_record().pairs.groupby("target").cumcount().astype(float)
@@ -405,6 +412,7 @@ def test_no_significant_difference_tells_nothing():
     assert got[6]["value"]["shown"] == 0 < got[6]["value"]["tested"] and all(re.search(r"\d", o["why"]) for o in got.values())
 
 
+@pytest.mark.slow(11)
 def test_an_effect_that_the_data_show_is_told():
     "ImageNet far above the rest, or far below; a smaller source far above, or only larger ones"
     rng = np.random.default_rng(1)
@@ -432,6 +440,7 @@ def test_what_differs_between_targets_tells_nothing_of_sources():
     assert [within[i]["verdict"] for i in (10, 11)] == ["contradicted", "contradicted"]
 
 
+@pytest.mark.slow(7)
 def test_distances_that_say_nothing_of_subsets_leave_claims_unanswered():
     p = get_profile("toy")
     with examples.example_project():
@@ -451,6 +460,7 @@ def run(*args, cwd, **env):
     return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, cwd=cwd, env=dict(os.environ, CATSCANS_PROJECT=str(cwd), **env))
 
 
+@pytest.mark.slow(5)
 def test_command_is_light(tmp_path):
     p = run("audit", "--json", cwd=tmp_path)
     assert p.returncode == 0 and p.stderr.strip().splitlines()[-1] == "[]", p.stderr
@@ -459,6 +469,7 @@ def test_command_is_light(tmp_path):
     assert isinstance(rows[27]["recomputed"], int) and isinstance(rows[7]["printed"], float) and isinstance(rows[7]["recomputed"]["pearson_r"], float)
 
 
+@pytest.mark.slow(6)
 def test_command_audits_a_copy_whatever_the_verdicts(tmp_path):
     assert run("published", "export", str(tmp_path/"copy"), cwd=tmp_path).returncode == 0
     f = tmp_path/"copy"/"fold_auc.csv"
@@ -473,6 +484,7 @@ def test_command_audits_a_copy_whatever_the_verdicts(tmp_path):
 
 # the figures
 
+@pytest.mark.slow(9)
 def test_every_figure_is_drawn_from_the_record(tmp_path, monkeypatch):
     from PIL import Image
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path))

@@ -37,6 +37,7 @@ def changed(tmp_path):
     return change
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("name", audit.FIGURES)
 def test_drawn_with_its_numbers(name, table, project):
     fig = audit.draw(name, **(dict(table=table) if name == "verdicts" else {}))
@@ -77,6 +78,7 @@ CELLS = {
 }
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("name", CELLS)
 def test_figure_follows_the_record(name, changed):
     cells, before, after = CELLS[name]
@@ -113,6 +115,7 @@ DEGENERATE = {
 }
 
 
+@pytest.mark.slow(8)
 @pytest.mark.parametrize("what", DEGENERATE)
 def test_what_the_audit_accepts_can_be_drawn_and_said(what, changed, table):
     cells, figure, says = DEGENERATE[what]

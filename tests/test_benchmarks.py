@@ -9,6 +9,7 @@ from benchmarks import training
 PROMISED = {"row", "size", "precision", "device", "images_per_s", "ratio_to_torch", "ratio_to_bound", "repeats"}
 
 
+@pytest.mark.slow(10)
 def test_keys_and_a_row_that_cannot_run(tmp_path, capsys):
     "the engine runs, on a tiny network; PyTorch cannot, and is named with the reason"
     (without := tmp_path/"python").write_text("#!/bin/sh\nexit 1\n"); without.chmod(0o755)

@@ -98,6 +98,7 @@ def test_damaged_image_is_named_before_work_starts(env, tmp_path):
     assert not list(Path(env["CATSCANS_PROJECT"]).glob("results/lite/**/*.json"))
 
 
+@pytest.mark.slow(5)
 def test_outside_a_project(tmp_path):
     env = {k: v for k, v in os.environ.items() if not k.startswith("CATSCANS_")} | {"PYTHONPATH": str(ROOT), "CATSCANS_PROJECT": str(tmp_path)}
     p = catscans(env, "run", "--profile", "toy")
@@ -151,6 +152,7 @@ def test_nothing_heavy_is_imported():
     assert p.stdout.strip() == "[]", p.stdout + p.stderr
 
 
+@pytest.mark.slow(10)
 def test_audit(env):
     code = "import sys; from catscans.study import main; c = main(sys.argv[1:]); assert not {'tensorflow', 'keras'} & set(sys.modules); sys.exit(c)"
     p = subprocess.run([sys.executable, "-c", code, "audit", "--json"], env=env, capture_output=True, text=True)
@@ -159,6 +161,7 @@ def test_audit(env):
     assert "reproduced" in catscans(env, "audit").stdout
 
 
+@pytest.mark.slow(10)
 def test_published_export_and_audit_of_a_copy(env, tmp_path):
     copy = tmp_path/"copy"
     assert catscans(env, "published", "export", str(copy)).returncode == 0
@@ -178,6 +181,7 @@ def test_data(env):
     assert "fingerprint" in catscans(env, "data", "check", "toy-kimia960").stdout
 
 
+@pytest.mark.slow(5)
 def test_output_may_be_cut_off(env):
     from fakes import command
     p = subprocess.run(" ".join(f"'{c}'" for c in command("audit")) + " | head -1", shell=True, env=env, capture_output=True, text=True)

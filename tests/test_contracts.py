@@ -31,6 +31,7 @@ def test_nine_cards_and_their_roles():
     for p in PROFILES.values(): assert all(n in DATASETS for n in (*p.sources, *p.targets)), p.name
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("name", TOY)
 def test_toy_dataset_keeps_its_card(name):
     images = load(name, size=32)
@@ -63,6 +64,7 @@ def test_lite_datasets_keep_their_cards():
     for name in {*PROFILES["lite"].sources, *PROFILES["lite"].targets}: check_card(DATASETS[name], load(name, size=32))
 
 
+@pytest.mark.slow(14)
 def test_figures_are_drawn_from_the_record(tmp_path, monkeypatch):
     "figures exist, are not blank, and Fig. 3's bars are the means of the folds"
     from PIL import Image

@@ -256,6 +256,7 @@ done.append(1); t.join(); print(len(im), peak[0] - start)
 """
 
 
+@pytest.mark.slow(5)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="SKIPPED: memory is read from /proc/self/status, which this system has not")
 def test_a_store_is_built_in_a_fraction_of_the_arrays_memory(tmp_path):
     "20,000 patches of 96 x 96 are 553 MB"

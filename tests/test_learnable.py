@@ -43,6 +43,7 @@ def auc(name, how="as made", profile="toy", kind="pretrain"):
     return json.loads(p.stdout.split("AUC ")[1])
 
 
+@pytest.mark.slow(123)
 def test_toy_sources():
     "held-out grouped AUC: at least 0.80 everywhere, and room for sources to differ on at least six"
     names = PROFILES["toy"].sources
@@ -52,6 +53,7 @@ def test_toy_sources():
     assert sum(v <= .99 for v in got.values()) >= 6, got
 
 
+@pytest.mark.slow(59)
 def test_shuffled_labels_give_chance():
     "the mean over four shuffles: one alone has a standard error of 0.04 on so few images; three sources, and all nine under CATSCANS_SLOW=1"
     names = PROFILES["toy"].sources if os.environ.get("CATSCANS_SLOW") else ("toy-imagenet", "toy-sti10", "toy-pcam-middle")

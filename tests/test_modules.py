@@ -5,7 +5,8 @@ Two lines in a notebook's first code cell change how: `#| slow_notebook 40` leav
 """
 import warnings
 
-import pytest
+import nbformat, pytest
+from nbformat.v4 import new_code_cell, new_notebook
 from fastcore.basics import str2bool
 from fastcore.nbio import nb_frontmatter, read_nb
 
@@ -28,9 +29,45 @@ def cases():
         yield pytest.param(path, "fresh_process" in said, id=path.relative_to(NBS).with_suffix("").as_posix(), marks=marks)
 
 
-@pytest.mark.parametrize("path, fresh", cases())
-def test_notebook(path, fresh, tmp_path):
-    p = process(path, tmp_path/"said.txt", fresh)
-    try: p.join()
+def run(path, folder, fresh=False):
+    "exit code and text of a notebook's process"
+    p = process(path, folder/"said.txt", fresh)
+    try: p.join(30*60)
     finally: p.kill()
-    assert p.exitcode == 0, f"exit code {p.exitcode}\n{(tmp_path/'said.txt').read_text()[-8000:]}"
+    p.join()
+    return p.exitcode, (folder/"said.txt").read_text()
+
+
+@pytest.mark.parametrize("path, fresh", list(cases()))
+def test_notebook(path, fresh, tmp_path):
+    code, said = run(path, tmp_path, fresh)
+    assert code == 0, f"exit code {code}\n{said[-8000:]}"
+
+
+def made(path, *cells):
+    nbformat.write(new_notebook(cells=[new_code_cell(c) for c in cells]), path)
+    return path
+
+
+def test_a_failing_cell_is_shown_with_its_text(tmp_path):
+    code, said = run(made(tmp_path/"a.ipynb", "#| slow\n1/0", "def f(x): return 1/x", "# divides\nprint('so far')\nf(0)", "raise KeyError('never reached')"), tmp_path)
+    assert code == 1 and "a.ipynb, cell 3: ZeroDivisionError" in said and "# divides\nprint('so far')\nf(0)\n\nso far" in said and "in f\n" in said and "KeyError" not in said, said
+
+
+def test_a_process_that_dies_is_a_failure(tmp_path):
+    assert run(made(tmp_path/"a.ipynb", "import os; os.kill(os.getpid(), 9)"), tmp_path)[0] == -9
+
+
+def test_nothing_of_a_notebook_reaches_the_next(tmp_path):
+    change = """import os, sys, warnings, numpy, keras, matplotlib.pyplot as plt
+os.environ["LEFT"] = "1"; os.chdir("/"); sys.path.append("/left"); warnings.simplefilter("error"); plt.figure(); plt.rcParams["font.size"] = 77.
+keras.config.set_floatx("float64"); numpy.left = 1"""
+    look = """import os, sys, warnings, numpy, keras, matplotlib.pyplot as plt
+assert "LEFT" not in os.environ and os.getcwd() != "/" and "/left" not in sys.path and ("error", None, Warning, None, 0) not in warnings.filters
+assert not plt.get_fignums() and plt.rcParams["font.size"] != 77 and keras.config.floatx() == "float32" and not hasattr(numpy, "left")"""
+    for cells in ([change], [look]): assert run(made(tmp_path/"a.ipynb", *cells), tmp_path) == (0, "")
+
+
+def test_a_fresh_process_has_nothing_imported(tmp_path):
+    look = "import os, sys; assert 'TF_ENABLE_ONEDNN_OPTS' not in os.environ and not {'tensorflow', 'pandas', 'catscans'} & set(sys.modules)"
+    assert run(made(tmp_path/"a.ipynb", look), tmp_path, fresh=True) == (0, "")

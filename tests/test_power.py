@@ -111,6 +111,7 @@ def test_tables_show_one_seed_and_say_which(made):
     assert len(frames.complete("power", sources=["random"])) == 3*5 and {r["seed"] for r in frames.load_all("power", seed=3)} == {3}
 
 
+@pytest.mark.slow(8)
 def test_the_repeats_are_drawn_for_a_part_and_told_in_words(made, tmp_path, monkeypatch, capsys):
     import pandas as pd
     st = view.study("power", None, *part_of(POWER, "balanced"))

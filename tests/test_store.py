@@ -386,12 +386,14 @@ def grown(tmp_path, n, size):
     return map(int, out.stdout.split())
 
 
+@pytest.mark.slow(3)
 @pytest.mark.skipif(sys.platform == "win32", reason="needs getrusage")
 def test_memory_does_not_grow_with_the_pixels(tmp_path):
     more, pixels = grown(tmp_path, 16_000, 96)
     assert pixels > 440e6 and more < 220e6, f"{more/1e6:.0f} MB for {pixels/1e6:.0f} MB of pixels"
 
 
+@pytest.mark.slow(5)
 @pytest.mark.skipif(sys.platform == "win32", reason="needs getrusage")
 def test_memory_of_the_names(tmp_path):
     "names, labels and groups take at most 3 kB an image: 900 MB for a whole PCam. The pixels are small here, since their number does not matter (see above)"

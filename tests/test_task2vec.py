@@ -151,6 +151,7 @@ def parts(prefix=""):
     return base
 
 
+@pytest.mark.slow(4)
 def test_a_nested_network_is_its_flat_self(images):
     "Sequential of augmentation, base, pooling, head; a base in a base; a base called in a functional network: filters, layers, order and numbers of the flat network"
     image, top = (lambda: keras.Input((8, 8, 3))), lambda: L.Conv2D(6, 2, name="top")

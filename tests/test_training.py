@@ -35,6 +35,7 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow(64)
 def test_killed_and_resumed_ends_the_same(undisturbed, tmp_path):
     "kill -9 at three moments of one run; what comes out equals the undisturbed run but for time and energy"
     env, rng = environment(tmp_path), np.random.default_rng(0)
@@ -156,6 +157,7 @@ def test_sixteen_bits_cost_less_than_a_fold_is_worth(tmp_path):
     assert abs(half.mean() - whole.mean()) < whole.std(ddof=1)
 
 
+@pytest.mark.slow(12)
 def test_third_fold_alone_in_a_fresh_process(undisturbed, tmp_path):
     "a fold after two resets equals the same fold as the first thing that a process does"
     p = subprocess.run([sys.executable, "-c", ONE_FOLD.replace("{run!r}", repr(RUN))], env=environment(tmp_path), capture_output=True, text=True)
@@ -163,6 +165,7 @@ def test_third_fold_alone_in_a_fresh_process(undisturbed, tmp_path):
     assert p.stdout.split("HASH ")[1].strip() == record_in(undisturbed)["folds"][2]["weights_sha256"]
 
 
+@pytest.mark.slow(1)
 def test_record_holds_what_the_metrics_follow_from(undisturbed):
     from sklearn.metrics import roc_auc_score
     rec = record_in(undisturbed)
@@ -311,6 +314,7 @@ def small(n=101):
                   paths=np.arange(n).astype(str))
 
 
+@pytest.mark.slow(9)
 def test_resumed_in_a_fold_smaller_than_a_batch(trainer, tmp_path):
     images, recipe = small(), Recipe(epochs=3)
     whole = finetune(None, images, recipe, arch="tiny")

@@ -77,6 +77,7 @@ def test_grid_runs_once(finished_once):
     assert "with" in status.stdout.splitlines()[-1]                  # an estimate from recorded times
 
 
+@pytest.mark.slow(18)
 def test_failure_is_named_and_the_rest_goes_on(project):
     folder, env = project
     p = catscans(env, *SMALL, FAKE_FAIL="pretrain-toy-dtd-grouped-s1")
@@ -92,6 +93,7 @@ def test_failure_is_named_and_the_rest_goes_on(project):
     assert (folder/"results/toy/records/pretrain-toy-stl10-grouped-s1.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow(22)
 def test_many_kernels_at_once(project):
     "started together they must not take each other's channel"
     folder, env = project
@@ -99,18 +101,21 @@ def test_many_kernels_at_once(project):
     assert p.returncode == 0 and len(records_of(folder)) == 8, p.stderr
 
 
+@pytest.mark.slow(14)
 def test_a_mistake_of_the_user_found_late_is_still_exit_code_2(project):
     folder, env = project
     p = catscans(env, *SMALL, FAKE_USER_ERROR="finetune-toy-dtd--toy-chest-grouped-s1")
     assert p.returncode == 2 and "images/7.png cannot be read" in p.stderr
 
 
+@pytest.mark.slow(10)
 def test_a_dead_kernel_is_a_failure_with_a_name(project):
     folder, env = project
     p = catscans(env, *SMALL, FAKE_DIE="pretrain-toy-dtd-grouped-s1")
     assert p.returncode == 1 and "pretrain toy-dtd: DeadKernelError" in p.stderr
 
 
+@pytest.mark.slow(16)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_run_leaves_nothing_running_and_resumes(project, how):
     folder, env = project
@@ -127,6 +132,7 @@ def test_interrupted_run_leaves_nothing_running_and_resumes(project, how):
     assert p.returncode == 0 and sorted(records_of(folder)) == SLUGS, p.stderr
 
 
+@pytest.mark.slow(16)
 def test_two_runs_at_once(project):
     folder, env = project
     first = start(env, *SMALL, FAKE_SLEEP="10")
@@ -138,6 +144,7 @@ def test_two_runs_at_once(project):
     assert first.returncode == 0, err
 
 
+@pytest.mark.slow(7)
 def test_other_settings_and_lost_weights_are_run_again(finished):
     folder, env = finished
     path = folder/"results"/"toy"/"records"/"finetune-toy-dtd--toy-chest-grouped-s1.json"
@@ -152,6 +159,7 @@ def test_other_settings_and_lost_weights_are_run_again(finished):
     assert others == {f: f.stat().st_mtime_ns for f in others}
 
 
+@pytest.mark.slow(10)
 def test_damaged_record_and_one_of_other_generated_images_are_run_again(finished):
     folder, env = finished
     path, other = (folder/"results"/"toy"/"records"/f"{n}-grouped-s1.json" for n in ("finetune-toy-dtd--toy-chest", "pretrain-toy-stl10"))
@@ -183,6 +191,7 @@ def test_whole_toy_grid_is_planned(project):
     assert "total" in text and any(line.split() == ["total", "39"] for line in text.splitlines()), text[-800:]   # 9 + 27 + similarity + results + all
 
 
+@pytest.mark.slow(29)
 def test_published_is_drawn_once_and_again_when_a_figure_is_gone(project):
     folder, env = project
     p = catscans(env, "run", "--profile", "published")
@@ -223,6 +232,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow(108)
 def test_two_sources_one_target_for_real(trained, tmp_path):
     "the real notebooks, kernels, training and images; killed once and resumed, the records are the same"
     projects, small = [trained, tmp_path/"killed"], REAL
@@ -250,6 +260,7 @@ grid.PROFILES["toy"] = dataclasses.replace(grid.PROFILES["toy"], sources=("toy-p
 """
 
 
+@pytest.mark.slow(35)
 def test_similarity_and_results_notebooks(trained, tmp_path, monkeypatch):
     "through a papermill kernel, on a part of the toy grid: a trained probe, made-up records of the rest, the real images"
     import re

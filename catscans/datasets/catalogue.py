@@ -9,112 +9,15 @@ __all__ = ['SIZES', 'DATASETS', 'CATALOGUE', 'SHORT', 'Cards', 'part', 'short', 
 from dataclasses import replace
 from ..core.basics import choose
 from ..core.grid import PAPER_SOURCES
-from .cards import Card
+from .cards import Card, read_cards, read_rows
 from .toy import TOY
 
 # %% ../../nbs/datasets/02_catalogue.ipynb #c8a29ce7
-_IMAGENET_TERMS = "ImageNet terms: non-commercial research"
-_BOTH = ("source", "target")
-_NON_MEDICAL = (
-    Card("imagenet", "ImageNet", "non-medical", 1_281_167, 1_431_167, 1000, "256x256", task="object recognition",
-        licence=_IMAGENET_TERMS, family="objects", collection="imagenet", url="https://image-net.org/download-images",
-        survey=True, citation="Russakovsky et al. 2015", layout="imagenet",
-        note="The printed number adds 50,000 validation and 100,000 unlabelled test images; Keras' weights saw the "
-             "1,281,167 only. Weights are enough for the study. 22 of the JPEGs are CMYK, one is a PNG."),
-    Card("stl10", "STL-10", "non-medical", 13_000, 13_000, 10, "96x96", task="object recognition", family="objects",
-        collection="stl10", url="http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
-        citation="Coates et al. 2011", layout="stl10",
-        note="5,000 training and 8,000 test images, pooled; 100,000 more have no label. The labelled images were drawn "
-             "from ImageNet: the two sources are not independent."),
-    Card("sti10", "STI-10", "non-medical", 8_060, 8_060, 10, "112x112", task="texture-like object recognition",
-        licence=_IMAGENET_TERMS, family="textures", collection="sti10",
-        url="https://image-net.org/data/winter21_whole/", citation="Cheplygina and co-authors", layout="wordnet",
-        note="Ten texture-like synsets of ImageNet, collected from links that are dead: a rebuilt set is another set. "
-             "The text says 900 per class; 8,060 are 806 per class. 3 of the 10 synsets are among ImageNet's 1,000 "
-             "classes. The original read red and blue swapped."),
-    Card("dtd", "DTD", "non-medical", 5_640, 5_640, 47, "300x300 to 640x640", task="texture recognition",
-        licence="for research purposes", family="textures", collection="dtd",
-        url="https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz", survey=True,
-        citation="Cimpoi et al. 2014", layout="dtd", counts=("each", 120),
-        note="47 x 120; ten official splits. Images carry several attributes; the key one is the label, so accuracy "
-             "is capped."),
-)
-
-# %% ../../nbs/datasets/02_catalogue.ipynb #e22f2456
-# the last alternative: version 3 of the archive
-_PERSON = r"person(?P<P>\d+_(?:bacteria|virus))|(?P<N>(?:NORMAL2-)?IM-\d+)|(?:NORMAL|BACTERIA|VIRUS)-(?P<Z>\d+)-\d+"
-_PCAM = dict(classes=2, image_size="96x96", task="metastatic tissue, yes or no", licence="CC0", group_key="wsi",
-             family="tissue", collection="pcam", layout="pcam", fetch="pcam", drawn_from=327_680,
-             url="https://doi.org/10.5281/zenodo.2546921", citation="Veeling et al. 2018")
-_MEDICAL = (
-    Card("isic2018", "ISIC2018", "medical", 10_015, 10_015, 7, "600x450", task="skin lesion diagnosis", role=_BOTH,
-        licence="CC BY-NC 4.0: non-commercial", group_key="lesion_id", family="dermoscopy", collection="ham10000",
-        url="https://isic-challenge-data.s3.amazonaws.com/2018/", citation="Tschandl et al. 2018; Codella et al. 2019",
-        counts=(("MEL", 1_113), ("NV", 6_705), ("BCC", 514), ("AKIEC", 327), ("BKL", 1_099), ("DF", 115),
-                ("VASC", 142)),
-        parts=(10_015, 193, 1_512), layout="isic2018",
-        note="7,470 lesions: 2,545 images are repeated photographs, and more near-duplicates were found since. "
-             "6,705 of the images are naevi, 115 dermatofibromas. Its test set (1,512 images) is public by now. "
-             "Also as HAM10000 on the Harvard Dataverse, in other archives."),
-    Card("chest", "Chest X-rays", "medical", 5_856, 5_863, 2, "72x72 to 2916x2583", channels=1,
-        task="pneumonia, yes or no", role=_BOTH, licence="CC BY 4.0", group_key="patient", family="radiographs",
-        collection="kermany", url="https://doi.org/10.17632/rscbjbr9sj.2", citation="Kermany et al. 2018",
-        group_pattern=_PERSON, counts=(("NORMAL", 1_583), ("PNEUMONIA", 4_273)), layout="kermany",
-        note="1,583 normal and 4,273 pneumonia images are 5,856. Children only. Several images of a patient, "
-             "read from the file names: in five folds by image 59 to 62 % of the held-out images share one with "
-             "training. Bacterial and viral files are numbered independently here: whether equal numbers are one child "
-             "is not published. Another release (ZhangLabData) names its files otherwise; the copy on Kaggle holds the "
-             "tree twice and a validation part of 16 images, too few to say anything."),
-    Card("pcam-middle", "PCam-middle", "medical", 100_000, 100_000, role=_BOTH, **_PCAM,
-        note="Drawn from PCam's 327,680 patches (the text's 237,680 is a misprint); the draw cannot be repeated. "
-             "PCam's README gives the files of its valid and test part each other's md5. PCam holds duplicates by "
-             "design; Kaggle's histopathologic-cancer-detection (220,025 labelled patches) is the copy without them."),
-    Card("pcam-small", "PCam-small", "medical", 10_000, 10_000, **_PCAM,
-        note="Drawn from all 327,680 patches with another seed, not from PCam-middle: the two may share patches "
-             "and slides."),
-    Card("kimia960", "KimiaPath960", "medical", 960, 960, 20, "308x168", task="tissue recognition",
-        licence="not verified", family="tissue", collection="kimia960",
-        url="https://www.kaggle.com/datasets/ambarish/kimia-path-960", citation="Kumar et al. 2017",
-        counts=("each", 48), layout="kimia",
-        note="20 x 48 patches from few slides. No slide id is published, so near-duplicates cannot be kept apart."),
-)
+_CARDS = {c.name: c for c in read_cards()}
+_PAPER = {n: _CARDS[n] for n in PAPER_SOURCES}
 
 # %% ../../nbs/datasets/02_catalogue.ipynb #946b0097
-_LC25000 = dict(image_size="224x224", task="lung tissue recognition", family="tissue", collection="lc25000",
-    group_key="group", url="https://arxiv.org/abs/1912.12142", citation="Borkowski et al. 2019", layout="lite",
-    archive="medical_lc25000_lung_224.zip", licence="freely available, terms not verified")
-_LITE = (
-    Card("tinyimagenet", "Tiny-ImageNet (subset)", "non-medical", 9_200, None, 200, "64x64", task="object recognition",
-        licence=_IMAGENET_TERMS, family="objects", collection="tinyimagenet", stands_for="imagenet",
-        citation="Le and Yang 2015", url="http://cs231n.stanford.edu/tiny-imagenet-200.zip", layout="lite",
-        archive="natural_tinyimagenet_64.zip",
-        note="46 training images of each class. Shares no class with Imagenette (subset)."),
-    Card("imagenette", "Imagenette (subset)", "non-medical", 1_800, None, 10, "224x224", task="object recognition",
-        licence=_IMAGENET_TERMS, family="objects", collection="imagenette", stands_for="stl10",
-        url="https://github.com/fastai/imagenette", citation="Howard 2019", layout="lite",
-        archive="natural_imagenette_224.zip", note="180 images of each of ten ImageNet classes."),
-    Card("dtd10", "DTD (10 classes)", "non-medical", 1_200, None, 10, "short side 160", task="texture recognition",
-        licence="for research purposes", family="textures", collection="dtd", stands_for="dtd",
-        citation="Cimpoi et al. 2014", layout="lite", archive="texture_dtd10_160.zip",
-        url="https://www.robots.ox.ac.uk/~vgg/data/dtd/", note="Ten of 47 classes, all their images."),
-    Card("ham10000", "HAM10000 (subset)", "medical", 4_800, None, 7, "200x150",
-        task="skin lesion diagnosis", role=_BOTH, licence="CC BY-NC 4.0: non-commercial", group_key="lesion_id",
-        family="dermoscopy", collection="ham10000", stands_for="isic2018", url="https://doi.org/10.7910/DVN/DBW86T",
-        citation="Tschandl et al. 2018", layout="lite", archive="medical_ham10000_200x150.zip",
-        note="4,800 of 10,015 images, stratified; 67 % naevi."),
-    Card("kermany", "Chest X-rays (subset)", "medical", 2_800, None, 2, "224x224", channels=1,
-        task="pneumonia, yes or no", role=_BOTH, licence="CC BY 4.0", group_key="patient", family="radiographs",
-        collection="kermany", stands_for="chest", url="https://doi.org/10.17632/rscbjbr9sj.2",
-        citation="Kermany et al. 2018", layout="lite", archive="medical_chest_kermany_224.zip",
-        note="Part of the training split, squashed to 224x224. Saturates unless training images are few. Bacterial and "
-             "viral files number their patients independently here: whether equal numbers are one child is not "
-             "published."),
-    Card("lc25000", "LC25000 lung", "medical", 1_480, None, 3, **_LC25000, stands_for="pcam-small",
-        note="Two rotated or flipped copies of each of 740 source tiles: split by tile."),
-    Card("lc25000-lung2", "LC25000 lung (adenocarcinoma, squamous)", "medical", 982, None, 2, role=("target",),
-        keep=("lung_aca", "lung_scc"), **_LC25000, stands_for="pcam-middle",
-        note="The two cancers of LC25000 lung: the same images as that source's, so never a pair with it."),
-)
+_LITE = [c for c in _CARDS.values() if c.layout == "lite"]
 
 # %% ../../nbs/datasets/02_catalogue.ipynb #a01c7945
 def _toy_card(t, c:Card)->Card:
@@ -125,123 +28,32 @@ def _toy_card(t, c:Card)->Card:
                 layout="toy", note="Generated images: numbers obtained with them mean nothing.")
 
 # %% ../../nbs/datasets/02_catalogue.ipynb #4a7fc24a
-_MEDMNIST = (  # flag, title, classes, (train, valid, test), channels, task, family, collection, note
-    ("pathmnist", "PathMNIST", 9, (89_996, 10_004, 7_180), 3, "colorectal tissue recognition", "tissue", "nct-crc",
-     "Test images come from another hospital."),
-    ("dermamnist", "DermaMNIST", 7, (7_007, 1_003, 2_005), 3, "skin lesion diagnosis", "dermoscopy", "ham10000",
-     "HAM10000. Its official split has lesions on both sides: see DermaMNIST-C."),
-    ("octmnist", "OCTMNIST", 4, (97_477, 10_832, 1_000), 1, "retinal disease", "OCT", "kermany-oct", ""),
-    ("pneumoniamnist", "PneumoniaMNIST", 2, (4_708, 524, 624), 1, "pneumonia, yes or no", "radiographs", "kermany",
-     "The same children as Chest X-rays."),
-    ("retinamnist", "RetinaMNIST", 5, (1_080, 120, 400), 3, "grade of diabetic retinopathy", "fundus photographs",
-     "deepdrid", "The classes are ordered."),
-    ("breastmnist", "BreastMNIST", 2, (546, 78, 156), 1, "malignant or not", "ultrasound", "busi", ""),
-    ("bloodmnist", "BloodMNIST", 8, (11_959, 1_712, 3_421), 3, "kind of blood cell", "blood cells", "bloodmnist", ""),
-    ("tissuemnist", "TissueMNIST", 8, (165_466, 23_640, 47_280), 1, "kind of kidney cell", "kidney cells", "bbbc051",
-     "Cells of three specimens."),
-    ("organamnist", "OrganAMNIST", 11, (34_561, 6_491, 17_778), 1, "organ, axial", "computed tomography", "lits",
-     "201 CT scans, shared by the three views."),
-    ("organcmnist", "OrganCMNIST", 11, (12_975, 2_392, 8_216), 1, "organ, coronal", "computed tomography", "lits",
-     "201 CT scans, shared by the three views."),
-    ("organsmnist", "OrganSMNIST", 11, (13_932, 2_452, 8_827), 1, "organ, sagittal", "computed tomography", "lits",
-     "201 CT scans, shared by the three views."),
-    ("chestmnist", "ChestMNIST", 14, (78_468, 11_219, 22_433), 1, "14 findings, any number of them", "radiographs",
-     "chestxray14", "Several labels per image."),
-    ("dermamnist_corrected", "DermaMNIST-C", 7, (8_215, 573, 1_227), 3, "skin lesion diagnosis", "dermoscopy",
-     "ham10000", "DermaMNIST with every lesion on one side."),
-    ("dermamnist_extended", "DermaMNIST-E", 7, (10_015, 193, 1_511), 3, "skin lesion diagnosis", "dermoscopy",
-     "ham10000", "HAM10000 for training, ISIC2018's own test set."),
-)
 SIZES = (28, 64, 128, 224)
 
-def _medmnist_card(flag, title, classes, parts, channels, task, family, collection, note, px)->Card:
-    "The card of one archive: its name is that of its file"
+def _medmnist_card(row, px)->Card:
+    "The card of one archive of a set: its name is that of its file"
+    flag, derma = row["flag"], row["collection"] == "ham10000"
     own = flag.startswith("dermamnist_")     # DermaMNIST-C and -E: another record, which writes 28 into the name
-    return Card(flag if px == 28 and not own else f"{flag}_{px}", title if px == 28 else f"{title} ({px} px)",
-                "medical", sum(parts), classes=classes, image_size=f"{px}x{px}", channels=channels, task=task,
-                role=_BOTH, licence="CC BY-NC 4.0: non-commercial" if collection == "ham10000" else "CC BY 4.0",
-                family=family, collection=collection, parts=parts,
-                layout="none" if flag == "chestmnist" else "medmnist",
-                kind="multi-label" if flag == "chestmnist" else "single-label",
-                url=f"https://doi.org/10.5281/zenodo.{11101337 if own else 10519652}",
-                citation="Abhishek et al. 2025" if own else "Yang et al. 2023",
-                note=" ".join(filter(None, (note, "No groups are published with it."))))
+    parts = tuple(int(row[k]) for k in ("train", "valid", "test"))
+    many = flag == "chestmnist"
+    name, title = flag if px == 28 and not own else f"{flag}_{px}", row["title"] if px == 28 else f"{row['title']} ({px} px)"
+    return Card(name, title, "medical", sum(parts), classes=int(row["classes"]), image_size=f"{px}x{px}", channels=int(row["channels"]),
+                task=row["task"], role=("source", "target"), licence="CC BY-NC 4.0: non-commercial" if derma else "CC BY 4.0",
+                family=row["family"], collection=row["collection"], parts=parts,
+                layout="none" if many else "medmnist", kind="multi-label" if many else "single-label",
+                url=f"https://doi.org/10.5281/zenodo.{11101337 if own else 10519652}", citation="Abhishek et al. 2025" if own else "Yang et al. 2023",
+                note=" ".join(filter(None, (row["note"], "No groups are published with it."))))
 
-_FLAGS = {r[0]: [_medmnist_card(*r, px) for px in SIZES if px in (28, 224) or not r[0].startswith("dermamnist_")]
-          for r in _MEDMNIST}
+_ROWS = read_rows("medmnist.csv")   # a row per set
+_FLAGS = {r["flag"]: [_medmnist_card(r, px) for px in SIZES if px in (28, 224) or not r["flag"].startswith("dermamnist_")] for r in _ROWS}
 _MEDMNIST_CARDS = {c.name: c for cards in _FLAGS.values() for c in cards}
 _SET = {c.name: flag for flag, cards in _FLAGS.items() for c in cards}       # archive -> set
 
 # %% ../../nbs/datasets/02_catalogue.ipynb #eeed6ab3
-_OPEN = (
-    Card("kather2016", "Kather 2016", "medical", 5_000, None, 8, "150x150", task="colorectal tissue recognition",
-        role=_BOTH, licence="CC BY", group_key="slide", family="tissue", collection="kather2016", layout="folders",
-        group_pattern=r"HE-(?P<HE>\d+)", url="https://doi.org/10.5281/zenodo.53169", citation="Kather et al. 2016",
-        counts=("each", 625),
-        note="8 x 625 tiles of ten slides: some classes come from few of them, so grouped folds may not exist."),
-    Card("malaria", "Malaria cells", "medical", 27_558, None, 2, "about 130x130", task="parasite, yes or no",
-        role=_BOTH, group_key="patient", family="blood cells", collection="malaria", layout="folders",
-        group_pattern=r"C(?P<C>\d+)", url="https://data.lhncbc.nlm.nih.gov/public/Malaria/cell_images.zip",
-        citation="Rajaraman et al. 2018", counts=("each", 13_779),
-        note="2 x 13,779 cells. Healthy and infected cells of a patient bear the same number: read from the "
-             "file names."),
-)
+_OPEN = [c for c in _CARDS.values() if c.layout == "folders"]
 
 # %% ../../nbs/datasets/02_catalogue.ipynb #709884ba
-_SURVEY = (  # name, title, origin, images, classes, size, channels, family, group key, licence, url, note
-    ("places365", "Places", "non-medical", 1_839_960, 365, "256x256", 3, "scenes", None, "not stated",
-     "http://data.csail.mit.edu/places/places365/",
-     "1,803,460 training and 36,500 validation images. Stands for the survey's Places205, which it replaces."),
-    ("cifar10", "CIFAR-10", "non-medical", 60_000, 10, "32x32", 3, "objects", None, "not stated",
-     "https://www.cs.toronto.edu/~kriz/cifar.html", "10 x (5,000 + 1,000)."),
-    ("caltech101", "Caltech-101", "non-medical", 9_144, 102, "about 300x200", 3, "objects", None, "CC BY 4.0",
-     "https://data.caltech.edu/records/mzrjq-6wc02",
-     "102 folders: 101 classes and BACKGROUND_Google. An archive within an archive."),
-    ("corel1000", "COREL-1000", "non-medical", 1_000, 10, "384x256", 3, "objects", None, "not stated",
-     "http://wang.ist.psu.edu/~jwang/", "The class is the file's number divided by 100."),
-    ("kth-tips", "KTH-TIPS", "non-medical", 810, 10, "200x200", 3, "textures", "sample", "not stated",
-     "https://www.csc.kth.se/cvap/databases/kth-tips/",
-     "10 x 81, the counts not verified. Every image of a class shows one physical sample."),
-    ("kth-tips2b", "KTH-TIPS2b", "non-medical", 4_752, 11, "200x200", 3, "textures", "sample", "not stated",
-     "https://www.csc.kth.se/cvap/databases/kth-tips/", "11 x 4 samples x 108: split by sample (a to d), or it leaks."),
-    ("alot", "ALOT", "non-medical", 27_500, 250, "quarter resolution", 3, "textures", "sample", "not stated",
-     "http://aloi.science.uva.nl/public_alot/",
-     "250 x about 110, the count not verified. Every image of a class shows one physical sample: no split avoids "
-     "that."),
-    ("fmd", "FMD", "non-medical", 1_000, 10, "512x384", 3, "textures", None, "Creative Commons, per image",
-     "http://people.csail.mit.edu/celiu/CVPR2010/FMD/", "10 x 100 photographs of Flickr."),
-    ("uiuc", "UIUC texture", "non-medical", 1_000, 25, "640x480", 1, "textures", None, "not stated",
-     "https://web.archive.org/web/20070829035029/http://www-cvr.ai.uiuc.edu/ponce_grp/data/",
-     "25 x 40. The host is gone: the archived copy is left."),
-    ("kylberg", "Kylberg (KTB)", "non-medical", 4_480, 28, "576x576", 1, "textures", "sample", "not stated",
-     "http://www.cb.uu.se/~gustaf/texture/",
-     "28 x 160; the survey prints 27 classes and 4.5 thousand images. Patches of one piece belong together."),
-    ("kaggle-dr", "Kaggle-DR", "medical", 35_126, 5, "up to 5184x3456", 3, "fundus photographs", "patient",
-     "rules of the competition", "https://www.kaggle.com/competitions/diabetic-retinopathy-detection",
-     "Both eyes of a patient: <id>_left and <id>_right. Only the training part has labels."),
-    ("inbreast", "INbreast", "medical", 410, 0, "DICOM", 1, "mammograms", "case", "on request", "",
-     "115 cases. Classes depend on which of its annotations is taken."),
-    ("hep2", "HEp-2 (ICPR 2012)", "medical", 1_457, 6, "", 3, "cells", "image", "registration",
-     "https://mivia.unisa.it",
-     "Cells of 28 images. The contest's page gives numbers per class that sum to 1,582: unresolved."),
-)
-_MORE = (
-    ("chexpert", "CheXpert", "medical", 223_648, 14, "small: about 390x320", 1, "radiographs", "patient",
-     "for research purposes: not to be passed on", "https://stanfordmlgroup.github.io/competitions/chexpert/",
-     "223,414 + 234 images of 64,740 patients are released, the paper says 224,316 and 65,240. Labels are 1, 0, "
-     "-1 (uncertain) or blank."),
-    ("bimcv", "BIMCV", "medical", 0, 0, "", 1, "radiographs", "patient", "registration", "https://bimcv.cipf.es",
-     "Which of its releases the follow-up study means is not published."),
-    ("radimagenet", "RadImageNet", "medical", 0, 165, "224x224", 3, "CT, MR and ultrasound", None,
-     "for research purposes: the terms restrict derivatives", "https://www.radimagenet.com",
-     "A network (ResNet50 and others) on request; its images are not needed."),
-)
-_KIND = dict(chexpert="multi-label", bimcv="multi-label", radimagenet="weights")
-_CARDS_ONLY = [Card(name, title, origin, n, None, classes, size, channels, licence=licence, group_key=key,
-                    family=family, collection=name, url=url, note=note, role=("source",),
-                    kind=_KIND.get(name, "single-label"), survey=row in _SURVEY)
-               for row in (*_SURVEY, *_MORE)
-               for name, title, origin, n, classes, size, channels, family, key, licence, url, note in [row]]
+_CARDS_ONLY = [c for c in _CARDS.values() if c.layout == "none"]
 
 # %% ../../nbs/datasets/02_catalogue.ipynb #3947183e
 class Cards(dict):
@@ -274,8 +86,6 @@ def part(
 # %% ../../nbs/datasets/02_catalogue.ipynb #ed0f9a09
 _SET |= {n: n.split("@")[0] for n in _PARTS}
 
-_PAPER = {c.name: c for c in (*_NON_MEDICAL, *_MEDICAL)}
-_PAPER = {n: _PAPER[n] for n in PAPER_SOURCES}
 DATASETS = Cards({**_PAPER, **{t.name: _toy_card(t, _PAPER[t.stands_for]) for t in TOY.values()},
                   **{c.name: c for c in _LITE}, **{n: part(n, {c.name: c for c in _LITE}) for n in _PARTS},
                   **{n: c for n, c in _MEDMNIST_CARDS.items() if c.layout != "none"}, **{c.name: c for c in _OPEN}})
