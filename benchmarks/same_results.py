@@ -9,22 +9,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-CLOCK = ("timing", "seconds")   # of a record: what no two runs share
-
-
-def flat(v, at=""):
-    "(path, value) of every leaf of a record, time aside"
-    items = v.items() if isinstance(v, dict) else enumerate(v) if isinstance(v, list) else None
-    if items is None: yield at, v
-    else:
-        for k, x in items:
-            if k not in CLOCK: yield from flat(x, f"{at}.{k}" if at else str(k))
+from catscans.records.store import differences
 
 
 def record_differs(a, b):
     "names of the first values in which two records differ"
-    a, b = (dict(flat(json.loads(p.read_text()))) for p in (a, b))
-    return [k for k in dict.fromkeys((*a, *b)) if a.get(k, flat) != b.get(k, flat)]
+    return differences(*(json.loads(p.read_text()) for p in (a, b)))
 
 
 def arrays(path):

@@ -18,6 +18,7 @@ from .images import Listing, Swapped
 from .readers import Blocks, PART_NAMES, file_sign, general, groups_from, is_image, link_to_nothing
 from .readers import make_listing, need_columns, read_npz_listing, read_table, reading_file
 from .readers import visible_entries
+from .splits import shares
 
 # %% ../../nbs/datasets/06_layouts.ipynb #10921df6
 def _find(
@@ -303,13 +304,6 @@ def pcam(
 PCAM_SUBSETS = {"pcam-middle": 100_000, "pcam-small": 10_000}
 _PCAM_SEEDS = {"pcam-middle": 2, "pcam-small": 22}
 
-def _quota(y, n):
-    "n images over the classes in proportion, by largest remainder"
-    share = np.bincount(y)*n/len(y)
-    q = share.astype(int)
-    q[np.argsort(q - share, kind="stable")[:n - q.sum()]] += 1
-    return q
-
 # %% ../../nbs/datasets/06_layouts.ipynb #a892e7a6
 def draw_apart(
     y,          # (n,) class index
@@ -329,7 +323,7 @@ def draw_apart(
         while left and (k == len(order) - 1 or (have < want).any()):
             mine.append(left.pop())
             have += table[mine[-1]]
-        quota, pool = _quota(y, sizes[name]), np.isin(g, mine)
+        quota, pool = shares(y, sizes[name]), np.isin(g, mine)
         if (have < quota).any():
             raise UserError(f"{name}: {sizes[name]:,} images are wanted, {len(y):,} are there, and in the groups that "
                             f"are left too few of class {int((have < quota).argmax())}; get all parts")

@@ -11,6 +11,7 @@ import numpy as np
 from ..core.basics import UserError, seed_for
 from .images import Images, Listing
 from .store import build, check_size
+from .splits import shares
 from .readers import Beside, file_tree, general, read_csv_listing, read_folder_listing
 from .readers import read_npz_listing
 
@@ -24,10 +25,8 @@ def pick(
     "Whole groups in random order, as long as no class exceeds its share of `n`."
     y = np.asarray(y)
     k = y.max() + 1
-    share = np.bincount(y, minlength=k) * n / len(y)
-    quota = share.astype(int)
-    quota[np.argsort(quota - share, kind="stable")[:n - quota.sum()]] += 1        # largest remainders
-    quota = np.where((share > 0) & (quota == 0), 1, quota)                        # a rare class stays in
+    quota = shares(y, n)
+    quota = np.where((np.bincount(y) > 0) & (quota == 0), 1, quota)               # a rare class stays in
     if groups is None:
         return np.sort(np.concatenate([rng.permutation(np.flatnonzero(y == c))[:quota[c]] for c in range(k)]))
     _, g = np.unique(groups, return_inverse=True)

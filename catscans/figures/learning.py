@@ -26,7 +26,7 @@ def draw(
     p, protocol = points(frame, metric), "/".join(frame.protocol.unique())
     targets, sources = list(p.target.unique()), list(p.source.unique())
     if len(targets) > 1: raise UserError(f"one figure shows one target: received {', '.join(targets)}")
-    tint = lambda s: colour(s) if s == "random" or s in _datasets() else "#0072B2"
+    tint = lambda s: colour(s) if s == "random" or s in DATASETS else "#0072B2"
     with mpl.rc_context(style()):
         st = Study(profile, protocol, tuple(sources), tuple(targets), tuple((s, targets[0]) for s in sources), "random",
                    watermark)
@@ -58,7 +58,3 @@ def draw(
                      for s in sources], 4)
     fig.frame = p
     return fig
-
-# %% ../../nbs/figures/05_learning.ipynb #4e499bfc
-def _datasets():
-    return DATASETS

@@ -16,7 +16,7 @@ from ..records import frames
 from ..records.frames import fixed_cost_line
 from ..records.view import of_study, study, Study
 from ..datasets.catalogue import label
-from .style import markdown, provenance, save, save_table, small
+from .style import markdown, provenance, save, save_table, small, Text
 from .auc import auc_summary, comparable, critical_difference, fig3, gain, gain_frame, rank_heatmap
 from .distance import correlated, correlations, fig4, measures, observed, printed_rho, transfer_frame
 from .distance import within_text
@@ -167,7 +167,7 @@ def about(
     lines = [f"**Profile `{st.profile}`, protocol `{st.protocol}`.** {st.note}"]
     if st.watermark: lines.append(f"**{st.watermark.capitalize()}: not a finding.**")
     if st.of_authors:
-        return _Text("\n\n".join([*lines, provenance(st, f"{len(st.fold_auc())} folds of {len(st.pairs)} pairs")]))
+        return Text("\n\n".join([*lines, provenance(st, f"{len(st.fold_auc())} folds of {len(st.pairs)} pairs")]))
     p, s = get_profile(st.profile), frames.settings_frame(st.profile, st.protocol)
     if len(s):
         one = lambda c: ", ".join(map(str, s[c].unique()))
@@ -180,12 +180,7 @@ def about(
                + [f"the training images of {label(n)} to {k:,} per fold" for n, k in p.max_train])
         if cut: lines.append(f"Cut, by lot: {'; '.join(cut)}.")
         if s.fixed_s.notna().any(): lines.append(fixed_cost_line(frames.load_all(st.profile, st.protocol)))
-    return _Text("\n\n".join(lines))
-
-class _Text(str):
-    "Shown as Markdown."
-    def _repr_markdown_(self): return str(self)
-    __repr__ = str.__str__
+    return Text("\n\n".join(lines))
 
 # %% ../../nbs/figures/16_report.ipynb #91954f84
 @of_study
@@ -194,7 +189,7 @@ def say(
     name:str,           # of `sentences`
 )->str:
     "One of `sentences`, as a paragraph."
-    return _Text(sentences(st).get(name, ""))
+    return Text(sentences(st).get(name, ""))
 
 # %% ../../nbs/figures/16_report.ipynb #26ea8390
 class Presented:

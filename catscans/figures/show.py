@@ -15,15 +15,10 @@ from ..records import store
 from ..records.view import Study
 from ..datasets.catalogue import label
 from ..datasets.loading import images_of
-from .style import PALETTE, canvas, colour, styled
+from .style import canvas, colour, PALETTE, styled, Text
 from .distance import MEASURES
 
 # %% ../../nbs/figures/11_show.ipynb #922dedaa
-class _Text(str):
-    "Shown as Markdown in a notebook."
-    def _repr_markdown_(self): return str(self)
-    __repr__ = str.__str__
-
 def heading(
     rec:dict, # a record
 )->str:
@@ -36,7 +31,7 @@ def heading(
              f"{s['arch']}, {s['epochs']} epochs, learning rate {s['lr']:g}, batches of {s['batch']}; "
              f"{rec['env']['device']}, {rec['timing']['wall_s']:.0f} s."]
     if p.watermark: lines.append(f"*{p.watermark.capitalize()}: {p.note.split(':', 1)[-1].strip()}*")
-    return _Text("  \n".join(lines))
+    return Text("  \n".join(lines))
 
 # %% ../../nbs/figures/11_show.ipynb #50ba6f86
 def evaluation_table(rec):

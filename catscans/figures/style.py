@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'ORIGIN', 'RED', 'TARGETS', 'GREY', 'colour', 'style', 'styled', 'provenance', 'canvas', 'legend',
-           'write_csv', 'save', 'markdown', 'save_table', 'small']
+           'write_csv', 'save', 'markdown', 'save_table', 'Text', 'small']
 
 # %% ../../nbs/figures/00_style.ipynb #5ea3f6f5
 import functools
@@ -169,6 +169,12 @@ def save_table(
     base = figures_dir(profile)/name
     with atomic(md := base.with_name(f"{name}.md")) as tmp: tmp.write_text(markdown(frame, line))
     return [write_csv(frame, base.with_name(f"{name}.csv")), md]
+
+# %% ../../nbs/figures/00_style.ipynb #0930fc78
+class Text(str):
+    "Shown as Markdown in a notebook."
+    def _repr_markdown_(self): return str(self)
+    __repr__ = str.__str__
 
 # %% ../../nbs/figures/00_style.ipynb #32caeef1
 def _few(
