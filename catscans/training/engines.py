@@ -10,7 +10,7 @@ import functools, time, warnings
 from collections import Counter
 from contextlib import contextmanager
 import numpy as np
-from ..core.basics import ONEDNN_TOO_LATE
+from ..core.kernels import ONEDNN_TOO_LATE
 from ..models.backend import backend_name, norms_together, on_gpu
 from .augmentation import warp
 
