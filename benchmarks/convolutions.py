@@ -1,6 +1,6 @@
 """Convolutions of ResNet50 on JAX and a CPU, as XLA computes them and as products of matrices: `KERAS_BACKEND=jax python -m benchmarks.convolutions [--json] [--size 64] [--batch 32] [--repeats 7]`.
 
-Every convolution that `models.product_convolutions` changes, on noise of the shape that it meets in the network: forwards, and backwards to image and kernel. Both ways are timed in turn in
+Every convolution that `models.backend.product_convolutions` changes, on noise of the shape that it meets in the network: forwards, and backwards to image and kernel. Both ways are timed in turn in
 one process; a time is the median of the repeats, `ratio` that of XLA's convolution over that of the product, both ways together. The last line weighs each by how often the network has it."""
 import argparse, json, statistics, sys, time
 from collections import Counter

@@ -22,7 +22,7 @@ elif run.source != "random": assert Run(run.source, None, profile, protocol, see
 rec = example_record(run)
 from dataclasses import asdict
 from catscans.datasets.loading import load
-from catscans.study.plan import expected_settings
+from catscans.study.done import expected_settings
 rec["settings"] |= expected_settings(run)
 for d in filter(None, rec["data"].values()): d["fingerprint"] = load(d["name"], size=rec["settings"]["size"]).fingerprint
 write(rec)

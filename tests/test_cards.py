@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from catscans.core.grid import PAPER_SOURCES, PAPER_TARGETS
-from catscans.datasets.cards import Card, File, GROUP_KEYS, LAYOUTS, _files
+from catscans.datasets.cards import Card, File, GROUP_KEYS, _files
+from catscans.datasets.layouts import LAYOUTS
 from catscans.datasets.catalogue import CATALOGUE, DATASETS, listing, short
 from catscans.datasets.loading import _odd_counts
 from catscans.figures.cards import survey_table1, table1
@@ -43,7 +44,7 @@ def test_every_file_belongs_to_a_card():
 @pytest.mark.parametrize("c", CATALOGUE.values(), ids=ids)
 def test_card(c):
     assert CATALOGUE[c.name] is c and c.title and c.origin in ("medical", "non-medical") and c.licence and c.family and c.collection
-    assert c.layout in LAYOUTS and c.kind in ("single-label", "multi-label", "weights")
+    assert c.layout in {*LAYOUTS, "toy", "lite", "none"} and c.kind in ("single-label", "multi-label", "weights")
     assert c.group_key is None or c.group_key in GROUP_KEYS
     assert not c.group_pattern or c.group_key and re.compile(c.group_pattern).groupindex, "a pattern reads the group by named parts"
     assert c.layout in ("toy", "lite") or c.files, "where are its files?"

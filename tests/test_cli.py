@@ -8,7 +8,8 @@ from catscans.core.basics import UserError
 from catscans.datasets.catalogue import CATALOGUE, short
 from catscans.study.checks import check_data
 from catscans.study.cli import main
-from catscans.study.plan import plan, problem
+from catscans.study.plan import plan
+from catscans.study.done import problem
 from fakes import ROOT, catscans, fake_project
 
 

@@ -17,7 +17,7 @@ FOLDERS = ("core", "records", "metrics", "datasets", "models", "training", "task
 TO_COME = {"compare"}                                                                           # may be absent
 HEAVY = {"keras", "tensorflow", "jax", "torch", "snakemake", "pandas", "matplotlib", "papermill"}   # may be imported late
 ASKS = r"keras\.(?:src\.)?(?:backend|config)"   # which backend, and how it is set
-BACKEND_ROOMS = {"models/backend.py", "training/engines.py"}
+BACKEND_FILES = {"models/backend.py", "training/engines.py"}
 # file -> why it may; an exception that nothing needs any more is an offence, too
 BACKEND_EXCEPTIONS = {}
 HIDDEN_EXCEPTIONS = {
@@ -208,12 +208,12 @@ def excepted(found, allowed, root):
 
 
 def backends(root, exceptions=None):
-    "5. Which backend Keras runs on is asked in two rooms only."
+    "5. Which backend Keras runs on is asked in two files only."
     if exceptions is None: exceptions = BACKEND_EXCEPTIONS if root == PACKAGE else {}
-    found, todo = [], f"move it to {' or '.join(sorted(BACKEND_ROOMS))}"
+    found, todo = [], f"move it to {' or '.join(sorted(BACKEND_FILES))}"
     library = re.compile(rf"(tensorflow|jax|jaxlib|torch|{ASKS})(\..*)?")
     for f in files(root).values():
-        if f.where in BACKEND_ROOMS: continue
+        if f.where in BACKEND_FILES: continue
         uses = [(line, m[1]) for line, text in named(f) if (m := library.fullmatch(text))]
         uses += [(line, text) for line, text in reached(f) if re.fullmatch(ASKS, text)]
         found += [(f, line, f"uses {text}: {todo}") for line, text in sorted(uses)]
@@ -356,7 +356,7 @@ def test_notebooks_stand_where_their_modules_do():
 def tool(name, *args, cwd=ROOT):
     "Run a tool of the environment that the tests run in."
     command = Path(sys.executable).parent/name
-    if not command.exists(): pytest.skip(f"SKIPPED: {name} is not installed, its contract was not tested: install the extra `dev`")
+    assert command.exists(), f"{name} is not installed, so its contract cannot be tested: install the extra `dev` (`make env` does)"
     return subprocess.run([command, *args], cwd=cwd, capture_output=True, text=True)
 
 
@@ -370,7 +370,7 @@ def test_contracts_are_kept(name):
 
 
 def test_style_gets_no_worse():
-    if not style.COMMITTED.exists(): pytest.skip("SKIPPED: there is no tests/style.json yet: `python -m benchmarks.style --write` makes it")
+    assert style.COMMITTED.exists(), "tests/style.json is gone: bring it back from git (it holds the numbers that may not get worse)"
     found = style.worse(style.measure(), json.loads(style.COMMITTED.read_text()))
     assert not found, "\n".join(found)
 

@@ -11,7 +11,7 @@ from catscans.records import store
 from catscans.figures import report
 from catscans.study.cli import main
 from catscans.study import notebooks
-from catscans.study import plan
+from catscans.study import done, plan
 from fakes import ROOT, catscans, command, fake_project, records_of
 
 SMALL = "run --profile toy --source dtd stl10 --target chest --jobs 2".split()
@@ -295,7 +295,7 @@ def test_wrong_data_are_found_before_anything_is_drawn(tmp_path, monkeypatch, ca
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.setenv("CATSCANS_DATA", str(tmp_path)); monkeypatch.delenv("CATSCANS_WORK", raising=False)
     for r in grid.runs("lite"):
         rec = examples.example_record(r)
-        store.write(rec | {"settings": rec["settings"] | plan.expected_settings(r)})
+        store.write(rec | {"settings": rec["settings"] | done.expected_settings(r)})
     p = grid.PROFILES["lite"]
     (files.results_dir("lite")/"records"/f"similarity-{p.protocol}-s{p.seed}.json").write_text("{}")
     (drawn := files.figures_dir("lite")/"table1_datasets.csv").parent.mkdir(parents=True)

@@ -125,6 +125,8 @@ class Run:
         pair = self.source if self.target is None else f"{self.source}--{self.target}"
         return f"{self.kind}-{pair}-{self.protocol}-s{self.seed}"
     @property
+    def pretraining(self): return Run(self.source, None, self.profile, self.protocol, self.seed)   # of its source
+    @property
     def record(self)->Path: return results_dir(self.profile)/"records"/f"{self.slug}.json"
     @property
     def weights(self)->Path: return work_dir(self.profile, "weights")/f"{self.slug}.weights.h5"

@@ -11,7 +11,7 @@ __all__ = ['MANIFEST', 'FetchError', 'load_json', 'save_json', 'Resume', 'checks
 import json, os, re, shutil, sys, time
 from contextlib import contextmanager
 from pathlib import Path
-from ..core.basics import method_of, UserError
+from ..core.basics import patch_to, UserError
 from ..core.files import atomic, data_dir
 from .catalogue import CATALOGUE, short
 from .archives import ARCHIVES, HIDDEN_KINDS, KIND_NAMES, PACKED, extract, hidden_folder, kind
@@ -79,7 +79,7 @@ class Resume:
         self.note.unlink(missing_ok=True)
 
 # %% ../../nbs/datasets/09_fetch.ipynb #7c75dd3d
-@method_of(Resume)
+@patch_to(Resume)
 def _ask(self, url):
     "The headers that ask for what is missing, and how many bytes there are already."
     note = load_json(self.note, {}) if self.have() else {}
@@ -92,7 +92,7 @@ def _ask(self, url):
     if have and same: head["If-Range"] = note["validator"]
     return head, have, have and note.get("url") == url and note.get("total") == have
 
-@method_of(Resume)
+@patch_to(Resume)
 def _first(self, r, have):
     "The position of the first byte that this answer holds."
     if r.status_code in _BUSY:
@@ -110,7 +110,7 @@ def _first(self, r, have):
     return 0
 
 # %% ../../nbs/datasets/09_fetch.ipynb #4eda814c
-@method_of(Resume)
+@patch_to(Resume)
 def _once(self, url):
     "One connection."
     import requests, urllib3
@@ -140,7 +140,7 @@ def _once(self, url):
         raise _Again(f"the connection was cut at {self.have():,} of {total:,} bytes")
 
 # %% ../../nbs/datasets/09_fetch.ipynb #0f850dd0
-@method_of(Resume)
+@patch_to(Resume)
 def _receive(self, r, first, total):
     "Write what comes, from the position `first` on."
     from tqdm import tqdm
@@ -153,7 +153,7 @@ def _receive(self, r, first, total):
             out.write(chunk)
             bar.update(len(chunk))
 
-@method_of(Resume)
+@patch_to(Resume)
 def _room(self, n):
     if n and n > (free := shutil.disk_usage(self.part.parent).free):
         raise UserError(f"{self.part.name.removesuffix('.part')}: {size_text(n)} are still to come, {size_text(free)} "

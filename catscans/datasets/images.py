@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['RESAMPLE', 'UNREADABLE', 'decode', 'Listing', 'Images', 'hashed_pixels', 'sealed_hash', 'as_texts', 'fingerprint',
-           'subset', 'Swapped', 'montage', 'image_statistics']
+           'Swapped', 'montage', 'image_statistics']
 
 # %% ../../nbs/datasets/03_images.ipynb #220b36c8
 import hashlib, io, json, struct, zipfile, zlib
 from dataclasses import dataclass, replace
 import numpy as np
-from ..core.basics import counted, method_of, UserError
+from ..core.basics import counted, patch_to, UserError
 
 # %% ../../nbs/datasets/03_images.ipynb #0b308608
 def _to_rgb(im):
@@ -129,7 +129,7 @@ def fingerprint(x, y, groups, classes)->str: # `core.basics.digest` of them
     x = np.asarray(x)
     return sealed_hash(hashed_pixels(x.shape, [np.ascontiguousarray(x).data], x.dtype), y, groups, classes)
 
-@method_of(Images)
+@patch_to(Images)
 def subset(self,
     index, # positions, or a mask
 )->Images:

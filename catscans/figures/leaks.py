@@ -58,7 +58,7 @@ def _shown(published, grouped):
 
 # %% ../../nbs/figures/13_leaks.ipynb #82db5336
 def figure(
-    grouped,                   # tidy frame (`records.tidy`) of the leak-free protocol, of a whole grid or a part of it
+    grouped,                   # tidy frame (`records.frames.tidy`) of the leak-free protocol, of a whole grid or a part of it
     published,                 # tidy frame of the leaking one
     value="auc_ovr_weighted",  # column
     level=.95,                 # of the interval

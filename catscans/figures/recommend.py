@@ -50,7 +50,7 @@ def sources(
 # %% ../../nbs/figures/15_recommend.ipynb #3ff1f2fa
 @style.styled
 def regrets(
-    per,       # first frame of `recommend.validate`
+    per,       # first frame of `recommend.model.validate`
     title:str="What each way of choosing loses",
 ):  # matplotlib Figure
     "AUC points lost by the source that each method takes first."
@@ -117,7 +117,7 @@ def ablations(
 # %% ../../nbs/figures/15_recommend.ipynb #642e9741
 @style.styled
 def intervals(
-    pairs,           # second frame of `recommend.validate`
+    pairs,           # second frame of `recommend.model.validate`
     level:float=LEVEL,
     **kw,            # of `metrics.ranking.over_groups`
 ):  # matplotlib Figure

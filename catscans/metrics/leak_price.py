@@ -32,7 +32,7 @@ def _whole(frame, name, value):
 
 # %% ../../nbs/metrics/06_leak_price.ipynb #2960bd7b
 def price(
-    published,                 # tidy frame (`records.tidy`) of the leaking protocol
+    published,                 # tidy frame (`records.frames.tidy`) of the leaking protocol
     grouped,                   # tidy frame of the leak-free one
     value="auc_ovr_weighted",  # column
     level=.95,                 # of the interval

@@ -33,7 +33,7 @@ def _evidence(profile, rec):
     except NotThere as e: return e
 
 def audit(
-    record=None,    # Record, or a folder made by `records.export`; default: the package's
+    record=None,    # Record, or a folder made by `records.authors.export`; default: the package's
     profiles=None,  # our profiles to set beside it; default: lite and paper
 )->pd.DataFrame: # id, claim, where, printed, recomputed, obtained, tolerance, verdict, why
     "All claims of the paper: as printed, as recomputed from the record, as obtained by us, with a verdict."

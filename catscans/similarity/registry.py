@@ -60,10 +60,10 @@ def estimator(
                          "(a distance)")
     def register(f):
         old = ESTIMATORS.get(f.__name__)
-        rooms = {old.call.__module__, f.__module__} if old else set()
-        if len(rooms) > 1 and "__main__" not in rooms:
+        modules = {old.call.__module__, f.__module__} if old else set()
+        if len(modules) > 1 and "__main__" not in modules:
             raise ValueError(f"{f.__name__} is already an estimator of {old.call.__module__}; choose another name")
-        if len(rooms) > 1 and f.__module__ != "__main__": return f   # what a notebook defines goes before the package's
+        if len(modules) > 1 and f.__module__ != "__main__": return f   # what a notebook defines goes before the package's
         inputs = tuple(n for n, p in inspect.signature(f).parameters.items()
                        if p.default is p.empty and p.kind is not p.VAR_KEYWORD)
         ESTIMATORS[f.__name__] = Estimator(f.__name__, f, direction, range, needs, source, cost, inputs)

@@ -17,15 +17,17 @@ import numpy as np
 from ..core.basics import UserError, choose, digest, pack, plain, unpack
 from ..core.files import atomic, locked, work_dir
 from ..core.grid import PROFILES, PROTOCOLS, Profile, Run, get_profile
+from ..core.commands import Parser, whole_number
 from ..records.store import equal, read, validate, write
-from ..metrics.scores import summarise
+from ..metrics.scores import HEADLINES, summarise
 from ..datasets.catalogue import DATASETS
 from ..datasets.splits import thaw
 from ..models.backend import environment
 from ..training.trainer import Trainer, fit
 from ..transfer.world import World
 from ..transfer import run as transfer_run
-from ..study.plan import Step, problem, starts_from, todo
+from ..study.plan import Step
+from ..study.done import problem, starts_from, todo
 from .parcels import Inputs, folds_name, grid, pack_inputs, recipes_of, single_name
 
 # %% ../../nbs/slices/01_run.ipynb #1307e470
@@ -53,17 +55,14 @@ def _shared(make=Trainer, keep=8):
     return trainer
 
 # %% ../../nbs/slices/01_run.ipynb #e2f0dee9
-_HEADLINES = ("auc_ovr_weighted", "auc_ovr_macro", "average_precision_macro", "average_precision_weighted",
-              "accuracy", "balanced_accuracy")
-
 class Later(dict):
     "Metrics to be computed at home: `later` holds what they follow from."
     def __getitem__(self, name): return dict(self, of=name)   # one of them
 
 def later(y, p, classes=None)->Later:
-    "Stands in for `metrics.summarise`."
+    "The world's `summarise` of a borrowed machine."
     raw = dict(y=pack(np.asarray(y)), p=pack(np.asarray(p)), classes=list(map(str, classes)))
-    return Later(dict.fromkeys(_HEADLINES, float("nan")) | dict(later=raw))
+    return Later(dict.fromkeys(HEADLINES, float("nan")) | dict(later=raw))
 
 # %% ../../nbs/slices/01_run.ipynb #62ea5411
 def fill(v):
@@ -551,27 +550,18 @@ on a CPU, its part of 6 equally large sources and random initialisation, 2 targe
                (--part small: 4 sources of 300 images and random initialisation, one target; \
 80 minutes of four cores at 18 images/s each)"""
 
-# %% ../../nbs/slices/01_run.ipynb #58fc2f95
-def _seed(s):
-    if s.isdigit() and int(s) > 0: return int(s)
-    raise argparse.ArgumentTypeError(f"received {s!r}, allowed is a whole number from 1")
-
-class _Parser(argparse.ArgumentParser):
-    "As the command `catscans` has it: one line, not the usage."
-    def error(self, message): raise UserError(f"{message}; see {self.prog} --help")
-
 # %% ../../nbs/slices/01_run.ipynb #e4baddf8
 def _grid_options(p):
     p.add_argument("--profile")
     p.add_argument("--protocol", choices=PROTOCOLS)
     p.add_argument("--source", "--sources", nargs="+")
     p.add_argument("--target", "--targets", nargs="+")
-    p.add_argument("--seeds", nargs="+", type=_seed, help="default: the profile's")
+    p.add_argument("--seeds", nargs="+", type=whole_number, help="default: the profile's")
     p.add_argument("--part", help="a part of the grid that goes by a name: balanced or small, of power")
 
 # %% ../../nbs/slices/01_run.ipynb #aa555e76
 def _parser():
-    p = _Parser(prog="python -m catscans.slices", epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = Parser(prog="python -m catscans.slices", epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
                 description="Work through a profile's grid in resumable slices, "
                             "with keras, jax, numpy and Pillow alone.")
     p.add_argument("action", nargs="?", default="run", choices=("run", *_ACTIONS), help=argparse.SUPPRESS)

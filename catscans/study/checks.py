@@ -15,7 +15,8 @@ from ..datasets.splits import by_group, check_classes, make_splits
 from ..datasets.loading import absent, images_of, where
 from ..similarity.measure import SIZE
 from ..figures.design import shown_images
-from .plan import expected_settings, read_json
+from .plan import read_json
+from .done import expected_settings
 
 # %% ../../nbs/study/05_checks.ipynb #259d2a1c
 def check_splits(

@@ -6,24 +6,15 @@
 __all__ = ['main']
 
 # %% ../../nbs/study/10_cli.ipynb #d4d34add
-import argparse, os, signal, sys, threading
+import os, signal, sys, threading
 import catscans
 from ..core.basics import UserError
 from ..core.grid import PROFILES, PROTOCOLS
+from ..core.commands import Parser, whole_number
 from .plan import PUBLISHED
 from .machine import ENGINES
 from .status import status
 from .data_commands import data
-
-# %% ../../nbs/study/10_cli.ipynb #fa40195b
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        print(f"catscans: error: {message}; see {self.prog} --help", file=sys.stderr)
-        raise SystemExit(2)
-
-def _count(s):
-    if s.isdigit() and int(s) > 0: return int(s)
-    raise argparse.ArgumentTypeError(f"received {s!r}, allowed is a whole number from 1")
 
 # %% ../../nbs/study/10_cli.ipynb #7ea8722a
 def _command(subs, name, help, profile=None):
@@ -39,7 +30,7 @@ def _command(subs, name, help, profile=None):
 def _family(subs, name, help):
     "a command that has commands"
     p = _command(subs, name, help)
-    return p.add_subparsers(dest="what", metavar="COMMAND", required=True, parser_class=_Parser)
+    return p.add_subparsers(dest="what", metavar="COMMAND", required=True, parser_class=Parser)
 
 # %% ../../nbs/study/10_cli.ipynb #dab4798a
 def _run_options(subs):
@@ -48,9 +39,9 @@ def _run_options(subs):
     r.add_argument("--source", **several, metavar="S", help="only these sources (random: the baseline)")
     r.add_argument("--target", **several, metavar="T", help="only these targets")
     r.add_argument("--protocol", metavar="P", help=f"{', '.join(PROTOCOLS)} (default: the profile's)")
-    r.add_argument("--seeds", nargs="+", type=_count, metavar="N", help="only these seeds (default: the profile's)")
+    r.add_argument("--seeds", nargs="+", type=whole_number, metavar="N", help="only these seeds (default: the profile's)")
     r.add_argument("--part", metavar="NAME", help="a part of the grid that goes by a name: balanced or small, of power")
-    r.add_argument("--jobs", type=_count, metavar="N",
+    r.add_argument("--jobs", type=whole_number, metavar="N",
                    help="notebooks at once (default: what cores, memory and GPUs allow)")
     r.add_argument("--engine", default="local", metavar="E", help=f"{', '.join(ENGINES)} (default local)")
     r.add_argument("--verbose", action="store_true", help="show what the workflow engine says")
@@ -117,10 +108,10 @@ def _data_options(subs):
 
 # %% ../../nbs/study/10_cli.ipynb #3987534e
 def _parser():
-    top = _Parser(prog="catscans", allow_abbrev=False, description="Which source should I pretrain on? "
+    top = Parser(prog="catscans", allow_abbrev=False, description="Which source should I pretrain on? "
                   "A reproducible study of dataset similarity in transfer learning.")
     top.add_argument("--version", action="version", version=catscans.__version__)
-    subs = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    subs = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     top.commands = subs.choices
     for options in (_run_options, _study_options, _rank_options): options(subs)
     export = _command(_family(subs, "published", "the authors' record"), "export", "write the record as CSV files")

@@ -15,9 +15,9 @@ from ..records.view import study
 from ..published.verdicts import audit, audit_json, audit_text
 from ..recommend.ranking import main_rank
 from ..figures.report import make
-from .plan import PUBLISHED, plan, problem
+from .plan import PUBLISHED, plan
+from .done import looking, other_images, problem
 from .machine import check_backend
-from .left import looking, other_images
 from .status import in_clone, part_request
 from .reports import report
 from .engine import run

@@ -15,9 +15,9 @@ from ..core.basics import UserError, choose, counted
 from ..core.files import atomic, data_dir, figures_dir, project_dir, work_dir
 from ..core.grid import PROFILES
 from ..records.frames import fixed_cost_line
-from .plan import Why, notebook, plan, read_json
+from .plan import notebook, plan, read_json
+from .done import left_of, looking, Why
 from .machine import ENGINES, check_backend, gpus, jobs_for, only_one
-from .left import left_of, looking
 from .status import Watch, duration, first_line, part_request
 from .checks import check_data
 from .reports import report

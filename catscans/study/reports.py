@@ -12,8 +12,8 @@ from ..core.basics import UserError, choose
 from ..core.files import results_dir
 from ..core.grid import PROFILES
 from ..figures.report import write_report
-from .plan import PUBLISHED, plan, problem
-from .left import left_of, looking
+from .plan import PUBLISHED, plan
+from .done import left_of, looking, problem
 from .status import CAME, as_came, in_clone
 
 # %% ../../nbs/study/06_reports.ipynb #c5422f81

@@ -12,7 +12,7 @@ from ..core.files import figures_dir, results_dir, work_dir
 from ..core.grid import PROFILES, get_profile, part_of
 from .plan import PUBLISHED, notebook, plan, read_json
 from .machine import jobs_for
-from .left import left_of, looking
+from .done import left_of, looking
 
 # %% ../../nbs/study/04_status.ipynb #6a2ce13b
 def _known(steps)->dict:

@@ -17,6 +17,7 @@ from ..core.files import work_dir
 from ..core.grid import Profile, Run
 from ..core.protocols import setting
 from ..records.store import PHASES
+from ..metrics.scores import HEADLINES
 from ..datasets.splits import Fold, shared_group_rate
 from ..datasets.leaks import ids_of, relation
 from ..models.backend import environment, set_threads
@@ -54,8 +55,7 @@ def _describe(images):
 def fold_means(folds):
     "mean, sample and population standard deviation over folds of the headline metrics"
     out = {}
-    for k in ("auc_ovr_weighted", "auc_ovr_macro", "average_precision_macro", "average_precision_weighted",
-              "accuracy", "balanced_accuracy"):
+    for k in HEADLINES:
         v = np.array([f[k] for f in folds], float)
         out |= {f"{k}_mean": v.mean(), f"{k}_sd_sample": v.std(ddof=1) if len(v) > 1 else np.nan,
                 f"{k}_sd_population": v.std()}
@@ -181,7 +181,7 @@ def _pretrain_without(
 def _source_weights(job, source)->dict:
     "weights of the finished pretraining, refused where it saw other images than those at hand"
     run = job.run
-    before = Run(run.source, None, run.profile, run.protocol, run.seed)
+    before = run.pretraining
     rec = job.world.read(before.record) if before.record.exists() else None
     # in `paper` some sources are larger than the target's images
     if rec and rec["settings"]["size"] != source.x.shape[1]:
