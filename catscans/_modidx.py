@@ -28,6 +28,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'catscans.core.files.project_dir': ('core/files.html#project_dir', 'catscans/core/files.py'),
                                      'catscans.core.files.remove_halves': ('core/files.html#remove_halves', 'catscans/core/files.py'),
                                      'catscans.core.files.results_dir': ('core/files.html#results_dir', 'catscans/core/files.py'),
+                                     'catscans.core.files.try_lock': ('core/files.html#try_lock', 'catscans/core/files.py'),
                                      'catscans.core.files.work_dir': ('core/files.html#work_dir', 'catscans/core/files.py'),
                                      'catscans.core.files.writing': ('core/files.html#writing', 'catscans/core/files.py')},
             'catscans.core.grid': { 'catscans.core.grid.Profile': ('core/grid.html#profile', 'catscans/core/grid.py'),

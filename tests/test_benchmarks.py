@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import training
+from benchmarks import same_results, training
 
 PROMISED = {"row", "size", "precision", "device", "images_per_s", "ratio_to_torch", "ratio_to_bound", "repeats"}
 
@@ -98,3 +98,25 @@ def test_convolutions_is_of_jax_on_a_cpu(capsys, monkeypatch):
     assert p.returncode == 0, p.stderr[-2000:]
     rows = json.loads(p.stdout)
     assert sum(r["count"] for r in rows) == 52 and {r["kernel"] for r in rows} == {1, 3} and all(r["ratio"] > 0 for r in rows), "all of ResNet50's but the first"
+
+
+def test_a_difference_of_each_kind_between_two_checkouts_is_seen(tmp_path, capsys):
+    "files byte for byte, records without their clock, weights by their arrays; a file of one side only"
+    import h5py
+    for side in ("before", "after"):
+        for folder in ("figures/toy", "results/toy/records", "work/toy/weights"): (tmp_path/side/folder).mkdir(parents=True)
+        (tmp_path/side/"figures"/"toy"/"a.csv").write_text("1\n")
+        (tmp_path/side/"results"/"toy"/"records"/"r.json").write_text(json.dumps(dict(auc=.5, timing=dict(wall_s=len(side)))))
+        with h5py.File(tmp_path/side/"work"/"toy"/"weights"/"w.h5", "w") as f: f["kernel"] = [1., 2.]
+    sides = [str(tmp_path/"before"), str(tmp_path/"after")]
+    assert same_results.main(sides) == 0, "only the clock differs"
+    after = tmp_path/"after"
+    (after/"figures"/"toy"/"a.csv").write_text("2\n")
+    (after/"results"/"toy"/"records"/"r.json").write_text(json.dumps(dict(auc=.6, timing={})))
+    with h5py.File(after/"work"/"toy"/"weights"/"w.h5", "w") as f: f["kernel"] = [1., 3.]
+    (after/"figures"/"toy"/"b.csv").touch()
+    assert same_results.main([*sides, "--allow", "figures/*"]) == 1
+    said = capsys.readouterr().out
+    for line in ("allowed  figures/toy/a.csv: bytes differ", "allowed  figures/toy/b.csv: only after", "DIFFERS  results/toy/records/r.json: 1 values differ, first auc",
+                 "DIFFERS  work/toy/weights/w.h5: weights differ", "4 differ, 2 of them are not allowed to"):
+        assert line in said, said

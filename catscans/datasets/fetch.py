@@ -12,7 +12,7 @@ import json, os, re, shutil, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 from ..core.basics import patch_to, UserError
-from ..core.files import atomic, data_dir
+from ..core.files import atomic, data_dir, try_lock
 from .catalogue import CATALOGUE, short
 from .archives import ARCHIVES, HIDDEN_KINDS, KIND_NAMES, PACKED, extract, hidden_folder, kind
 from .archives import member_path, printable_name, size_text
@@ -424,11 +424,7 @@ def alone_in(folder):
     "Only one process works on a folder; `UserError` where another does. A process that dies gives it back."
     fd = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            import fcntl
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError: pass
-        except OSError as e: raise UserError(f"{folder}: another process is at work in it; wait for it to end") from e
+        if not try_lock(fd): raise UserError(f"{folder}: another process is at work in it; wait for it to end")
         for left in (p for how in HIDDEN_KINDS for p in Path(folder).glob(f".{how}-*")):
             shutil.rmtree(left)  # of a process that was killed
         yield

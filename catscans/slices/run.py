@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 from ..core.basics import UserError, choose, digest, pack, plain, unpack
-from ..core.files import atomic, locked, work_dir
+from ..core.files import atomic, locked, try_lock, work_dir
 from ..core.grid import PROFILES, PROTOCOLS, Profile, Run, get_profile
 from ..core.commands import Parser, whole_number
 from ..records.store import equal, read, validate, write
@@ -187,11 +187,7 @@ def steps_of(inputs:Inputs)->list:
 @contextmanager
 def _alone(slug):
     "whether this process is the only one at this run"
-    import fcntl
-    with open(work_dir("locks")/f"{slug}.lock", "w") as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError: yield False
-        else: yield True
+    with open(work_dir("locks")/f"{slug}.lock", "w") as f: yield try_lock(f)
 
 # %% ../../nbs/slices/01_run.ipynb #d5ef4875
 def _failed(run):

@@ -10,7 +10,7 @@ import json, os, time
 from contextlib import contextmanager
 from pathlib import Path
 from ..core.basics import UserError
-from ..core.files import work_dir
+from ..core.files import try_lock, work_dir
 from ..core.grid import PROFILES
 from .plan import read_json
 
@@ -37,10 +37,9 @@ def _end(processes):
 # %% ../../nbs/study/03_machine.ipynb #8d410ff2
 def _take(f, path, profile):
     "lock the open file of a profile, or say who holds it"
-    import fcntl
     for wait in range(20):         # a step that has lost its run holds it for an instant while it looks
-        try: return fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError: time.sleep(.1)
+        if try_lock(f): return
+        time.sleep(.1)
     old = read_json(path)
     owner = old.get("pid", "unknown") if isinstance(old, dict) else "unknown"
     raise UserError(f"profile {profile} is being run already (process {owner}); wait for it, or stop it")

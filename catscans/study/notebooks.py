@@ -10,7 +10,7 @@ import ast, json, os, signal, sys, tempfile, threading, time
 from contextlib import contextmanager
 from pathlib import Path
 from ..core.basics import UserError
-from ..core.files import atomic, figures_dir, project_dir, work_dir
+from ..core.files import atomic, figures_dir, project_dir, try_lock, work_dir
 from ..core.grid import PROFILES
 from .plan import notebook, plan
 from .done import drawn_from
@@ -102,13 +102,11 @@ def _mark(step, state, **more):
 # %% ../../nbs/study/02_notebooks.ipynb #f34efb99
 def _end_with(lock):
     "end this process group as soon as nobody holds `lock` any more"
-    import fcntl
     def watch():
         while True:
             time.sleep(1)
             with open(lock) as f:
-                try: fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except OSError: continue
+                if not try_lock(f, shared=True): continue
             os.killpg(0, signal.SIGKILL)
     threading.Thread(target=watch, daemon=True).start()
 
