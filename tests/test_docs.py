@@ -1,6 +1,7 @@
 "The site's pages: what Sphinx makes of notebooks that nbdev has processed for Quarto."
-import importlib.util
+import importlib.util, re
 
+import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 
 from fakes import ROOT
@@ -21,3 +22,16 @@ def test_a_page_keeps_its_title_and_opening_text_and_hides_what_only_prints():
     assert nb.cells[1].outputs[0].data["text/markdown"] == "\n\n[source](f.py)\n\n### f"
     assert nb.cells[1].metadata.tags == ["remove-input"] and "tags" not in nb.cells[3].metadata
     assert pages().page(new_notebook(cells=[new_markdown_cell("# as it is")]), source).cells[0].source == "# as it is"
+
+
+def test_every_link_within_the_project_leads_somewhere():
+    "of notebooks and README; the opening notebook's links are those of the README, from the top"
+    texts = {p: "\n".join(c.source for c in nbformat.read(p, 4).cells if c.cell_type == "markdown") for p in sorted((ROOT/"nbs").rglob("*.ipynb"))}
+    texts[ROOT/"README.md"] = (ROOT/"README.md").read_text()
+    lost, met = [], 0
+    for p, text in texts.items():
+        for link in re.findall(r"\]\(([^)#\s]+)", text):
+            if link.startswith(("http", "mailto")): continue
+            met += 1
+            if not any((at/link).exists() for at in (p.parent, ROOT if p.name == "index.ipynb" else p.parent)): lost.append(f"{p.relative_to(ROOT)}: {link}")
+    assert not lost and met > 30, lost
