@@ -35,3 +35,10 @@ def test_every_link_within_the_project_leads_somewhere():
             met += 1
             if not any((at/link).exists() for at in (p.parent, ROOT if p.name == "index.ipynb" else p.parent)): lost.append(f"{p.relative_to(ROOT)}: {link}")
     assert not lost and met > 30, lost
+
+
+def test_a_folder_s_page_names_its_files():
+    for page in sorted((ROOT/"nbs").glob("*/index.ipynb")):
+        said = "\n".join(c.source for c in nbformat.read(page, 4).cells)
+        lost = [f.name for f in page.parent.glob("[0-9]*.ipynb") if f"]({f.name})" not in said]
+        assert not lost, f"{page.relative_to(ROOT)} does not name {lost}"

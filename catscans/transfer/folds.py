@@ -63,11 +63,11 @@ def _trainer_for(how, images, recipe):
 @dataclass
 class Pretrained:
     "A source network: its weights by name and how good it is at its own task."
-    weights:dict
+    weights:dict = field(repr=False)
     evaluation:dict   # train, valid, test -> metrics
     history:list
     split:object      # splits.Fold
-    predictions:np.ndarray
+    predictions:np.ndarray = field(repr=False)
 
 @dataclass(frozen=True)
 class Pretraining(How):
