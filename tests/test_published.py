@@ -361,6 +361,7 @@ BOUNDS = {f"{a}_{b}": f"{POINTS[a]}_{b}" for a in ("pearson", "spearman") for b 
 CHANCE = dict(pearson_perm_p="pearson_r_perm_p", spearman_perm_p="spearman_rho_perm_p", spearman_within_target_perm_p="spearman_rho_within_perm_p")
 
 
+@pytest.mark.slow(13)
 @needs_files
 @pytest.mark.parametrize("baseline,outcome", [("self", "published Eq.1 (self-pair baseline)"), ("table2", "baseline = Table II test AUC")])
 def test_correlations_of_fig4(baseline, outcome):

@@ -15,6 +15,7 @@ from catscans.slices import parcels
 from catscans.slices import run as slices_run
 
 ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow(2)   # each of them needs a study that takes 14 s
 
 
 @pytest.fixture(autouse=True)
