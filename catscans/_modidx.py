@@ -2329,4 +2329,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'catscans.transfer.run.energy': ('transfer/run.html#energy', 'catscans/transfer/run.py'),
                                        'catscans.transfer.run.execute': ('transfer/run.html#execute', 'catscans/transfer/run.py'),
                                        'catscans.transfer.run.fold_means': ('transfer/run.html#fold_means', 'catscans/transfer/run.py')},
-            'catscans.transfer.world': {'catscans.transfer.world.World': ('transfer/world.html#world', 'catscans/transfer/world.py')}}}
+            'catscans.transfer.world': { 'catscans.transfer.world.World': ('transfer/world.html#world', 'catscans/transfer/world.py'),
+                                         'catscans.transfer.world.World.__repr__': ( 'transfer/world.html#world.__repr__',
+                                                                                     'catscans/transfer/world.py')}}}

@@ -6,7 +6,7 @@
 __all__ = ['HERE', 'World']
 
 # %% ../../nbs/transfer/00_world.ipynb #28777183
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from collections.abc import Callable
 from ..core.grid import get_profile
 from ..records.store import read, write
@@ -17,7 +17,7 @@ from ..training.recipes import recipe_for
 from ..training.trainer import Trainer
 
 # %% ../../nbs/transfer/00_world.ipynb #17a5d3db
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class World:
     "What a run asks of its surroundings, each a function."
     profile:Callable = get_profile       # name -> core.grid.Profile
@@ -29,5 +29,6 @@ class World:
     summarise:Callable = summarise       # labels, probabilities, classes -> dict of metrics
     read:Callable = read                 # path -> record
     write:Callable = write               # record -> path
+    def __repr__(self): return f"World({', '.join(f.name for f in fields(self) if getattr(self, f.name) is not f.default)})"   # what is not as here
 
 HERE = World()   # the datasets, folds and records of this machine
