@@ -2321,7 +2321,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'catscans/transfer/run.py'),
                                        'catscans.transfer.run._pretrain_without': ( 'transfer/run.html#_pretrain_without',
                                                                                     'catscans/transfer/run.py'),
-                                       'catscans.transfer.run._settings': ('transfer/run.html#_settings', 'catscans/transfer/run.py'),
                                        'catscans.transfer.run._source_weights': ( 'transfer/run.html#_source_weights',
                                                                                   'catscans/transfer/run.py'),
                                        'catscans.transfer.run._starting_point': ( 'transfer/run.html#_starting_point',
@@ -2331,4 +2330,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'catscans.transfer.run.fold_means': ('transfer/run.html#fold_means', 'catscans/transfer/run.py')},
             'catscans.transfer.world': { 'catscans.transfer.world.World': ('transfer/world.html#world', 'catscans/transfer/world.py'),
                                          'catscans.transfer.world.World.__repr__': ( 'transfer/world.html#world.__repr__',
-                                                                                     'catscans/transfer/world.py')}}}
+                                                                                     'catscans/transfer/world.py'),
+                                         'catscans.transfer.world.settings_of': ( 'transfer/world.html#settings_of',
+                                                                                  'catscans/transfer/world.py')}}}

@@ -9,7 +9,6 @@ __all__ = ['KINDS', 'expected_settings', 'Why', 'problem', 'drawn_from', 'starts
 # %% ../../nbs/study/01_done.ipynb #7cd48afb
 import json, os, tempfile
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from ..core.basics import choose, digest
@@ -18,7 +17,7 @@ from ..core.grid import PROFILES, Run
 from ..datasets import toy
 from ..datasets.images import fingerprint
 from ..datasets.loading import load
-from ..transfer.world import HERE, World
+from ..transfer.world import HERE, World, settings_of
 from .plan import Step, notebook, read_json
 
 # %% ../../nbs/study/01_done.ipynb #4567ddbd
@@ -26,8 +25,8 @@ def expected_settings(run, world=HERE):
     "what a record's settings must say today"
     p = world.profile(run.profile)
     recipe = world.recipe_for(p.recipe, run.kind, run.target or run.source, run.protocol, run.source)
-    cut = dict(max_train=dict(p.max_train).get(run.target), max_images=dict(p.max_images).get(run.target or run.source))
-    return asdict(recipe) | dict(arch=p.arch, size=recipe.size or p.size, threads=p.threads, folds=p.folds) | cut
+    said = settings_of(run, p, recipe, p.threads)
+    return {k: v for k, v in said.items() if k not in ("augment", "selection")}     # words for a reader
 
 # %% ../../nbs/study/01_done.ipynb #16207bd5
 KINDS = ("missing", "damaged", "settings", "source", "weights", "images", "drawn", "asked")   # of reasons

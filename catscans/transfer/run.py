@@ -8,7 +8,7 @@ __all__ = ['WATTS_PER_THREAD', 'energy', 'fold_means', 'Job', 'execute']
 # %% ../../nbs/transfer/02_run.ipynb #939d5e75
 import json, os, shutil, time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np
@@ -25,7 +25,7 @@ from ..models.resnet import resnet50
 from ..models.weights import is_head, load_weights, named_weights, save_weights, weights_sha256
 from ..training.recipes import Recipe, recipe_key, settled
 from ..training.engines import SECONDS
-from .world import HERE, World
+from .world import HERE, World, settings_of
 from .folds import finetune, pretrain
 
 # %% ../../nbs/transfer/02_run.ipynb #6bbae90c
@@ -79,16 +79,6 @@ class Job:
     @property
     def checkpoints(self)->Path: return work_dir(self.run.profile, "checkpoints")/self.run.slug
 
-def _settings(job, threads)->dict:
-    "what a record says of how its run was done"
-    run, profile, recipe = job.run, job.profile, job.recipe
-    augment = (f"rotation {recipe.rotation:g} degrees, shifts {recipe.shift:g}, "
-               f"{'horizontal flip' if recipe.flip else 'no flip'}")
-    return asdict(recipe) | dict(augment=augment, arch=profile.arch, size=job.size, threads=threads,
-                                 folds=profile.folds, max_train=dict(profile.max_train).get(run.target),
-                                 max_images=dict(profile.max_images).get(run.target or run.source),
-                                 selection="last epoch")
-
 # %% ../../nbs/transfer/02_run.ipynb #aacafd8a
 class _Clock:
     "Time and energy of a run from here on, with what earlier processes spent on it."
@@ -124,7 +114,7 @@ def execute(
     train_s = sum(sum(h["seconds"]) for h in body["history"])
     # of finished folds; of a fold or pretraining that was half done, its epochs are known
     earlier = Counter(body.pop("earlier", {}))
-    settings = _settings(job, threads) | body.pop("settings", {})
+    settings = settings_of(run, profile, recipe, threads) | body.pop("settings", {})
     rec = dict(schema=1, kind=run.kind, slug=run.slug, source=run.source, target=run.target, profile=run.profile,
                protocol=run.protocol, seed=run.seed,
                settings=settings, env=environment(), timing=clock.read(train_s, threads, import_s, earlier)) | body
