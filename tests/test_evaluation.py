@@ -1,4 +1,6 @@
 """Agreement of estimators with transferability: small examples by hand, and simulations whose answer is known."""
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +16,7 @@ from catscans.recommend import medmnist
 from catscans.figures import gallery
 from catscans.figures.maps import matrices_of
 
-FAST = dict(n_boot=500, n_perm=300)
+FAST = dict(n_perm=300)
 
 
 def made(targets=8, sources=7, signal=1., seed=0, group=None):
@@ -79,15 +81,83 @@ def test_a_distance_is_turned_round():
     with pytest.raises(UserError, match="direction"): ranking.agreement(p, 0)
 
 
-def test_intervals_cover_and_draw_families():
+def test_intervals_cover_and_turn_families():
     r, hit = np.random.default_rng(0), 0
     for i in range(200):
-        effect = np.repeat(r.standard_normal(12), 3)
-        m, lo, hi = ranking.over_groups(effect + .1*r.standard_normal(36), np.repeat(range(12), 3), n_boot=400, seed=i)
+        effect = np.repeat(r.standard_normal(8), 3)
+        m, lo, hi = ranking.over_groups(effect + .1*r.standard_normal(24), np.repeat(range(8), 3))
         hit += lo <= 0 <= hi
-    assert 165 <= hit <= 196, f"{hit} of 200 intervals of 95 % hold the truth"
-    naive = sum(lo <= 0 <= hi for lo, hi in (ranking.over_groups(np.repeat(r.standard_normal(12), 3), range(36), n_boot=200)[1:] for _ in range(100)))
-    assert naive < 85, "drawing members of families as if they were independent is too bold"
+    assert 182 <= hit <= 199, f"{hit} of 200 intervals of 95 % hold the truth"
+    naive = sum(lo <= 0 <= hi for lo, hi in (ranking.over_groups(np.repeat(r.standard_normal(5), 3), range(15))[1:] for _ in range(60)))
+    assert naive < 50, "turning members of families as if they were independent is too bold"
+
+
+# ---- sign flips over families
+
+def brute(v, g, value=0.):
+    "the definition: the share of all patterns of signs of the family sums that are as far from 0"
+    s = np.array([(v[g == f] - value).sum() for f in np.unique(g)])
+    return np.mean([abs(np.dot(e, s)) >= abs(s.sum()) - 1e-12 for e in itertools.product((1, -1), repeat=len(s))])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_sign_flips_are_the_definition_and_the_interval_is_the_test_turned_round(seed):
+    r, e = np.random.default_rng(seed), 1e-6
+    g = np.r_[np.arange(7), r.integers(0, 7, 5)]
+    v = np.where(r.random(12) < .25*(seed % 2), 0, r.standard_normal(12) + .4)
+    f, s = ranking.sign_flips(v, g, .9), np.array([v[g == i].sum() for i in range(7)])
+    assert f["p"] == pytest.approx(brute(v, g), abs=1e-12) and f["least_p"] == 2/2**np.count_nonzero(s) and f["moved"] == np.count_nonzero(s)
+    assert f["families"] == 7 and f["exact"] and f["mean"] == pytest.approx(v.mean()) and f["lo"] < f["mean"] < f["hi"]
+    for end, inside in ((f["lo"], e), (f["hi"], -e)):
+        assert brute(v, g, end + inside) > .1 - 1e-12 >= brute(v, g, end - inside), "what the interval holds is what is not refused"
+
+
+def test_the_least_p_is_the_p_of_all_families_on_one_side():
+    for k in range(1, 9):
+        for still in (0, 3):
+            f = ranking.sign_flips([1.5]*k + [0]*still, range(k + still))
+            assert f["p"] == f["least_p"] == 2/2**k and (f["lo"] is None) == (k + still < 6)
+    assert ranking.sign_flips([-1]*4 + [0]*6, range(10))["p"] == .125
+
+
+def test_sign_flips_see_sides_and_nothing_else():
+    r = np.random.default_rng(4)
+    v, g = r.standard_normal(11) + .8, np.array(list("aabbcdefghi"))
+    a, b, c = ranking.sign_flips(v, g), ranking.sign_flips(-10*v, g), ranking.sign_flips(v[::-1], g[::-1])
+    assert a["p"] == b["p"] == c["p"] < 1 and a["lo"] == pytest.approx(-b["hi"]/10) and a["hi"] == pytest.approx(c["hi"])
+    assert ranking.sign_flips(np.append(v, np.nan), np.append(g, "new")) == a, "what is not known is left out, its family too"
+    assert ranking.sign_flips([.1, .2, -.3] + [1]*6, range(9))["p"] == ranking.sign_flips([1, 2, -3] + [10]*6, range(9))["p"] == 10/512, "rounding is no difference"
+    for bad, says in ((lambda: ranking.sign_flips([1, 2], [1]), "one family per value"), (lambda: ranking.over_groups(v, g, 0), "received 0, allowed is a share")):
+        with pytest.raises(UserError, match=says): bad()
+
+
+def test_many_families_are_sampled_by_a_seed_and_keep_their_level():
+    v = np.random.default_rng(1).standard_normal(14) + .5
+    whole, part = ranking.sign_flips(v, range(14)), ranking.sign_flips(v, range(14), limit=2**11)
+    assert whole["exact"] and not part["exact"] and part == ranking.sign_flips(v, range(14), limit=2**11) != ranking.sign_flips(v, range(14), limit=2**11, seed=9)
+    assert part["p"] == pytest.approx(whole["p"], abs=.03) and ranking.sign_flips([1.]*14, range(14), limit=2**11)["p"] >= 2/(2**11 + 2), "what was seen is one of the patterns"
+    p = np.array([ranking.sign_flips(np.random.default_rng(s).standard_normal(9), range(9), limit=128)["p"] for s in range(300)])
+    assert (p <= .05).mean() < .05 + 3*(.05*.95/300)**.5
+
+
+def test_the_test_keeps_its_level_where_nothing_is_there():
+    r = np.random.default_rng(2)
+    p = np.array([ranking.sign_flips(r.standard_normal(7), range(7))["p"] for _ in range(600)])
+    assert .015 < (p <= .05).mean() < .075 and .4 < p.mean() < .6
+
+
+def test_statements_read_together():
+    p, could = ranking.together([.01, .04, .03], [.001]*3)
+    assert p == pytest.approx([.03, .06, .06]) and could.all()
+    p, could = ranking.together([.04] + [1]*40, [.04] + [.5]*40)
+    assert p[0] == .04 and could.sum() == 1, "what could not be told weighs on nothing"
+    p, could = ranking.together([2/64]*2 + [.5], [2/64]*2 + [.5])
+    assert (p == 1).all() and not could.any(), "two comparisons of six families, p 0.031 each, cannot be told at 5 % together"
+    r, false = np.random.default_rng(3), 0
+    for _ in range(300):
+        tests = [ranking.sign_flips(r.standard_normal(8), range(8)) for _ in range(5)]
+        if min(p := [t["p"] for t in tests]) <= .05: false += (ranking.together(p, [t["least_p"] for t in tests])[0] <= .05).any()
+    assert false/300 < .05 + 3*(.05*.95/300)**.5, "one false statement or more in one reading of twenty"
 
 
 def test_few_targets_give_plain_values_instead_of_an_interval():

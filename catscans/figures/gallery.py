@@ -192,7 +192,7 @@ def panels(
     cols = cols or (4 if len(many) > 12 else min(3, len(many)))
     rows = -(-len(many)//cols)
     wide, short = 9.9 if len(many) > 12 else 7.4, cols > 2
-    each = (", in brackets its 95 % bootstrap interval over families" if stat.weighted_tau_lo.notna().any()
+    each = (", in brackets its 95 % interval over families" if stat.weighted_tau_lo.notna().any()
             else ", in brackets that of each target" if len(targets) > 1 else "")
     # room for the mark, which sinks as figures grow
     fig, axes = canvas(st or Study("medmnist", "as published", (), (), (), "none"),
