@@ -900,6 +900,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'catscans/metrics/correlation.py'),
                                               'catscans.metrics.correlation.correlation_table': ( 'metrics/correlation.html#correlation_table',
                                                                                                   'catscans/metrics/correlation.py'),
+                                              'catscans.metrics.correlation.fisher_interval': ( 'metrics/correlation.html#fisher_interval',
+                                                                                                'catscans/metrics/correlation.py'),
                                               'catscans.metrics.correlation.pair_subsets': ( 'metrics/correlation.html#pair_subsets',
                                                                                              'catscans/metrics/correlation.py'),
                                               'catscans.metrics.correlation.pearson_of': ( 'metrics/correlation.html#pearson_of',
