@@ -58,13 +58,19 @@ def provenance(
     st:Study,      # what is shown
     what="",       # what was counted: "120 folds of 24 pairs"
     where=None,    # default: the records
-    one_seed=True, # False: it shows all seeds of the profile
+    one_seed=None, # where it shows the records of one seed only: which
 )->str:
     "The line under every figure and table."
     where = where or st.where
+    return f"Profile {st.profile}, protocol {st.protocol}{_seeds_of(st, one_seed)}: {what + ' from ' if what else ''}{where}."
+
+def _seeds_of(st, one):
+    "which of a profile's seeds are shown, where it has several"
     p = PROFILES.get(st.profile)
-    seed = f", seed {p.seed} of {len(p.seeds)}" if one_seed and p and len(p.seeds) > 1 else ""       # most show one
-    return f"Profile {st.profile}, protocol {st.protocol}{seed}: {what + ' from ' if what else ''}{where}."
+    if st.of_authors or not p or len(p.seeds) < 2: return ""
+    shown = st.seeds if one is None else (one,)
+    return (f", seed {shown[0]} of {len(p.seeds)}" if len(shown) == 1
+            else f", seeds {', '.join(map(str, shown))}" + (f" of {len(p.seeds)}" if len(shown) < len(p.seeds) else ""))
 
 @functools.cache
 def _shown():
@@ -75,22 +81,47 @@ def _shown():
         def __repr__(self): return ""
     return Shown
 
+# %% ../../nbs/figures/00_style.ipynb #5f4db5ff
+@functools.cache
+def _inches(line, size):
+    "width of a line of bold letters; hinted ones are a little wider"
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+    return 1.06*TextPath((0, 0), line, prop=FontProperties(family="DejaVu Sans", weight="bold", size=size)).get_extents().width/72
+
+def _fit(text, width, size):
+    "`text` in lines that are no wider than `width` inches; its own line breaks stay"
+    out = []
+    for line in text.split("\n"):
+        out.append("")
+        for word in line.split(" "):
+            longer = f"{out[-1]} {word}" if out[-1] else word
+            if out[-1] and _inches(longer, size) > width: out.append(word)
+            else: out[-1] = longer
+    return "\n".join(out)
+
 # %% ../../nbs/figures/00_style.ipynb #67f81198
 def canvas(
     st:Study,            # what is shown
-    title:str,           # what the figure says
-    size=(7.2, 3.),      # inches
+    title:str,           # what the figure says: its finding
+    size=(7.2, 3.),      # inches; lines that title and subtitle take beyond the first are added
     rows=1, cols=1,      # panels
     what="",             # for `provenance`
     more="",             # a second sentence under the figure
     where=None,          # for `provenance`
     head=0,              # inches kept free under the title
-    one_seed=True,       # for `provenance`
+    one_seed=None,       # for `provenance`
+    sub="",              # what is drawn, in smaller letters under the title
     **kw):               # for `Figure.subplots`
     "A figure and its panels (rows, cols)."
     import textwrap
+    title, sub = _fit(title, size[0] - (1.6 if st.watermark else .1), 10), _fit(sub, size[0] - .1, 8)
+    beyond, below = .17*title.count("\n"), .15*len(sub.splitlines())
+    size, head = (size[0], size[1] + beyond + below), max(head, .3 if sub else 0) + bool(head or sub)*(beyond + below)
     fig = _shown()(size, layout="constrained")
     fig.suptitle(title, x=.008, **(dict(y=1-.06/size[1], va="top") if head else {}), ha="left")
+    if sub:
+        fig.text(.008, 1 - (.25 + beyond)/size[1], sub, va="top", fontsize=8, color=GREY, linespacing=1.2, gid="subtitle")
     # hinted letters are wider in small pictures
     line = textwrap.fill(f"{provenance(st, what, where, one_seed)} {more}".strip(), int(size[0]*19),
                          break_on_hyphens=False)
@@ -98,12 +129,15 @@ def canvas(
     fig.foot, fig.head = (.06 + .125*(line.count("\n") + 1))/size[1], head/size[1]
     fig.get_layout_engine().set(w_pad=.06, h_pad=.05, rect=(0, fig.foot, 1, 1 - fig.foot - fig.head))
     fig.text(.008, .05/size[1], line, va="bottom", fontsize=6.5, color=GREY, linespacing=1.3)
-    if st.watermark:
-        fig.text(.992, 1 - .045/size[1], st.watermark.upper(), ha="right", va="top", fontsize=7.5, weight="bold",
-                 color="white", bbox=dict(boxstyle="round,pad=.35", fc="#B00020", ec="none"), gid="watermark")
-        fig.text(.5, .5, st.watermark, ha="center", va="center", rotation=15, fontsize=6.6*size[0], color="#B00020",
-                 alpha=.09, zorder=-1)
+    if st.watermark: _mark(fig, st.watermark, size)
     return fig, fig.subplots(rows, cols, squeeze=False, **kw)
+
+def _mark(fig, mark, size):
+    "the mark of images that are not real: a tag in the corner, and large letters behind the panels"
+    fig.text(.992, 1 - .045/size[1], mark.upper(), ha="right", va="top", fontsize=7.5, weight="bold",
+             color="white", bbox=dict(boxstyle="round,pad=.35", fc="#B00020", ec="none"), gid="watermark")
+    fig.text(.5, .5, mark, ha="center", va="center", rotation=15, fontsize=6.6*size[0], color="#B00020",
+             alpha=.09, zorder=-1)
 
 # %% ../../nbs/figures/00_style.ipynb #12f32c45
 def legend(fig, handles, ncols=5, handlelength=1.3):

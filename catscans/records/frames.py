@@ -79,18 +79,20 @@ def complete(
     kind:str|None=None,      # "pretrain" or "finetune" only
     sources=None,            # only these sources
     targets=None,            # only these targets
+    seeds=None,              # only these seeds
 )->pd.DataFrame: # slug, kind, source, target, done
     "The runs of a profile, or of a part of its grid, and whether each has its record."
     rows = [dict(slug=r.slug, kind=r.kind, source=r.source, target=r.target, done=r.record.exists())
-            for r in runs(profile, sources, targets, protocol)]
+            for r in runs(profile, sources, targets, protocol, seeds)]
     df = pd.DataFrame(rows, columns=["slug", "kind", "source", "target", "done"])
     return df if kind is None else df[df.kind == kind].reset_index(drop=True)
 
 def require(
-    profile:str, protocol:str|None=None, kind:str|None=None, sources=None, targets=None,  # as for `complete`
+    profile:str, protocol:str|None=None, kind:str|None=None,
+    sources=None, targets=None, seeds=None,  # all as for `complete`
 )->list: # of slugs, all of them done
     "A `UserError` with the list of what is missing unless every run has its record."
-    df = complete(profile, protocol, kind, sources, targets)
+    df = complete(profile, protocol, kind, sources, targets, seeds)
     if len(missing := df.slug[~df.done]):
         raise UserError(f"profile {profile} is not complete, {len(missing)} of {len(df)} records are missing: "
                         f"{', '.join(missing)}; do catscans run --profile {profile}{_parts_of(profile)}")
@@ -106,10 +108,11 @@ def _number(v): return np.nan if v is None else v
 def tidy(
     profile:str,             # name
     protocol:str|None=None,  # default: the profile's
+    seed:int|None=None,      # default: the profile's
 )->pd.DataFrame: # source, target, fold, auc_ovr_weighted, ..., profile, protocol, seed
     "The fold metrics of every finished pair of a profile."
     rows = []
-    for rec in load_all(profile, protocol):
+    for rec in load_all(profile, protocol, seed):
         for f in rec.get("folds", []) if rec["kind"] == "finetune" else []:
             scores = {k: _number(v) for k, v in f.items() if k != "fold" and not isinstance(v, (dict, str))}
             rows.append(dict(source=rec["source"], target=rec["target"], fold=f["fold"], **scores,
@@ -121,11 +124,11 @@ def tidy(
 _RUN = ("slug", "kind", "source", "target", "protocol", "strategy", "seed")
 
 def settings_frame(
-    profile:str, protocol:str|None=None,  # as for `tidy`
+    profile:str, protocol:str|None=None, seed:int|None=None,  # as for `tidy`
 )->pd.DataFrame: # one row per run
     "Settings, sizes, machine and cost of every finished run; `fixed_s`: seconds outside training steps."
     rows = []
-    for rec in load_all(profile, protocol):
+    for rec in load_all(profile, protocol, seed):
         row = {k: rec[k] for k in _RUN}
         row |= {k: v if not isinstance(v, (dict, list)) else json.dumps(v) for k, v in rec["settings"].items()}
         for side, d in rec["data"].items():
@@ -143,22 +146,22 @@ def settings_frame(
 
 # %% ../../nbs/records/03_frames.ipynb #4134ea64
 def histories(
-    profile:str, protocol:str|None=None,  # as for `tidy`
+    profile:str, protocol:str|None=None, seed:int|None=None,  # as for `tidy`
 )->pd.DataFrame: # slug, kind, source, target, fold, epoch, loss, accuracy, lr
     "Training curves of every finished run."
     rows = [dict(slug=rec["slug"], kind=rec["kind"], source=rec["source"], target=rec["target"], fold=i, epoch=e,
                  loss=_number(l), accuracy=_number(a), lr=_number(lr))
-            for rec in load_all(profile, protocol) for i, h in enumerate(rec["history"], 1)
+            for rec in load_all(profile, protocol, seed) for i, h in enumerate(rec["history"], 1)
             for e, (l, a, lr) in enumerate(zip(h["loss"], h["accuracy"], h["lr"]), 1)]
     return pd.DataFrame(rows, columns=["slug", "kind", "source", "target", "fold", "epoch", "loss", "accuracy", "lr"])
 
 def evaluations(
-    profile:str, protocol:str|None=None,  # as for `tidy`
+    profile:str, protocol:str|None=None, seed:int|None=None,  # as for `tidy`
 )->pd.DataFrame: # source, part, accuracy, auc_ovr_weighted, ...
     "How well each source learned its own task, on its training, validation and test part."
     return pd.DataFrame([dict(source=rec["source"], part=part,
                               **{k: _number(v) for k, v in m.items() if not isinstance(v, (dict, list))})
-                         for rec in load_all(profile, protocol) if rec["kind"] == "pretrain"
+                         for rec in load_all(profile, protocol, seed) if rec["kind"] == "pretrain"
                          for part, m in rec["evaluation"].items()])
 
 # %% ../../nbs/records/03_frames.ipynb #a7a437b4

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from inspect import Parameter, signature
 import numpy as np, pandas as pd
 from ..core.basics import UserError, choose
-from ..core.grid import NOT_RECORDED, PAPER_SOURCES, PAPER_TARGETS, PROFILES, get_profile, runs
+from ..core.grid import NOT_RECORDED, PAPER_SOURCES, PAPER_TARGETS, PROFILES, Run, get_profile, runs, seeds_of
 from ..core.protocols import setting
 from . import authors, frames
 
@@ -32,14 +32,32 @@ class Study:
     @property
     def where(self)->str: return f"results/{self.profile}/records"
 
+    @property
+    def seeds(self)->tuple:
+        "The seeds with which at least one of the pairs was trained; before any was, the profile's first."
+        done = tuple(k for k in seeds_of(get_profile(self.profile))
+                     if any(Run(s, t, self.profile, self.protocol, k).record.exists() for s, t in self.pairs))
+        return done or (get_profile(self.profile).seed,)
+
+    def of_seeds(self, read)->pd.DataFrame: # `read`: tidy, settings_frame, histories or evaluations of `records.frames`
+        "A table of all seeds, one below the other, with the column `seed`."
+        return pd.concat([read(self.profile, self.protocol, k).assign(seed=k) for k in self.seeds], ignore_index=True)
+
     def folds(self)->pd.DataFrame:
-        "a row per fold, before pairs are left out; missing records stop here, by name"
-        frames.require(self.profile, self.protocol, "finetune",
-                       tuple(dict.fromkeys(s for s, _ in self.pairs)), self.targets)
-        return frames.tidy(self.profile, self.protocol)
+        "a row per fold of every seed, before pairs are left out; what the first seed lacks stops here, by name"
+        frames.require(self.profile, self.protocol, "finetune", tuple(dict.fromkeys(s for s, _ in self.pairs)),
+                       self.targets, (get_profile(self.profile).seed,))
+        return self.of_seeds(frames.tidy)
+
+    def records(self)->list:
+        "The record of every finished fine-tuning of the pairs, seed by seed."
+        pairs = set(self.pairs)
+        return [r for k in self.seeds for r in frames.load_all(self.profile, self.protocol, k)
+                if r["kind"] == "finetune" and (r["source"], r["target"]) in pairs]
 
     def fold_auc(self)->pd.DataFrame:
-        "One row per fold of every pair. `UserError` where records are missing or mix protocols."
+        """One row per fold and seed of every pair, with the column `seed`.
+        `UserError` where records are missing or mix protocols."""
         df = self.folds()
         if len(p := set(df.protocol)) > 1: raise UserError(f"no table mixes protocols: received {', '.join(sorted(p))}")
         return self.rows_of(df)
@@ -60,6 +78,9 @@ class AuthorsStudy(Study):
 
     @property
     def where(self)->str: return "the authors' record (vcheplygina/cats-scans, results/)"
+
+    @property
+    def seeds(self)->tuple: return (0,)    # each pair stands in it once
 
     def folds(self)->pd.DataFrame: return authors.fold_auc(self.rec)
 
