@@ -2038,6 +2038,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'catscans.study.engine._follow': ('study/engine.html#_follow', 'catscans/study/engine.py'),
                                        'catscans.study.engine._keep_figures': ( 'study/engine.html#_keep_figures',
                                                                                 'catscans/study/engine.py'),
+                                       'catscans.study.engine._not_made': ('study/engine.html#_not_made', 'catscans/study/engine.py'),
                                        'catscans.study.engine._now': ('study/engine.html#_now', 'catscans/study/engine.py'),
                                        'catscans.study.engine._run': ('study/engine.html#_run', 'catscans/study/engine.py'),
                                        'catscans.study.engine._set_aside': ('study/engine.html#_set_aside', 'catscans/study/engine.py'),

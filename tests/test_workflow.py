@@ -191,6 +191,31 @@ def test_whole_toy_grid_is_planned(project):
     assert "total" in text and any(line.split() == ["total", "39"] for line in text.splitlines()), text[-800:]   # 9 + 27 + similarity + results + all
 
 
+def test_weights_without_their_record_do_not_stand_for_it(project):
+    "a kill between the two, a record that was removed: what starts from the source waits for it, and is not forgotten"
+    folder, env = project
+    (weights := folder/"work"/"toy"/"weights"/"pretrain-toy-dtd-grouped-s1.weights.h5").parent.mkdir(parents=True)
+    weights.write_text("of a run that was killed")
+    records = [str(folder/"results"/"toy"/"records"/f"{s}.json") for s in SLUGS if "dtd" in s]
+    cmd = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT/"workflow"/"Snakefile"), "--directory", str(folder/"work"), "--cores", "2",
+           "--config", "profile=toy", "--workflow-profile", str(ROOT/"workflow"/"profiles"/"default"), "--dry-run", "--quiet", "host", "--", *records]
+    p = subprocess.run(cmd, env=env, capture_output=True, text=True, timeout=120)
+    assert p.returncode == 0 and any(line.split() == ["total", "2"] for line in (p.stdout + p.stderr).splitlines()), (p.stdout + p.stderr)[-800:]
+
+
+def test_done_is_said_only_when_every_product_is_there(tmp_path, monkeypatch, capsys):
+    "an engine that ends well has not said that it made what was asked for"
+    from catscans.study import engine, status
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.setenv("CATSCANS_WORK", str(tmp_path/"work"))
+    steps = plan.plan("toy", ["dtd"], ["chest"])
+    monkeypatch.setattr(engine, "left_of", lambda steps: {steps[1].slug: done.Why("not run yet", "missing")})
+    assert engine._summary("toy", steps, status.Watch(steps, steps, 1), 0, tmp_path/"log", 1.) == 1
+    out, err = capsys.readouterr()
+    assert "are done" not in out and "1 step is not done" in err and "finetune toy-dtd -> toy-chest: not run yet" in err
+    monkeypatch.setattr(engine, "left_of", lambda steps: {})
+    assert engine._summary("toy", steps, status.Watch(steps, steps, 1), 0, tmp_path/"log", 1.) == 0 and "2 of 2 steps are done" in capsys.readouterr().out
+
+
 @pytest.mark.slow(29)
 def test_published_is_drawn_once_and_again_when_a_figure_is_gone(project):
     folder, env = project

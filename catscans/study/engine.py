@@ -263,7 +263,17 @@ def _ended_badly(profile, watch, log)->int:
     return 2 if errors and all(e.startswith("UserError") for _, e in errors) else 1
 
 # %% ../../nbs/study/07_engine.ipynb #779e099d
+def _not_made(profile, steps, left)->int:
+    "print what is left although the engine found nothing more to do; returns the exit code"
+    print(f"catscans: {profile}: the workflow engine ended without an error, but {counted(len(left), 'step is', 'steps are')} "
+          "not done; the same command goes on from here", file=sys.stderr)
+    for s in steps:
+        if s.slug in left: print(f"  {s.title}: {left[s.slug]}", file=sys.stderr)
+    return 1
+
 def _summary(profile, steps, watch, code, log, seconds)->int:
     "print how it ended; returns the exit code"
     if code or watch.which("failed") or watch.which("running"): return _ended_badly(profile, watch, log)
+    # an engine that had nothing left to do has not said that everything is there
+    if left := left_of(steps): return _not_made(profile, steps, left)
     return _ended_well(profile, steps, watch.which("done"), seconds)
