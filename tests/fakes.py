@@ -17,7 +17,10 @@ if run.slug == os.environ.get("FAKE_FAIL"): raise ValueError("a planted fault")
 if run.slug == os.environ.get("FAKE_USER_ERROR"): raise UserError("images/7.png cannot be read")
 if run.slug == os.environ.get("FAKE_DIE"): os.kill(os.getpid(), 9)
 time.sleep(float(os.environ.get("FAKE_SLEEP", 0)))
-if run.target is None: run.weights.write_text(run.slug)
+if run.target is None:
+    import numpy as np
+    from catscans.models.weights import save_weights
+    save_weights(dict(a=np.frombuffer(run.slug.encode(), "uint8")), run.weights)
 elif run.source != "random": assert Run(run.source, None, profile, protocol, seed).weights.exists()
 rec = example_record(run)
 from dataclasses import asdict

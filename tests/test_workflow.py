@@ -159,6 +159,50 @@ def test_other_settings_and_lost_weights_are_run_again(finished):
     assert others == {f: f.stat().st_mtime_ns for f in others}
 
 
+def flip(path, at):
+    "another byte at a place in a file"
+    b = bytearray(path.read_bytes()); b[at] ^= 1; path.write_bytes(b)
+
+
+@pytest.mark.slow(9)
+def test_damaged_weights_are_named_and_made_again(finished):
+    folder, env = finished
+    weights, record = folder/"work/toy/weights/pretrain-toy-dtd-grouped-s1.weights.h5", folder/"results"/"toy"/"records"/"finetune-toy-dtd--toy-chest-grouped-s1.json"
+    whole = weights.read_bytes()
+    flip(weights, whole.index(b"pretrain-toy-dtd"))
+    assert "nothing to do" in catscans(env, *SMALL).stdout           # nobody reads them
+    record.unlink()
+    p = catscans(env, *SMALL)
+    assert p.returncode == 0 and "2 of them now" in p.stdout and f"note: the weights in {weights} are not those that were recorded" in p.stderr, p.stderr
+    assert weights.read_bytes() == whole and record.exists()
+
+
+def test_weights_are_compared_with_their_record_before_they_are_used(tmp_path, monkeypatch):
+    "by whoever is about to train from them: the engine, a slice, a notebook"
+    import numpy as np
+    from types import SimpleNamespace
+    from catscans.core.basics import UserError
+    from catscans.models.weights import save_weights
+    from catscans.transfer import run as transfer_run
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.setenv("CATSCANS_WORK", str(tmp_path/"work"))
+    steps = plan.plan("toy", ["dtd", "stl10"], ["chest"])
+    pre = next(s for s in steps if s.slug == "pretrain-toy-dtd-grouped-s1")
+    rec, weights = examples.example_record(pre.run), dict(a=np.arange(99, dtype="float32"))
+    source = SimpleNamespace(x=np.zeros((1, 32, 32, 3)), fingerprint=rec["data"]["source"]["fingerprint"])
+    job = transfer_run.Job(grid.Run("toy-dtd", "toy-chest"), grid.PROFILES["toy"], None, 32)
+    with pytest.raises(UserError, match="no record .*pretrain-toy-dtd"): transfer_run._source_weights(job, source)
+    store.write(rec | dict(folds=[dict(weights_sha256=save_weights(weights, pre.run.weights))]))
+    assert done.damaged_weights(steps, dict.fromkeys(s.slug for s in steps if s.run.target)) == {}
+    assert np.array_equal(transfer_run._source_weights(job, source)["a"], weights["a"])
+    save_weights(dict(a=weights["a"] + 1), pre.run.weights)          # whole, but of another training
+    for damage in (lambda: None, lambda: flip(pre.run.weights, pre.run.weights.read_bytes().index(np.float32(50).tobytes())), lambda: pre.run.weights.write_bytes(b"")):
+        damage()
+        [(slug, why)] = done.damaged_weights(steps, dict.fromkeys(s.slug for s in steps if s.run.target)).items()
+        assert slug == pre.slug and why.kind == "weights" and str(pre.run.weights) in why and "delete" not in why
+        with pytest.raises(UserError, match="pretrain-toy-dtd.*(not those that were recorded|not a readable weights file)"): transfer_run._source_weights(job, source)
+    assert done.damaged_weights(steps, {}) == {}                     # what nobody reads is not read
+
+
 @pytest.mark.slow(10)
 def test_damaged_record_and_one_of_other_generated_images_are_run_again(finished):
     folder, env = finished

@@ -27,7 +27,7 @@ from ..training.trainer import Trainer, fit
 from ..transfer.world import World
 from ..transfer import run as transfer_run
 from ..study.plan import Step
-from ..study.done import problem, starts_from, todo
+from ..study.done import damaged_weights, problem, starts_from, todo
 from .parcels import Inputs, folds_name, grid, pack_inputs, recipes_of, single_name
 
 # %% ../../nbs/slices/01_run.ipynb #1307e470
@@ -381,7 +381,8 @@ def prepare(
         if r not in inputs.runs or r.record.exists(): continue
         with atomic(r.record) as tmp: tmp.write_text(json.dumps(rec) + "\n")
     for f in (out/"work"/"failed").glob("*.txt"): f.unlink()      # they are tried again
-    why = todo(steps := steps_of(inputs), world_of(inputs))
+    why = todo(steps := steps_of(inputs), world := world_of(inputs))
+    why |= damaged_weights(steps, why, world)
     for s in steps:
         if s.slug not in why or not s.product.exists(): continue
         show(f"{s.slug}  again: {why[s.slug]}")

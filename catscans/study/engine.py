@@ -16,7 +16,7 @@ from ..core.files import atomic, data_dir, figures_dir, project_dir, work_dir
 from ..core.grid import PROFILES
 from ..records.frames import fixed_cost_line
 from .plan import notebook, plan, read_json
-from .done import left_of, looking, Why
+from .done import damaged_weights, left_of, looking, with_needs, Why
 from .machine import ENGINES, check_backend, gpus, jobs_for, only_one
 from .status import Watch, duration, first_line, part_request
 from .checks import check_data
@@ -71,6 +71,7 @@ def _set_aside(steps, left):
         if not s.product.exists(): continue
         if s.notebook in ("results", "audit") or left[s.slug].kind == "weights":
             s.product.unlink()         # a note of what was drawn; a record that will be the same
+            if s.run: s.run.weights.unlink(missing_ok=True)
             continue
         shutil.move(s.product, work_dir(s.profile, "set-aside")/f"{time.strftime('%Y%m%d-%H%M%S')}-{s.product.name}")
         moved += 1
@@ -152,10 +153,13 @@ def _stop(engine, how=signal.SIGTERM):
     psutil.wait_procs(family, 3)
 
 # %% ../../nbs/study/07_engine.ipynb #43edd1b5
-def _asked(request, only, again)->tuple: # steps, why some have to run, these
-    "what a request comes to now"
+def _asked(request, only, again, weights=False)->tuple: # steps, why some have to run, these
+    "what a request comes to now; with `weights` those that will be read are read and compared with their records"
     steps = [s for s in plan(**request) if not only or s.notebook in only]
     left = left_of(steps)
+    if weights and (bad := damaged_weights(steps, left)):
+        for why in bad.values(): print(f"catscans: note: {why}; its source is pretrained again", file=sys.stderr)
+        left = with_needs(steps, left | bad)
     if again: left = {s.slug: left.get(s.slug, Why("asked for", "asked")) for s in steps}
     return steps, left, [s for s in steps if s.slug in left]
 
@@ -193,7 +197,7 @@ def run(
         _check(profile, doing, engine)
     if profile in PROFILES and engine == "local": check_data(doing)
     with only_one(profile) as (lock, note):
-        steps, left, doing = _asked(request, only, again)                    # another run may have just ended
+        steps, left, doing = _asked(request, only, again, weights=True)      # another run may have just ended
         if not doing: return 0
         _set_aside(doing, left)
         way = _Way(jobs or jobs_for(profile), engine, verbose, lock, note)

@@ -16,7 +16,7 @@ from ..core.basics import UserError, digest, pack, seed_for
 from ..core.files import work_dir
 from ..core.grid import Profile, Run
 from ..core.protocols import setting
-from ..records.store import PHASES
+from ..records.store import PHASES, trained_sha
 from ..metrics.scores import HEADLINES
 from ..datasets.splits import Fold, shared_group_rate
 from ..datasets.leaks import ids_of, relation
@@ -133,11 +133,12 @@ def _pretrain_run(job)->dict:
     run, images = job.run, job.images(job.run.source)
     out = pretrain(images, job.recipe, run.protocol, seed=seed_for(run.slug), key=digest(run.slug, images.fingerprint),
                    checkpoint=job.checkpoints/"checkpoint.npz", **job.how)
-    save_weights(out.weights, run.weights, source=run.source, classes=json.dumps(list(map(str, images.classes))),
-                 licence=str(getattr(images.card, "licence", "") or ""))
+    sha = save_weights(out.weights, run.weights, source=run.source,
+                       classes=json.dumps(list(map(str, images.classes))),
+                       licence=str(getattr(images.card, "licence", "") or ""))
     s, test = out.split, out.evaluation["test"]
     fold = dict(fold=1, n_train=len(s.train), n_valid=len(s.valid), n_test=len(s.test),
-                weights_sha256=weights_sha256(out.weights)) | test
+                weights_sha256=sha) | test
     return dict(strategy="pretrain", data=dict(source=_describe(images), target=None), evaluation=out.evaluation,
                 folds=[fold], metrics=fold_means([fold]), splits=_one_split(s, images, run.protocol),
                 history=[{k: [h[k] for h in out.history] for k in out.history[0]}],
@@ -156,7 +157,9 @@ def _pretrain_without(
     recipe = job.world.recipe_for(job.profile.recipe, "pretrain", run.source, run.protocol)
     path = job.checkpoints/(
         f"{name}-{digest(source.fingerprint, keep, recipe_key(recipe), job.size, job.profile.arch)[:8]}.h5")
-    if path.exists(): return load_weights(path)
+    if path.exists():
+        try: return load_weights(path)
+        except UserError as e: (job.show or print)(f"{e}; they are made again now")
     # another network
     if trainer and (trainer.n_classes, trainer.recipe.dropout) != (len(source.classes), recipe.dropout): trainer = None
     checkpoint = job.checkpoints/f"{name}-checkpoint.npz"
@@ -169,18 +172,18 @@ def _pretrain_without(
 
 # %% ../../nbs/transfer/02_run.ipynb #3f90eb14
 def _source_weights(job, source)->dict:
-    "weights of the finished pretraining, refused where it saw other images than those at hand"
+    "weights of the finished pretraining, refused where they are not those, or it saw other images than those at hand"
     run = job.run
     before = run.pretraining
-    rec = job.world.read(before.record) if before.record.exists() else None
+    rec = job.world.read(before.record)
     # in `paper` some sources are larger than the target's images
-    if rec and rec["settings"]["size"] != source.x.shape[1]:
+    if rec["settings"]["size"] != source.x.shape[1]:
         source = job.images(run.source, rec["settings"]["size"])
-    if rec and (seen := rec["data"]["source"]["fingerprint"]) != source.fingerprint:
+    if (seen := rec["data"]["source"]["fingerprint"]) != source.fingerprint:
         raise UserError(f"{run.source} was pretrained on other images than those at hand "
                         f"(fingerprints {seen} and {source.fingerprint}): "
                         f"put the first ones back, or delete {before.record} to pretrain again")
-    return load_weights(before.weights)
+    return load_weights(before.weights, trained_sha(rec))
 
 # %% ../../nbs/transfer/02_run.ipynb #380b5237
 @dataclass(frozen=True)
