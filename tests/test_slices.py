@@ -104,6 +104,38 @@ def test_a_damaged_or_outdated_archive_places_nothing(both, tmp_path, monkeypatc
     assert not (tmp_path/"home").exists()
 
 
+def archive(path, *recs, profile="tiny", names=()):
+    "records as an archive that says of itself that it is whole"
+    import gzip, hashlib, zipfile
+    members = {f"{names[i] if names else r.get('slug', 'x')}.json.gz": gzip.compress(json.dumps(r).encode()) for i, r in enumerate(recs)}
+    about = dict(format=1, profile=profile, records={k: hashlib.sha256(v).hexdigest() for k, v in members.items()})
+    with zipfile.ZipFile(path, "w") as z:
+        z.writestr("about.json", json.dumps(about))
+        for k, v in members.items(): z.writestr(k, v)
+    return path
+
+
+def test_records_are_placed_only_under_the_names_of_the_grid(both, tmp_path, monkeypatch):
+    "the fields of a record become the name of a file: a path in one of them would be written to"
+    (tmp_path/"home").mkdir(); (tmp_path/"outside").mkdir()
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path/"home"))
+    rec = next(r for r in slices_run.open_records(both[0]/"gpu"/slices_run.ARCHIVE)[1].values() if r["kind"] == "finetune")
+    up = "../../../../outside/x"
+    for changed in (dict(source=f"{up}/../y"), dict(target=up), dict(seed=up), dict(seed=1.0), dict(seed=True), dict(protocol=up), dict(profile="../../outside"),
+                    dict(profile="toy"), dict(source="toy-dtd"), dict(source=["toy-dtd"])):
+        r = rec | changed
+        r["slug"] = slices_run._run_of(r).slug
+        with pytest.raises(UserError, match="is no run of the profile tiny"): slices_run.unpack_records(archive(tmp_path/"a.zip", r))
+    for r, said in (({k: v for k, v in rec.items() if k != "seed"}, "does not say which run it is"), (["no record"], "does not say"), (rec | dict(folds={}), "is damaged|missing keys"),
+                    (rec | dict(predictions={}), "is damaged"), (rec | dict(slug="another"), "another holds|slug received")):
+        with pytest.raises(UserError, match=said): slices_run.unpack_records(archive(tmp_path/"a.zip", r, names=[rec["slug"] if r is not rec and isinstance(r, list) else r.get("slug")]))
+    assert [f.name for f in sorted(tmp_path.rglob("*"))] == ["a.zip", "home", "outside"]
+    assert len(slices_run.unpack_records(archive(tmp_path/"a.zip", rec))) == 1           # as it came, it is placed
+    request = json.loads((both[0]/"inputs"/"request.json").read_text()); request["runs"][0]["source"] = up
+    (tmp_path/"in").mkdir(); (tmp_path/"in"/"request.json").write_text(json.dumps(request))
+    with pytest.raises(UserError, match="name a run that cannot be"): parcels.Inputs(tmp_path/"in")
+
+
 def test_inputs_that_are_not_whole_are_refused(both, tmp_path, capsys):
     out, _ = both
     shutil.copytree(out/"inputs", tmp_path/"in"); next((tmp_path/"in").glob("pixels-*.zip")).unlink()

@@ -7,7 +7,7 @@ __all__ = ['grid', 'luma', 'take', 'Pool', 'save_pool', 'load_pool', 'recipes_of
            'Inputs']
 
 # %% ../../nbs/slices/00_parcels.ipynb #0f45b0cb
-import hashlib, io, json, zipfile
+import hashlib, io, json, re, zipfile
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -238,6 +238,12 @@ def _request(folder)->dict:
     raise UserError(f"{folder}: inputs of format {r.get('format')!r}, known is 1; pack them again with this version")
 
 # %% ../../nbs/slices/00_parcels.ipynb #7411da7a
+def _plain(run)->Run:
+    "a run whose names are names and not paths: they become those of files"
+    names = [str(x) for x in (run.profile, run.source, run.target, run.protocol, run.seed)]
+    if all(re.fullmatch(r"[\w.@-]+", n) and set(n) != {"."} for n in names): return run
+    raise UserError(f"the inputs name a run that cannot be: {run}; pack them again")
+
 class Inputs:
     "A folder written by `pack_inputs`; `UserError` where it is none, or damaged."
     def __init__(
@@ -248,7 +254,7 @@ class Inputs:
         self.folder, self.scratch, r = Path(folder), Path(scratch or folder), _request(folder)
         self.fingerprint = digest(r)
         self.profile = Profile(**{k: _tuples(v) for k, v in r["profile"].items()})
-        self.runs, self.pools = [Run(**x) for x in r["runs"]], {int(k): v for k, v in r["pools"].items()}
+        self.runs, self.pools = [_plain(Run(**x)) for x in r["runs"]], {int(k): v for k, v in r["pools"].items()}
         self.recipes = {(k, d, s): Recipe(**v) for k, d, s, v in r["recipes"]}
         self.sets = {(s["name"], s["size"]): s for s in r["images"]}
 

@@ -8,14 +8,14 @@ __all__ = ['ARCHIVE', 'HELP', 'Later', 'later', 'fill', 'slim', 'fat', 'world_of
            'run_slice', 'Until', 'measured', 'measure', 'passes', 'main']
 
 # %% ../../nbs/slices/01_run.ipynb #fa48bc13
-import argparse, gzip, hashlib, json, os, signal, subprocess, sys, time, traceback, zipfile
+import argparse, gzip, hashlib, json, os, signal, subprocess, sys, time, traceback, zipfile, zlib
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 from ..core.basics import UserError, choose, digest, pack, plain, unpack
-from ..core.files import atomic, locked, try_lock, work_dir
+from ..core.files import atomic, locked, results_dir, try_lock, work_dir
 from ..core.grid import PROFILES, PROTOCOLS, Profile, Run, get_profile
 from ..core.commands import Parser, whole_number
 from ..records.store import equal, read, validate, write
@@ -303,7 +303,7 @@ def open_records(
     try:
         with zipfile.ZipFile(path) as z: return _verified(z)
     except FileNotFoundError: raise UserError(f"no archive at {path}: a slice writes it as OUT/{ARCHIVE}") from None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as e:
+    except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as e:
         raise UserError(f"damaged archive {path}: {e}; copy it again") from None
 
 # %% ../../nbs/slices/01_run.ipynb #85f3e6cf
@@ -324,16 +324,28 @@ def _completed(rec)->dict:
     return plain(rec | dict(metrics=transfer_run.fold_means(rec["folds"]), env=env))
 
 # %% ../../nbs/slices/01_run.ipynb #cceaa25c
-def _compared(recs)->tuple:
+def _in_grid(slug, rec, profile)->Run:
+    "the run of a record; `UserError` where its profile has no such run: these fields name the file that is written"
+    try: r = _run_of(rec)
+    except (KeyError, TypeError): raise UserError(f"{slug} does not say which run it is") from None
+    if slug != r.slug: raise UserError(f"{slug} holds {r.slug}")
+    known = r.profile == profile and r.protocol in PROTOCOLS and type(r.seed) is int
+    if not known or r not in grid(profile, protocol=r.protocol, seeds=[r.seed]):
+        raise UserError(f"{slug} is no run of the profile {profile}")
+    if r.record.parent.resolve() != (results_dir(profile)/"records").resolve():
+        raise UserError(f"{slug} would be written to {r.record}, outside the records of {profile}")
+    return r
+
+def _compared(recs, profile)->tuple:
     "records completed, why some do not fit this version, and which are there already and differ"
     whole, wrong, differ = [], [], []
     for slug, rec in recs.items():
-        rec = _completed(rec)
-        run = _run_of(rec)
-        if slug != run.slug:
-            wrong.append(f"{slug} holds {run.slug}")
+        try:
+            run = _in_grid(slug, rec, profile)
+            rec = validate(_completed(rec), slug)
+        except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as e:    # `UserError` is a ValueError
+            wrong.append(str(e) if isinstance(e, UserError) else f"{slug} is damaged ({type(e).__name__})")
             continue
-        validate(rec, slug)
         whole.append(rec)
         with tempfile_record(rec) as f:
             if why := problem(Step(slug, run.kind, run.profile, f, {}, run)): wrong.append(f"{slug}: {why}")
@@ -346,10 +358,10 @@ def unpack_records(
     replace:bool=False,  # put them in the place of records that differ
 )->list: # of files
     """Verify an archive, compute the metrics and place its records under results/, all or none. `UserError` where it is
-    damaged, does not fit this version, or would replace records that differ."""
+    damaged, holds what is no run of its profile, does not fit this version, or would replace records that differ."""
     about, recs = open_records(path)
     get_profile(about["profile"])
-    whole, wrong, differ = _compared(recs)
+    whole, wrong, differ = _compared(recs, about["profile"])
     if wrong:
         more = f" and {len(wrong)-5} more" if len(wrong) > 5 else ""
         raise UserError(f"{path} does not fit this version: {'; '.join(wrong[:5])}{more}; "
