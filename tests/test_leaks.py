@@ -207,17 +207,17 @@ def test_price_is_the_difference_with_a_corrected_interval():
         va, vb = (f[(f.target == t) & (f.source == s)].auc_ovr_weighted for f in (a, b))
         assert row.price == pytest.approx(va.mean() - vb.mean())
         naive = np.sqrt(va.var()/5 + vb.var()/5)
-        assert (row.hi - row.lo)/2 > 1.5*naive*2, "folds share their training images: the interval is wider than Welch's"
-        one = corrected_t_test(va, np.zeros(5), 800, 200)
+        assert (row.hi - row.lo)/2 > (1 + 5/12)**.5*naive*2, "folds share their training images: the interval is wider than Welch's"
+        one = corrected_t_test(va, np.zeros(5))
         assert (row.hi - row.lo)/2 > (one["hi"] - one["lo"])/2*.5
     assert ((got.lo < .05) & (.05 < got.hi)).mean() >= .75
 
 
 def test_the_interval_holds_what_it_promises():
-    "folds that correlate by the held-out share, which is the correction's assumption; no leak: the interval should hold 0"
+    "folds that correlate by 1/13, for which a third of 1/4 is the right correction; no leak: the interval should hold 0"
     rng, hits = np.random.default_rng(0), []
     for _ in range(300):
-        two = [pd.DataFrame([dict(source="s", target="t", fold=i+1, auc_ovr_weighted=v, n_train=800, n_test=200) for i, v in enumerate(.8 + .01*(np.sqrt(.2)*rng.normal() + np.sqrt(.8)*rng.normal(size=5)))]) for _ in range(2)]
+        two = [pd.DataFrame([dict(source="s", target="t", fold=i+1, auc_ovr_weighted=v, n_train=800, n_test=200) for i, v in enumerate(.8 + .01*(np.sqrt(1/13)*rng.normal() + np.sqrt(12/13)*rng.normal(size=5)))]) for _ in range(2)]
         row = price(*two).iloc[0]; hits.append(row.lo < 0 < row.hi)
     assert np.mean(hits) > .91
 

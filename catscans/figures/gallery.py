@@ -14,7 +14,7 @@ from ..core.protocols import setting
 from ..records import store
 from ..records.view import of_study, Study
 from ..metrics import ranking
-from ..metrics.comparisons import holm
+from ..metrics.comparisons import fold_ratio, holm
 from ..datasets.catalogue import family, label
 from ..similarity import registry, scoring
 from .style import GREY, PALETTE, canvas, legend, styled
@@ -75,7 +75,7 @@ def _directions(st, many):
 
 # %% ../../nbs/figures/09_gallery.ipynb #a2ed1f52
 def fold_noise(
-    folds:pd.DataFrame,  # source, target, fold, auc_ovr_weighted
+    folds:pd.DataFrame,  # source, target, fold, auc_ovr_weighted; folds: of one cross-validation, where it was repeated
 )->dict: # target -> standard deviation of a mean AUC
     """Noise of a mean AUC among the sources of a target, from the residuals of source and fold. `UserError` where a
     target has one fold only."""
@@ -85,8 +85,9 @@ def fold_noise(
         s, k = m.shape
         if k < 2: raise UserError(f"noise of target {t}: received {k} fold, needed are two")
         if s < 2: continue                                  # nothing to be turned round
+        once = int(g.folds.iloc[0]) if "folds" in g else None
         r = m - m.mean(0) - m.mean(1, keepdims=True) + m.mean()
-        out[t] = float(np.sqrt((r**2).sum()/((s-1)*(k-1))*(1/k + 1/(k-1))))
+        out[t] = float(np.sqrt((r**2).sum()/((s-1)*(k-1))*(1/k + fold_ratio(k, once))))
     return out
 
 # %% ../../nbs/figures/09_gallery.ipynb #42a37f75

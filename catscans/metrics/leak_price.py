@@ -14,8 +14,8 @@ from .comparisons import corrected_t_test
 def _mean_and_variance(frame, value):
     "Mean, corrected variance of the mean and degrees of freedom of one pair's folds"
     v = frame[value].to_numpy(float)
-    sizes = (frame.n_train, frame.n_test) if {"n_train", "n_test"} <= set(frame) else (len(v)-1, 1)
-    t = corrected_t_test(v, np.zeros(len(v)), *sizes)        # against nothing: for its variance
+    folds = int(frame.folds.iloc[0]) if "folds" in frame else None
+    t = corrected_t_test(v, np.zeros(len(v)), folds=folds)   # against nothing: for its variance
     return t["mean_difference"], t["variance_factor"]*t["sd_difference"]**2, t["df"]
 
 def _whole(frame, name, value):
@@ -32,7 +32,7 @@ def _whole(frame, name, value):
 
 # %% ../../nbs/metrics/06_leak_price.ipynb #2960bd7b
 def price(
-    published,                 # tidy frame (`records.frames.tidy`) of the leaking protocol
+    published,                 # tidy frame (`records.frames.tidy`) of the leaking protocol; a repeated one has `folds`
     grouped,                   # tidy frame of the leak-free one
     value="auc_ovr_weighted",  # column
     level=.95,                 # of the interval

@@ -68,7 +68,7 @@ class Evidence:
     def tests(self):
         "(a, b, target) -> Nadeau-Bengio p, and p after Holm within the target"
         f = self.auc[self.auc.source != "random"]
-        cols = [c for c in ("source", "target", "fold", "auc_ovr_weighted", "n_train", "n_test") if c in f]
+        cols = [c for c in ("source", "target", "fold", "auc_ovr_weighted", "folds") if c in f]
         return _tests(tuple(cols), tuple(f[cols].itertuples(index=False, name=None)))
     def p(self, a, b, target, holm=False):
         self.mean(a, target), self.mean(b, target)

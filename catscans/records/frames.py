@@ -109,16 +109,16 @@ def tidy(
     profile:str,             # name
     protocol:str|None=None,  # default: the profile's
     seed:int|None=None,      # default: the profile's
-)->pd.DataFrame: # source, target, fold, auc_ovr_weighted, ..., profile, protocol, seed
+)->pd.DataFrame: # source, target, fold, auc_ovr_weighted, ..., folds (of the cross-validation), profile, protocol, seed
     "The fold metrics of every finished pair of a profile."
     rows = []
     for rec in load_all(profile, protocol, seed):
         for f in rec.get("folds", []) if rec["kind"] == "finetune" else []:
             scores = {k: _number(v) for k, v in f.items() if k != "fold" and not isinstance(v, (dict, str))}
             rows.append(dict(source=rec["source"], target=rec["target"], fold=f["fold"], **scores,
-                             profile=profile, protocol=rec["protocol"], seed=rec["seed"]))
+                             folds=len(rec["folds"]), profile=profile, protocol=rec["protocol"], seed=rec["seed"]))
     return pd.DataFrame(rows) if rows else pd.DataFrame(
-        columns=["source", "target", "fold", "auc_ovr_weighted", "profile", "protocol", "seed"])
+        columns=["source", "target", "fold", "auc_ovr_weighted", "folds", "profile", "protocol", "seed"])
 
 # %% ../../nbs/records/03_frames.ipynb #d58415d7
 _RUN = ("slug", "kind", "source", "target", "protocol", "strategy", "seed")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, choose, digest, seed_for
 from ..core.grid import PROTOCOLS
-from ..metrics.comparisons import corrected_t_test
+from ..metrics.comparisons import mean_share
 from ..datasets.splits import make_splits
 from ..models.weights import load_weights, weights_sha256
 from ..training.recipes import recipe_key
@@ -126,15 +126,13 @@ def points(
     frame,                     # from `learning_curve`, several of them joined
     metric="auc_ovr_weighted", # column
 ): # DataFrame: target, source, share, n_train, k, mean, lo, hi
-    """Mean over folds with its corrected 95 % interval, per source and share.
-    `UserError` where a point has only one fold."""
+    """Mean over folds with its corrected 95 % interval, which stays within 0 and 1, per source and share.
+    `UserError` where a point has only one fold, or a value lies outside 0 to 1."""
     import pandas as pd
     rows = []
     for (t, s, share), f in frame.groupby(["target", "source", "share"], sort=False):
         if len(f) < 2: raise UserError(f"{s} -> {t} has {len(f)} fold at share {share:g}: an interval needs at least 2")
-        c = corrected_t_test(f[metric], np.zeros(len(f)), len(f)-1, 1)
-        rows.append(dict(target=t, source=s, share=share, n_train=f.n_train.mean(), k=len(f),
-                         mean=c["mean_difference"], lo=c["lo"], hi=c["hi"]))
+        rows.append(dict(target=t, source=s, share=share, n_train=f.n_train.mean(), k=len(f), **mean_share(f[metric])))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/transfer/04_curves.ipynb #89b24927
