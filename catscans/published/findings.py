@@ -4,19 +4,22 @@
 
 # %% auto #0
 __all__ = ['ALPHA', 'SUBSETS', 'STATISTICS', 'own', 'rho_text', 'is_named', 'lies', 'related', 'strength', 'turned',
-           'tests_frame', 'coefficient_frame', 'draw_numbers', 'power_frame', 'rate_frame', 'relation_text',
-           'baseline_frame', 'distance_frames', 'geometry_frame', 'geometry_numbers', 'size_frame', 'obeyed',
-           'sentences']
+           'tests_frame', 'tests_title', 'coefficient_frame', 'draw_numbers', 'power_frame', 'rate_frame',
+           'relation_text', 'rate_title', 'baseline_frame', 'distance_frames', 'geometry_frame', 'geometry_numbers',
+           'nearer_title', 'norms_title', 'size_frame', 'obeyed', 'sentences', 'headline', 'in_short', 'numbers_frame',
+           'numbers_text']
 
 # %% ../../nbs/published/05_findings.ipynb #d174e631
 import numpy as np, pandas as pd
-from ..core.basics import p_text
+from ..core.basics import counted, listed, p_text
 from ..core.grid import PAPER_SOURCES, PAPER_TARGETS
 from ..core.protocols import OBEYED
 from ..records import authors
 from ..metrics import comparisons, correlation
 from ..datasets.catalogue import label
 from . import pairs, claims
+from .evidence import CANNOT_TELL, CONTRADICTED, IN_PART, NOT_IN_RECORD, REPRODUCED
+from .grades import CLASSES
 
 # %% ../../nbs/published/05_findings.ipynb #5d8b95a9
 def own(rec=None)->bool: # False: a copy
@@ -81,10 +84,20 @@ def tests_frame(rec=None)->pd.DataFrame: # target, test, significant, of
     return pd.DataFrame([(g, k, int(v[t.target == g].sum()), int((t.target == g).sum())) for g in PAPER_TARGETS
                          for k, v in tests.items()], columns=["target", "test", "significant", "of"])
 
+# %% ../../nbs/published/05_findings.ipynb #d7eaa571
+def tests_title(
+    d:pd.DataFrame,  # from `tests_frame`
+)->str:
+    "How many differences the corrected test shows."
+    total = d.groupby("test")[["significant", "of"]].sum()
+    few, holm = total.loc["corrected t"], total.loc["corrected t, Holm"]
+    return (f"{few.significant} of {few.of} differences between sources pass the corrected test, {holm.significant} after "
+            "Holm's correction")
+
 # %% ../../nbs/published/05_findings.ipynb #e3124842
 SUBSETS = {"all": "all pairs", "no self": "no self pairs", "no imagenet": "no ImageNet",
            "no self, no imagenet": "neither"}
-STATISTICS = {"pearson_r": ("Pearson's r", "o", "#222222"), "spearman_rho": ("Spearman's ρ", "D", "#0072B2"),
+STATISTICS = {"pearson_r": ("Pearson's r", "o", "#222222"), "spearman_rho": ("Spearman's ρ", "D", "#7B3294"),
               "kendall_tau": ("Kendall's τ", "s", "#999999")}
 
 def coefficient_frame(
@@ -132,6 +145,16 @@ def rate_frame(rec=None)->pd.DataFrame: # source, target, lr, lr_ratio, transfer
 
 def relation_text(c):
     return related(c["spearman_rho_perm_p"], c["spearman_rho_within_perm_p"]) if c else "rates or gains are all equal"
+
+def rate_title(
+    c:dict,  # from `claims.learning_rates`
+)->str:
+    "Whether rates go with gains over all pairs, and the correlation within targets, with ImageNet and without."
+    a, b = c["all"], c["no imagenet"]
+    if not a: return "Learning rates or gains are all equal"
+    over = "go" if a["spearman_rho_perm_p"] < ALPHA else "are not shown to go"
+    return (f"Rates {over} with gains over all pairs; within targets ρ is {rho_text(a.get('spearman_rho_within'))}, "
+            f"without ImageNet {rho_text(b.get('spearman_rho_within'))}")
 
 # %% ../../nbs/published/05_findings.ipynb #942c6231
 def baseline_frame(
@@ -183,6 +206,23 @@ def geometry_numbers(rec=None)->dict:
                 cosine_norm_gap=rho(a[i, j], gap), fewest=least.dataset,
                 fewest_dimensions=float(least.effective_dimensions), fewest_share=float(least.share_of_filters))
 
+# %% ../../nbs/published/05_findings.ipynb #42611644
+def nearer_title(
+    g:dict,  # from `geometry_numbers`
+)->str:
+    "In how many datasets another dataset is nearer than its own subsets."
+    return (f"In {g['within_above_nearest']} of {g['datasets']} datasets another dataset is nearer than the dataset's own "
+            "subsets")
+
+def norms_title(
+    g:dict,  # from `geometry_numbers`
+)->str:
+    "How far norms differ, and what they go with."
+    with_ = "fall" if (g["norm_classes"] or 0) < 0 else "rise"
+    return (f"Norms differ by a factor of {g['norm_ratio']:,.0f}"
+            + (f" and {with_} with the number of classes" if (g["norm_classes_p"] or 1) < ALPHA else
+               "; no relation with the number of classes is shown"))
+
 # %% ../../nbs/published/05_findings.ipynb #53fc9810
 def size_frame(rec=None)->pd.DataFrame: # what, printed, counted, percent
     "Sizes as printed and as counted."
@@ -204,49 +244,132 @@ def obeyed(
     return names.map(lambda n: "" if not n else "obeyed" if n in OBEYED else "declared only")
 
 # %% ../../nbs/published/05_findings.ipynb #4d3bb44f
-def sentences(rec=None)->dict: # name of a figure -> its sentence
-    "What the figures of the audit show, in words made from their numbers, to be read after the claim's own reason."
-    rec = authors.record(rec)
-    t, d, c, b, g = (tests_frame(rec), draw_numbers(rec), claims.learning_rates(rec), baseline_frame(rec),
-                     geometry_numbers(rec))
-    b, p = b[~b.self_pair], pairs.pairs(rec)
-    k, others = rec.fold_auc.fold.nunique(), int((~p.self_pair).sum())
-    total = t.groupby("test", sort=False)[["significant", "of"]].sum()
+def _tests_said(rec, d):
+    "How many differences each test finds."
+    k, total = rec.fold_auc.fold.nunique(), d.groupby("test", sort=False)[["significant", "of"]].sum()
+    n = lambda test: total.significant[test] or "none"
+    return (f"Any two of {k} training sets of a cross-validation share {100*(k-2)/(k-1):.0f}% of their images. Of "
+            f"{total.of.iloc[0]} differences between sources the plain paired t-test calls {n('paired t')} significant, the "
+            f"corrected one {n('corrected t')}, and {n('corrected t, Holm')} after Holm's correction. Nemenyi's difference of "
+            f"mean ranks separates {n('Nemenyi (descriptive)')}, Wilcoxon's test {n('Wilcoxon')}: its p of {k} folds is at "
+            f"least {2/2**k:g}.")
+
+def _named_said(rec, p):
+    "Which coefficient each printed rho is."
+    of = lambda m: correlation.correlation(p[m], p.transferability)
+    said, claims_ = [], rec.claims.set_index("id")
+    for name, m, i in (("Experts", "experts", 8), ("Task2Vec", "task2vec_published_draw", 9)):
+        c = of(m)
+        said.append(f"{name}: {is_named(float(claims_.printed[i]), c['pearson_r'], c['spearman_rho'], claims_.tolerance[i])}")
+    return "; ".join(said) + "."
+
+# %% ../../nbs/published/05_findings.ipynb #a8394eda
+def _rates_said(p, c):
+    "How many pairs have another rate than their self pair, and whether rates go with gains."
     rate = lambda v: "undefined" if not v else (
         f"{v['spearman_rho']:.2f} ({p_text(v['spearman_rho_perm_p'])}) over all pairs"
         + ("" if v["spearman_rho_within"] is None else
            f" and {v['spearman_rho_within']:.2f} ({p_text(v['spearman_rho_within_perm_p'])}) within targets"))
     x = sorted(set(p.lr_ratio.round(6)) - {1.})
-    named = [f"{m}: "
-             f"{is_named(float(q), *(float(correlation.correlation(p[m2], p.transferability)[s]) for s in ('pearson_r', 'spearman_rho')), tol)}"
-             for m, m2, q, tol in
-             zip(("Experts", "Task2Vec"), ("experts", "task2vec_published_draw"),
-                 *(rec.claims.set_index("id").loc[[8, 9], col] for col in ("printed", "tolerance")))]
+    return (f"{(p.lr_ratio.round(6) != 1).sum()} of {len(p)} pairs have another learning rate than their target's self pair"
+            + (f" ({' or '.join(f'{v:g}' for v in x)} times as high)" if x else "") + ". Spearman's ρ of relative rate and "
+            f"transferability is {rate(c['all'])}: {relation_text(c['all'])}. Without ImageNet it is "
+            f"{rate(c['no imagenet'])}.")
+
+def _draws_said(d):
+    "How usual the published draw of subsets was."
+    return (f"Over {d['n']:,} approximate random draws, resamples of {d['resampled']} other pairs of subsets, r is "
+            f"{d['mean']:.3f} on average, 95% of them between {d['lo']:.3f} and {d['hi']:.3f}; that of the published draw, "
+            f"{d['published']:.3f}, lies {lies(d['at_or_below'])}. By all of these numbers the correlation is "
+            f"{strength(d['lo'], d['hi'], d['published'])} at most.")
+
+# %% ../../nbs/published/05_findings.ipynb #cea7c916
+def _geometry_said(g):
+    "What the published embeddings measure, and what their norms do."
     return {
-        "tests": f"Any two of {k} training sets of a cross-validation share {100*(k-2)/(k-1):.0f}% of their images. "
-            f"Told apart of {total.of.iloc[0]} pairs of sources: "
-            + ", ".join(f"{r.significant} by {n}" for n, r in total.iterrows())
-            + f". Wilcoxon's p of {k} folds is at least {2/2**k:g}.",
-        "coefficients": "; ".join(named) + ".",
-        "draws": f"Over {d['n']:,} approximate random draws, resamples of {d['resampled']} other pairs of subsets, r "
-            f"is {d['mean']:.3f} on average, 95% of them between {d['lo']:.3f} and {d['hi']:.3f}; that of the "
-            f"published draw, {d['published']:.3f}, lies {lies(d['at_or_below'])}. By all of these numbers the "
-            f"correlation is {strength(d['lo'], d['hi'], d['published'])} at most.",
+        "geometry": f"**Spread.** In {g['within_above_nearest']} of {g['datasets']} datasets two subsets of the same dataset "
+            "lie further apart on average than the dataset and its nearest neighbour. **Dimensions.** The mean embedding of "
+            f"{label(g['fewest'])} has the fewest effective dimensions, {g['fewest_dimensions']:,.0f} or "
+            f"{100*g['fewest_share']:.1f}% of the filters.",
+        "norms": f"**Norm.** The largest norm of a mean embedding is {g['norm_ratio']:,.0f} times the smallest; Spearman's ρ "
+            f"with the number of classes is {rho_text(g['norm_classes'])} ({p_text(g['norm_classes_p'])}). **Scaling.** The "
+            f"reference implementation compares h0/(h0+h1), not h. Spearman's ρ of its {g['distances']} distances and those of "
+            f"the plain cosine is {rho_text(g['cosine_scaled'])}. With the difference of log norms ρ is "
+            f"{rho_text(g['scaled_norm_gap'])} for its distances and {rho_text(g['cosine_norm_gap'])} for the plain cosine."}
+
+def sentences(rec=None)->dict: # name of a figure -> its sentence
+    "What the figures of the audit show, in words made from their numbers, to be read after the claim's own reason."
+    rec = authors.record(rec)
+    p, b = pairs.pairs(rec), baseline_frame(rec)
+    b, others = b[~b.self_pair], int((~p.self_pair).sum())
+    return {"tests": _tests_said(rec, tests_frame(rec)), "coefficients": _named_said(rec, p),
+        "draws": _draws_said(draw_numbers(rec)),
         "power": f"{others} independent pairs, the self pairs left out, find it in "
             f"{100*correlation.spearman_power(others, .5):.0f}% of studies.",
-        "learning_rate": f"{(p.lr_ratio.round(6) != 1).sum()} of {len(p)} pairs have another learning rate than their "
-            "target's self pair"
-            + (f" ({' or '.join(f'{v:g}' for v in x)} times as high)" if x else "") + ". Spearman's ρ of relative "
-            f"rate and transferability is {rate(c['all'])}: {relation_text(c['all'])}. Without ImageNet it is "
-            f"{rate(c['no imagenet'])}.",
+        "learning_rate": _rates_said(p, claims.learning_rates(rec)),
         "baseline": f"{turned(b.self, b.table2)}. There {(b.table2 < 0).sum()} of {len(b)} gains "
             f"{'is' if (b.table2 < 0).sum() == 1 else 'are'} negative; under the self pair {(b.self < 0).sum()}.",
-        "geometry": f"**Spread.** In {g['within_above_nearest']} of {g['datasets']} datasets two subsets of the same "
-            "dataset lie further apart on average than the dataset and its nearest neighbour. **Norm.** The largest "
-            f"is {g['norm_ratio']:,.0f} times the smallest; Spearman's ρ with the number of classes: "
-            f"{rho_text(g['norm_classes'])} ({p_text(g['norm_classes_p'])}). **Dimensions.** The mean embedding of "
-            f"{label(g['fewest'])} has the fewest effective dimensions, {g['fewest_dimensions']:,.0f} or "
-            f"{100*g['fewest_share']:.1f}% of the filters. **Scaling.** The reference implementation compares "
-            f"h0/(h0+h1), not h. Its {g['distances']} distances against those of the plain cosine: Spearman's ρ "
-            f"{rho_text(g['cosine_scaled'])}; against the difference of log norms {rho_text(g['scaled_norm_gap'])} "
-            f"(the plain cosine: {rho_text(g['cosine_norm_gap'])})."}
+        **_geometry_said(geometry_numbers(rec))}
+
+# %% ../../nbs/published/05_findings.ipynb #52b931ac
+_DOES = {REPRODUCED: "reproduces {}", IN_PART: "bears out {} in part", CONTRADICTED: "contradicts {}",
+         CANNOT_TELL: "cannot decide {}", NOT_IN_RECORD: "has nothing on {}"}
+
+def headline(
+    table:pd.DataFrame,  # from `verdicts.audit`: class, verdict
+)->str:
+    "What the record says of the findings, the procedures and the facts, each counted apart."
+    said = []
+    for kind in CLASSES:
+        v = table.verdict[table["class"] == kind].tolist()
+        if v: said.append(f"{'of' if said else 'Of'} {counted(len(v), kind)} " + ("it " if said else "the authors' record ")
+                          + listed([form.format(v.count(k)) for k, form in _DOES.items() if k in v]))
+    return "; ".join(said) + "."
+
+# %% ../../nbs/published/05_findings.ipynb #0c180feb
+_NUMBER = {1: "one", 2: "two", 3: "all three"}
+
+def in_short(
+    table:pd.DataFrame,  # from `verdicts.audit`: id, recomputed
+)->str:
+    "What the paper found, by its authors' record: the best source, and whether distance predicts transferability."
+    v = dict(zip(table.id, table.recomputed))
+    best = sum(v[2][f"rank_{t}"] == 1 for t in PAPER_TARGETS)
+    shown = [name for d, name in (("experts", "the experts' distance"), ("task2vec", "Task2Vec's"))
+             if min(p for k, p in v[10].items() if k.startswith(d)) < ALPHA]
+    first = (f"ImageNet gives the highest AUC on {_NUMBER[best]} {'targets' if best == 3 else 'of three targets'}. "
+             if best else "ImageNet gives the highest AUC on no target. ")
+    told = ("Neither distance is shown to predict transferability" if not shown
+            else f"A relation with transferability is shown for {listed(shown)}{' only' if len(shown) == 1 else ''}")
+    return (f"{first}{told}: over {v[8]['pairs']} pairs Pearson's r is {v[8]['pearson_r']:.2f} for the experts and "
+            f"{v[9]['pearson_r']:.2f} for Task2Vec.")
+
+# %% ../../nbs/published/05_findings.ipynb #44f877b7
+def _leaves(v): return 0 if v is None else len(v) if isinstance(v, dict) else 1
+
+def numbers_frame(
+    table:pd.DataFrame,  # from `verdicts.audit`: printed, verdict, parts
+    rec=None,
+)->pd.DataFrame: # where, printed, beside: how many numbers are printed, and how many stand beside a number of the record
+    "The paper's numbers by where they stand, and how many of them the record has something on."
+    rec = authors.record(rec)
+    n = table.printed.map(_leaves)
+    absent = [min(k, sum(v == f"is {NOT_IN_RECORD}" for v in parts.values())) for k, parts in zip(n, table.parts)]
+    bars, rows = len(rec.fold_auc_summary), rec.table3
+    two = int(rec.table2.drop(columns="source").notna().sum().sum())
+    settings = ("image_size", "batch", "lr", "schedule", "epochs")
+    return pd.DataFrame([("the claims", int(n.sum()), int(n.sum() - sum(absent))), ("Table I (sizes)", *[len(rec.table1)]*2),
+                         ("Table II", two, 0), ("Table III", len(settings)*len(rows), len(settings)*int((rows.git_commit != "").sum())),
+                         ("Fig. 3", 2*bars, 2*bars)], columns=["where", "printed", "beside"])
+
+# %% ../../nbs/published/05_findings.ipynb #941873aa
+def numbers_text(
+    d:pd.DataFrame,  # from `numbers_frame`
+)->str:
+    "How many numbers of the paper are set beside the authors' record, and which are not."
+    total, off = d.printed.sum(), d[d.printed > d.beside]
+    where = f"({', '.join(d['where'])})"
+    if off.empty: return f"All {total} numbers of the paper {where} are set beside the authors' own record."
+    return (f"Of {total} numbers of the paper {where} {d.beside.sum()} are set beside the authors' own record; it has nothing "
+            f"on the other {(d.printed - d.beside).sum()}: "
+            + listed([f"{r.printed - r.beside} of {r[1]}" for r in off.itertuples()]) + ".")
