@@ -6,11 +6,12 @@
 __all__ = ['IMAGENET', 'NAMED', 'Probe', 'probe_file', 'load_probe']
 
 # %% ../../nbs/models/04_probes.ipynb #f6b0f432
-import io, os
+import hashlib, io, os
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 import numpy as np
 from ..core.basics import UserError
+from ..core.files import data_dir
 from .backend import gradients_of, pulled_gradients
 from .resnet import ARCHS, caffe_preprocess, resnet50
 from .squeezenet import SQUEEZENET_FILE, squeezenet
@@ -228,13 +229,13 @@ IMAGENET = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"   # as keras.a
 NAMED = ("imagenet", "squeezenet")   # probes that are fetched when they are asked for, once
 
 @contextmanager
-def _fetching(network):
-    "What a download raises, as one line."
+def _fetching(network, do=""):
+    "What a download raises, as one line that says what to do."
     try: yield
     except UserError: raise
     except Exception as e:
         raise UserError(f"probe: {network}'s ImageNet weights could not be fetched ({str(e).splitlines()[0]}); "
-                        "name a file instead: --probe FILE, or CATSCANS_PROBE") from None
+                        f"{do}name a file instead: --probe FILE, or CATSCANS_PROBE") from None
 
 def _from_imagenet(size, fetch):
     here = Path(os.environ.get("KERAS_HOME") or Path.home()/".keras")/"models"/IMAGENET
@@ -243,10 +244,22 @@ def _from_imagenet(size, fetch):
                         "or say squeezenet (3 MB) or imagenet (ResNet50, 95 MB) to download ImageNet weights first")
     with _fetching("ResNet50"): return resnet50(2, size, weights="imagenet", dropout=0)
 
-def _fetch_squeezenet():
-    "SqueezeNet 1.1's ImageNet weights in Keras' own cache, checked"
+def _lying(name):
+    "a file of weights in the data folder or its folder `weights`, or the one that CATSCANS_PROBE names; None"
+    given, base = os.environ.get("CATSCANS_PROBE") or "", data_dir()
+    if Path(given).name == name: return probe_file(given)
+    return next((f for f in ((base/name, base/"weights"/name) if base else ()) if f.is_file()), None)
+
+def _squeezenet_file():
+    "SqueezeNet 1.1's ImageNet weights, checked: where they lie, else fetched once into Keras' own cache"
     import keras
-    with _fetching("SqueezeNet"), redirect_stdout(io.StringIO()):     # its progress bar would be read as JSON
+    name, url = SQUEEZENET_FILE["fname"], SQUEEZENET_FILE["origin"]
+    if here := _lying(name):
+        if hashlib.sha256(here.read_bytes()).hexdigest() == SQUEEZENET_FILE["file_hash"]: return here
+        raise UserError(f"probe: {here} is not the published file of SqueezeNet's ImageNet weights (sha256 differs); "
+                        f"put that from {url} in its place")
+    with _fetching("SqueezeNet", f"put {name} (3 MB, {url}) into the folder CATSCANS_DATA, or "), \
+            redirect_stdout(io.StringIO()):     # its progress bar would be read as JSON
         return Path(keras.utils.get_file(**SQUEEZENET_FILE, hash_algorithm="sha256", cache_subdir="models"))
 
 # %% ../../nbs/models/04_probes.ipynb #6683b244
@@ -274,7 +287,7 @@ def load_probe(
     import keras
     path = probe_file(name)
     if path in (None, "imagenet"): return Probe(_from_imagenet(size, path is not None), "imagenet")
-    if path == "squeezenet": path = _fetch_squeezenet()
+    if path == "squeezenet": path = _squeezenet_file()
     if path.suffix == ".h5": return Probe(_from_h5(path, size), path.name)
     caffe_preprocess()   # makes the layer known to Keras
     try: model = keras.models.load_model(path, compile=False)

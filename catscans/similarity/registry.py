@@ -26,6 +26,7 @@ INPUTS = dict(
     source_network="keras.Model with the head that it was trained with on the source",
     source_size="number of images of the source",
     source_classes="number of classes of the source",
+    source_counts="number of images of each class of the source (source classes,)",
     source_statistics="`images.image_statistics` of the source",
     target_statistics="`images.image_statistics` of the target",
 )

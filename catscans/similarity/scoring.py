@@ -12,6 +12,7 @@ from ..core.basics import UserError, choose, digest
 from ..datasets.images import image_statistics
 from ..models.probes import Probe
 from . import controls, distances, estimators, transport
+from .features import check_probe
 from .registry import ESTIMATORS, INPUTS, NotAvailable
 
 # %% ../../nbs/similarity/08_scoring.ipynb #d80e0e2a
@@ -54,12 +55,19 @@ def _of(name, source, target):
     if name in ("labels", "groups"): return get(target, dict(labels="y").get(name, name))
     if name == "source_labels": return get(source, "y")
     if name == "source_size": return None if get(source, "y") is None else len(source.y)
+    if name == "source_counts": return None if get(source, "y") is None else np.unique(source.y, return_counts=True)[1]
     if name == "source_classes": return None if get(source, "classes") is None else len(source.classes)
     if name.endswith("_statistics"):
         x = get(source if name.startswith("source") else target, "x")
         return None if x is None else image_statistics(x)
 
 def _else(name): return f"; or images and {_MADE[name]}" if name in _MADE else ""
+
+def _check_pair(source, target, network, made):
+    "`check_probe` of what a probe has made of the images of a pair"
+    seen = {o.name: made[k] for k, o in (("source_embedding", source), ("target_embedding", target))
+            if made.get(k) is not None}
+    if seen: check_probe(network.name, seen)
 
 def _bind(card, source, target, context, made):
     "keyword arguments for `card.call`; `NotAvailable` where one is missing"
@@ -74,6 +82,7 @@ def _bind(card, source, target, context, made):
     kw = {k: v for k, v in context.items() if v is not None and (k in ps or open_ended and k not in INPUTS)}
     for k in ps:
         if k in INPUTS and k not in kw and (v := of(k)) is not None: kw[k] = v
+    _check_pair(source, target, context.get("probe"), {k: v for k, v in made.items() if k in kw and k not in context})
     if missing := [k for k in card.inputs if k not in kw]:
         raise NotAvailable(f"{card.name} is not available: it needs "
                            f"{'; '.join(f'{k} ({INPUTS[k]}{_else(k)})' if k in INPUTS else k for k in missing)}")

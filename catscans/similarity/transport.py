@@ -10,7 +10,7 @@ import os
 import numpy as np
 from ..core.basics import UserError, choose
 from .registry import estimator
-from .features import check_both, check_features, stratified_sample
+from .features import check_both, check_features, inner_products, one_hot, stratified_sample, unbiased_hsic
 
 # %% ../../nbs/similarity/05_transport.ipynb #e56ca735
 def _moments(z, ddof=0):
@@ -131,35 +131,47 @@ def otdd_exact(source_embedding, source_labels, target_embedding, labels,
 
 # %% ../../nbs/similarity/05_transport.ipynb #d83518d3
 def _alignment(x, y):
-    "linear CKA of two sets of rows, by the smaller Gram matrices"
-    x, y = x - x.mean(0), y - y.mean(0)
-    if max(x.shape[1], y.shape[1]) <= len(x): between, xx, yy = x.T @ y, x.T @ x, y.T @ y
-    else:
-        xx, yy = x @ x.T, y @ y.T
-        return float((xx*yy).sum()/np.linalg.norm(xx)/np.linalg.norm(yy))
-    return float((between**2).sum()/np.linalg.norm(xx)/np.linalg.norm(yy))
+    "debiased linear CKA of two sets of rows; `UserError` where there are too few images for it"
+    k, l = (g/max(np.linalg.norm(g), np.finfo(float).tiny) for g in map(inner_products, (x, y)))
+    kk, ll = unbiased_hsic(k, k), unbiased_hsic(l, l)
+    if min(kk, ll) <= 1e-12/len(x)**2:
+        raise UserError(f"cka: {len(x)} images are too few to tell how far these features are spread; give more")
+    return unbiased_hsic(k, l)/np.sqrt(kk*ll)
 
-@estimator(+1, "0 to 1", "features of the target under the source network and under one trained on the target",
-           "linear CKA: Kornblith et al. 2019, ICML, section 3", "n d e")
+def _some(n, most, seed):
+    "positions of `most` of n images at most, drawn by lot"
+    return np.arange(n) if n <= most else np.random.default_rng(seed).choice(n, most, replace=False)
+
+@estimator(+1, "0 in the mean for what has nothing in common, single values may be below; 1 for the same",
+           "features of the target under the source network and under one trained on the target",
+           "linear CKA: Kornblith et al. 2019, ICML, section 3; debiased: Nguyen et al. 2021, ICLR, Eq. 3",
+           "n^2 (d + e); a sample above 5,000 images")
 def cka(
-    features,   # (n, d)
-    reference,  # (n, e)
+    features,       # (n, d)
+    reference,      # (n, e)
+    most:int=5000,  # images used
+    seed:int=0,
 )->float:
-    """Linear centred kernel alignment of two networks on the same images;
+    """Debiased linear centred kernel alignment of two networks on the same images;
     `UserError` where they are not of the same images."""
     x, y = check_features(features), check_features(reference, "reference")
     if len(x) != len(y):
         raise UserError(f"cka: features of {len(x)} images and reference of {len(y)}; both must be of the same images "
                         "in the same order")
-    return _alignment(x, y)
+    at = _some(len(x), most, seed)
+    return _alignment(x[at], y[at])
 
 # %% ../../nbs/similarity/05_transport.ipynb #0b7d389b
-@estimator(+1, "0 to 1", "features of the target, its labels", "centred alignment with labels: Cortes et al. 2012, "
-           "JMLR 13, Definition 4; one-hot labels", "n d C")
+@estimator(+1, "0 in the mean for features that know nothing of the labels, single values may be below; at most 1",
+           "features of the target, its labels", "centred alignment with labels: Cortes et al. 2012, JMLR 13, "
+           "Definition 4; one-hot labels; debiased as cka", "n^2 (d + C); a sample above 5,000 images")
 def cka_labels(
-    features,  # (n, d)
-    labels,    # (n,)
+    features,       # (n, d)
+    labels,         # (n,)
+    most:int=5000,  # images used
+    seed:int=0,
 )->float:
-    "Linear centred kernel alignment of the features with the one-hot labels."
+    "Debiased linear centred kernel alignment of the features with the one-hot labels."
     f, y, k = check_both(features, labels)
-    return _alignment(f, (y[:, None] == np.arange(k)).astype(float))
+    at = _some(len(f), most, seed)
+    return _alignment(f[at], one_hot(y[at], k))
