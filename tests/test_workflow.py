@@ -132,6 +132,24 @@ def test_interrupted_run_leaves_nothing_running_and_resumes(project, how):
     assert p.returncode == 0 and sorted(records_of(folder)) == SLUGS, p.stderr
 
 
+def test_a_run_never_kills_strangers(tmp_path, monkeypatch):
+    "the lock that a killed run left names a process group that is somebody else's since a restart"
+    from catscans.study import machine
+    monkeypatch.setenv("CATSCANS_WORK", str(tmp_path))
+    begin = lambda **e: subprocess.Popen(["sleep", "60"], start_new_session=True, env=dict(os.environ, **e))
+    stranger, leftover = begin(), begin(CATSCANS_RUN="that of the killed run")
+    try:
+        for old in (dict(pid=1, engine=stranger.pid, started=0), dict(pid=1, engine=stranger.pid, created=1., mark="that of the killed run", started=0), [], dict(engine="x", mark=7)):
+            (files.work_dir("toy")/"run.lock").write_text(json.dumps(old))
+            with machine.only_one("toy"): pass
+            assert stranger.poll() is None
+        leftover.wait(5)                                             # what bears the mark of the killed run is ended
+        (files.work_dir("toy")/"run.lock").write_text(json.dumps(dict(engine=stranger.pid, created=psutil.Process(stranger.pid).create_time())))
+        with machine.only_one("toy"): stranger.wait(5)
+    finally:
+        for p in (stranger, leftover): p.kill(); p.wait()
+
+
 @pytest.mark.slow(16)
 def test_two_runs_at_once(project):
     folder, env = project

@@ -17,7 +17,7 @@ from ..core.grid import PROFILES
 from ..records.frames import fixed_cost_line
 from .plan import notebook, plan, read_json
 from .done import damaged_weights, left_of, looking, with_needs, Why
-from .machine import ENGINES, check_backend, gpus, jobs_for, only_one
+from .machine import ENGINES, MARK, check_backend, gpus, jobs_for, only_one
 from .status import Watch, duration, first_line, part_request
 from .checks import check_data
 from .reports import report
@@ -31,6 +31,7 @@ class _Way:
     verbose:bool    # show what the engine says
     lock:Path       # held by this run
     note:Callable   # engine's process -> None: writes it down for whoever finds it left over
+    mark:str        # in the environment of all that this run starts
 
 # %% ../../nbs/study/07_engine.ipynb #7253fc2f
 def _engine_command(request, steps, way):
@@ -196,17 +197,17 @@ def run(
             return 0
         _check(profile, doing, engine)
     if profile in PROFILES and engine == "local": check_data(doing)
-    with only_one(profile) as (lock, note):
+    with only_one(profile) as (lock, note, mark):
         steps, left, doing = _asked(request, only, again, weights=True)      # another run may have just ended
         if not doing: return 0
         _set_aside(doing, left)
-        way = _Way(jobs or jobs_for(profile), engine, verbose, lock, note)
+        way = _Way(jobs or jobs_for(profile), engine, verbose, lock, note, mark)
         with _whole_figures(profile, doing): return _run(request, steps, doing, way)
 
 # %% ../../nbs/study/07_engine.ipynb #05472646
 def _start(request, doing, way, out):
     "start the engine in a process group of its own, its talk going to a file"
-    env = dict(os.environ, CATSCANS_PROJECT=str(project_dir()))
+    env = dict(os.environ, CATSCANS_PROJECT=str(project_dir()), **{MARK: way.mark})
     if data_dir(): env["CATSCANS_DATA"] = str(data_dir())
     if way.engine == "local": env["CATSCANS_LOCK"] = str(way.lock)
     talk = {} if way.verbose else dict(stdout=out, stderr=subprocess.STDOUT)
