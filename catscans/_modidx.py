@@ -651,6 +651,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'catscans.figures.audit._file': ('figures/audit.html#_file', 'catscans/figures/audit.py'),
                                         'catscans.figures.audit._folder': ('figures/audit.html#_folder', 'catscans/figures/audit.py'),
                                         'catscans.figures.audit._map': ('figures/audit.html#_map', 'catscans/figures/audit.py'),
+                                        'catscans.figures.audit._minus': ('figures/audit.html#_minus', 'catscans/figures/audit.py'),
                                         'catscans.figures.audit._named': ('figures/audit.html#_named', 'catscans/figures/audit.py'),
                                         'catscans.figures.audit._norms': ('figures/audit.html#_norms', 'catscans/figures/audit.py'),
                                         'catscans.figures.audit._of_embeddings': ( 'figures/audit.html#_of_embeddings',

@@ -18,8 +18,9 @@ from catscans.metrics import correlation
 from catscans.datasets.catalogue import SHORT
 from catscans.published.claims import CLAIMS, answer, copied, learning_rates, obtained
 from catscans.published.effects import ABOUT, EFFECT, OBTAINED
-from catscans.published.evidence import VERDICTS, from_record
+from catscans.published.evidence import VERDICTS, from_record, verdict_of
 from catscans.published import findings
+from catscans.published import grades
 from catscans.published.verdicts import COLUMNS, audit, audit_json, audit_text, obtained_counts
 from catscans.figures import audit as audit_figures
 from catscans.figures import distance
@@ -41,12 +42,21 @@ def test_all_claims_in_order(table):
     assert (table.why.str.len() > 20).all() and table.why.str.endswith(".").all()
 
 
-def test_verdicts_agree_with_the_known_answers(table):
-    "yes and no of an independent audit of the same record; partial answers count as no, since the claim as printed does not hold"
-    yes = {1, 2, 3, 4, 5, 6, 7, 10, 11, 14, 17, 18, 21, 23}
-    absent = {22, 24, 27}
-    assert set(table.id[table.verdict == "reproduced"]) == yes
-    assert set(table.id[table.verdict == "not in the record"]) == absent
+def test_verdicts_are_the_settled_grades(table):
+    "what two AI readers said, and where they were not followed a note says why: the computed verdicts equal it for all claims"
+    g = grades.grades().set_index("claim")
+    assert dict(zip(table.id, table.verdict)) == g.settled.to_dict() and dict(zip(table.id, table["class"])) == g["class"].to_dict()
+    assert (g.note[(g.reader_a != g.settled) | (g.reader_b != g.settled)].str.len() > 40).all()
+    assert grades.agreement()["agree"] == (g.reader_a == g.reader_b).sum() and "expert" not in grades.agreement_text()
+
+
+def test_a_verdict_follows_from_the_parts(table):
+    "of every claim, and each of the five is there"
+    said = {"holds": True, "does not hold": False, "cannot be told": None, "is not in the record": "not in the record"}
+    for r in table.itertuples(): assert r.parts and r.verdict == verdict_of(said[v] for v in r.parts.values()), r.id
+    assert set(table.verdict) == set(VERDICTS[:5])
+    for r in table.itertuples():
+        if r.verdict == "cannot tell": assert any(k.startswith("power") or "_power_" in k for k in r.recomputed) and "power" in r.why
 
 
 def test_headline_numbers(table):
@@ -62,7 +72,7 @@ def test_headline_numbers(table):
 
 def test_every_number_in_a_reason_is_a_value(table):
     "a reason quotes what was recomputed or printed, or one of these cells of the record and constants of a method"
-    quoted = {6: "0.05 5856 13000", 10: "0.5", 11: "1996 95", 18: "8", 21: "56 47 10 20", 25: "0.5 30 0.1 20 50", 28: "163818 163862 90000", 29: "1583 4273 7", 30: "8060 10"}
+    quoted = {4: "0.02", 6: "0.05 5640 10015", 10: "0.5", 11: "0.4 1996 95", 12: "0.5 4", 18: "8", 21: "56 47 10 20", 22: "0", 25: "0.5 30 0.1 20 50", 28: "163818 163862 90000", 29: "1583 4273 7", 30: "8060 10", 32: "10 1000"}
     numbers = lambda v: [x for u in v.values() for x in numbers(u)] if isinstance(v, dict) else [abs(v)] if isinstance(v, (int, float)) else []
     for r in table.itertuples():
         text, have = r.why, numbers(r.recomputed) + numbers(r.printed)
@@ -86,16 +96,17 @@ def test_the_committed_audit_is_of_the_committed_records():
             for k in a: same(a[k], b[k], (*where, k))
         elif isinstance(a, float) or isinstance(b, float): assert a == pytest.approx(b, rel=1e-6, abs=1e-9), where
         else: assert a == b, where
-    for c in ("printed", "recomputed", "obtained"):
+    for c in ("printed", "recomputed", "obtained", "parts"):
         for i, text, value in zip(now.id, kept[c], now[c]): same(json.loads(text) if text else None, value, (i, c))
 
 
 # Mutations: one cell of a copy of the record, for each claim that depends on it the recomputed values that change (patterns), and the
 # verdicts that it turns. Counts and ranks are listed where this value moves them.
 # A fold AUC moves its pair's transferability, and that every correlation; a distance moves the correlations of its measure.
-EXPERTS = {8: "spearman* pearson* kendall*", 10: "experts_*_p lowest_p", 11: "experts_* largest", 12: "*_all *_no_imagenet"}
-TASK2VEC = {9: "spearman* pearson* kendall*", 10: "task2vec_*_p lowest_p", 11: "task2vec_* largest"}
-T = EXPERTS | {9: "spearman* pearson* kendall* approximate_draws_*", 10: "experts_*_p task2vec_*_p lowest_p", 11: "experts_* task2vec_* largest", 26: "spearman*"}
+WITHIN_12 = "spearman_rho_within spearman_rho_within_perm_p"
+EXPERTS = {8: "spearman* pearson* kendall*", 10: "experts_*_p lowest_p", 11: "experts_* largest largest_experts", 12: f"*_all *_no_imagenet {WITHIN_12}"}
+TASK2VEC = {9: "spearman* pearson* kendall*", 10: "task2vec_*_p lowest_p", 11: "task2vec_* largest largest_task2vec"}
+T = EXPERTS | {9: "spearman* pearson* kendall* approximate_draws_*", 10: "experts_*_p task2vec_*_p lowest_p", 11: "experts_* task2vec_* largest*", 26: "spearman*"}
 FOLD = {23: "mean_difference sd_*_difference"}
 # Claims 25 and 26 fail for several cells at once. Their mutations start from a copy that is mended but for one cell.
 TABLE3 = [("table3", dict(source=s), "schedule", v) for s, v in (("stl10", "x0.1/epoch from 20"), ("textures", "x0.5/epoch from 50"))]
@@ -103,36 +114,39 @@ ONE_RATE = [("finetune_settings", dict(target=t), "lr", v) for t, v in (("isic",
 EPOCHS = ("finetune_settings", dict(source="imagenet", target="pcam-middle"), "epochs", 20)
 MENDED = {"Table III, epochs of ISIC2018": TABLE3, "epochs of ImageNet to PCam-middle": ONE_RATE, "learning rate of a pair": [*ONE_RATE, EPOCHS], "printed range of learning rates": [*ONE_RATE, EPOCHS]}
 PRINTED_26 = '{"lr_isic2018": 1, "lr_chest": 1, "lr_pcam-middle": 1, "epochs_isic2018": 50, "epochs_chest": 50, "epochs_pcam-middle": 20, "lr_from": 1e-06, "lr_to": 5e-06}'
+# how many differences a test shows need not change with every cell that it depends on
+COUNTS = {"shown", "examples", "intervals_beyond_weak"}
 MUTATIONS = {
     "fold AUC of ImageNet on ISIC2018": (("fold_auc", dict(source="imagenet", target="isic", fold=1), "auc", .30),
-        T | FOLD | {2: "rank_isic2018 auc_isic2018 lead_isic2018 told_*_isic2018", 3: "rank_isic2018", 5: "*_isic2018 negative highest_p kept_by_holm", 6: "*_isic2018",
-                    7: "other_isic2018 p_isic2018", 11: "*", 12: "*_all", 14: "negative table2_negative", 17: "largest*"}, {2: "contradicted", 5: "contradicted", 23: "contradicted"}),
+        T | FOLD | {2: "rank_isic2018 auc_isic2018 lead_isic2018 told_*_isic2018", 3: "rank_isic2018", 5: "*_isic2018 negative highest_p kept_by_holm", 6: "*_isic2018 shown examples",
+                    7: "other_isic2018 p_isic2018 shown examples", 11: "experts_* task2vec_* largest*", 12: "*_all", 14: "negative table2_negative", 17: "largest*"}, {2: "in part", 5: "in part", 23: "contradicted"}),
     "fold AUC of DTD on chest": (("fold_auc", dict(source="textures", target="chest", fold=3), "auc", .60),
-        T | FOLD | {2: "lead_chest", 3: "rank_chest auc_chest", 4: "*_chest", 6: "*_chest smaller*", 7: "other_chest p_chest", 14: "negative table2_negative"}, {3: "contradicted", 23: "contradicted"}),
+        T | FOLD | {2: "lead_chest", 3: "rank_chest auc_chest", 4: "*_chest shown power", 6: "*_chest smaller* shown examples", 7: "other_chest p_chest shown examples", 14: "negative table2_negative"},
+        {3: "in part", 4: "cannot tell", 23: "contradicted"}),
     "fold AUC of a self pair": (("fold_auc", dict(source="pcam-middle", target="pcam-middle", fold=2), "auc", .10),
-        T | FOLD | {2: "told_*_pcam-middle", 14: "pcam-middle negative", 15: "self_pcam-middle", 26: "spearman_rho spearman_rho_*perm_p"}, {14: "contradicted", 23: "contradicted"}),
-    "recorded SD": (("fold_auc_summary", dict(source="kimia", target="pcam-middle"), "std", .0088), {23: "sd_population*"}, {23: "contradicted"}),
+        T | FOLD | {2: "told_*_pcam-middle", 14: "pcam-middle negative", 15: "self_pcam-middle", 26: "spearman_rho spearman_rho_*perm_p"}, {14: "in part", 23: "contradicted"}),
+    "recorded SD": (("fold_auc_summary", dict(source="kimia", target="pcam-middle"), "std", .0088), {23: "sd_population*"}, {23: "in part"}),
     "expert distance of chest and PCam-middle": (("expert_distances", dict(source="chest", target="pcam-middle"), "distance", 5),
         EXPERTS | {22: "triangle* direct"}, {8: "reproduced"}),
     "expert distance of ImageNet": (("expert_distances", dict(source="imagenet", target="isic"), "distance", 20),
-        EXPERTS | {12: "*_all", 13: "experts_isic2018", 22: "triangle*"}, {10: "contradicted", 11: "contradicted"}),
+        EXPERTS | {12: f"*_all {WITHIN_12}", 13: "experts_isic2018", 22: "triangle* whole*"}, {10: "in part", 11: "in part", 22: "contradicted"}),
     "Task2Vec distance": (("task2vec_distances", dict(source="chest", target="pcam-middle", fold=4), "distance", 50),
-        TASK2VEC | {9: "spearman* pearson* kendall* approximate_draws_at*", 19: "different_draws"}, {10: "contradicted", 11: "contradicted"}),
-    "Task2Vec embeddings": (("task2vec_geometry", dict(dataset="chest"), "embeddings", 50), {18: "chest"}, {18: "contradicted"}),
-    "size of a subset": (("task2vec_geometry", dict(dataset="kimia"), "images_per_embedding", 96), {21: "kimia960"}, {21: "contradicted"}),
-    "Table I, size of DTD": (("table1", dict(dataset="textures"), "size_corrected", 9_000_000), {6: "spearman* perm_p* smaller*", 21: "dtd"}, {21: "contradicted"}),
+        TASK2VEC | {9: "spearman* pearson* kendall* approximate_draws_at*", 19: "different_draws"}, {10: "in part", 11: "in part"}),
+    "Task2Vec embeddings": (("task2vec_geometry", dict(dataset="chest"), "embeddings", 50), {18: "chest"}, {18: "in part"}),
+    "size of a subset": (("task2vec_geometry", dict(dataset="kimia"), "images_per_embedding", 96), {21: "kimia960"}, {21: "in part"}),
+    "Table I, size of DTD": (("table1", dict(dataset="textures"), "size_corrected", 9_000_000), {6: "spearman* perm_p* smaller* shown examples", 21: "dtd"}, {21: "in part"}),
     "Table I, printed size of STI-10": (("table1", dict(dataset="sti10"), "size_printed", 9000), {30: "*"}, {30: "reproduced"}),
-    "Table II, AUC of PCam-middle": (("table2", dict(source="pcam-middle"), "test_auc", .70), {14: "table2_pcam-middle table2_negative", 15: "table2_pcam-middle"}, {14: "contradicted"}),
-    "Table III, epochs of ISIC2018": (("table3", dict(source="isic"), "epochs", 71), {25: "matching_rows isic2018"}, {25: "contradicted"}),
+    "Table II, AUC of PCam-middle": (("table2", dict(source="pcam-middle"), "test_auc", .70), {14: "table2_pcam-middle table2_negative", 15: "table2_pcam-middle"}, {14: "in part"}),
+    "Table III, epochs of ISIC2018": (("table3", dict(source="isic"), "epochs", 71), {25: "matching_rows isic2018"}, {25: "in part"}),
     "epochs of ImageNet to PCam-middle": (EPOCHS, {26: "other_epochs epochs_imagenet_pcam-middle"}, {26: "reproduced"}),
-    "learning rate of a pair": (("finetune_settings", dict(source="kimia", target="pcam-middle"), "lr", 1e-5), {26: "lr_pcam-middle lr_highest_pcam-middle spearman*"}, {26: "contradicted"}),
-    "class count of PCam": (("class_counts", dict(collection="pcam", part="with tumour"), "images", 73862), {28: "*"}, {28: "reproduced"}),
+    "learning rate of a pair": (("finetune_settings", dict(source="kimia", target="pcam-middle"), "lr", 1e-5), {26: "lr_pcam-middle lr_highest_pcam-middle spearman*"}, {26: "in part"}),
+    "class count of PCam": (("class_counts", dict(collection="pcam", part="with tumour"), "images", 73862), {28: "*", 31: "sd_*"}, {28: "reproduced"}),
     "class count of chest": (("class_counts", dict(collection="chest", part="NORMAL"), "images", 1590), {29: "*"}, {29: "reproduced"}),
     "baseline": (("facts", dict(name="baseline_is_self_pair"), "value", 0), {15: "self_pair_baselines"}, {15: "reproduced"}),
     "AUC average": (("facts", dict(name="auc_weighted_by_priors"), "value", 0), {17: "weighted"}, {17: "contradicted"}),
-    "printed rank of ImageNet": (("claims", dict(id=2), "printed", '{"rank_isic2018": 1, "rank_chest": 1, "rank_pcam-middle": 2}'), {}, {2: "contradicted"}),
-    "printed rank of DTD": (("claims", dict(id=3), "printed", '{"rank_chest": 3, "rank_pcam-middle": 2}'), {}, {3: "contradicted"}),
-    "printed range of learning rates": (("claims", dict(id=26), "printed", PRINTED_26), {26: "lr_outside"}, {26: "contradicted"}),
+    "printed rank of ImageNet": (("claims", dict(id=2), "printed", '{"rank_isic2018": 1, "rank_chest": 1, "rank_pcam-middle": 2}'), {}, {2: "in part"}),
+    "printed rank of DTD": (("claims", dict(id=3), "printed", '{"rank_chest": 3, "rank_pcam-middle": 2}'), {}, {3: "in part"}),
+    "printed range of learning rates": (("claims", dict(id=26), "printed", PRINTED_26), {26: "lr_outside"}, {26: "in part"}),
     "printed rho": (("claims", dict(id=8), "printed", .291), {}, {8: "reproduced"}),
 }
 
@@ -163,10 +177,55 @@ def test_mutation(what, table, tmp_path):
     for i in old:
         keys = {*old[i], *now[i]}
         changed = {k for k in keys if (k in old[i]) != (k in now[i]) or old[i].get(k) != now[i].get(k)}
-        assert changed == {k for k in keys if any(fnmatch(k, p) for p in depends.get(i, "").split())}, i
+        allowed = {k for k in keys if any(fnmatch(k, p) for p in depends.get(i, "").split())}
+        assert changed <= allowed and allowed - changed <= COUNTS, i
     verdict, before = dict(zip(new.id, new.verdict)), dict(zip(table.id, table.verdict))
     assert turns and {i for i in before if before[i] != verdict[i]} == set(turns)
     assert {i: verdict[i] for i in turns} == turns
+
+
+IMAGENET_EXPERTS = [("expert_distances", dict(source="imagenet", target=t), "distance", 0) for t in ("isic", "chest", "pcam-middle")]
+MEASURED = [("task2vec_distances", dict(source="imagenet", target=t), "distance", .95) for t in ("isic", "chest", "pcam-middle")]
+NO_COMMITS = [("table3", dict(source=s), "git_commit", "") for s in PAPER_RECORD if s != "imagenet"]
+NOISE = [("fold_auc", dict(source="sti10", target=t, fold=f), "auc", .7 + .06*f) for t in ("isic", "chest", "pcam-middle") for f in range(1, 6)]
+REACHED = {  # claim, cells -> its verdict; every verdict by one change of the record or more
+    "measured distances of ImageNet": (13, MEASURED, "reproduced"),
+    "measured, but near by the experts": (13, MEASURED + IMAGENET_EXPERTS, "in part"),
+    "near by the experts, and never measured": (13, IMAGENET_EXPERTS, "contradicted"),
+    "STI-10 too variable to be told from DTD": (4, NOISE, "cannot tell"),
+    "no commit of any pretraining": (25, NO_COMMITS, "not in the record"),
+}
+
+
+@pytest.mark.slow(1)
+@pytest.mark.parametrize("what", REACHED)
+def test_every_verdict_is_reached(what, table, tmp_path):
+    id, cells, verdict = REACHED[what]
+    authors.export(tmp_path)
+    for c in cells: assert put(tmp_path, *c)
+    new = audit(tmp_path, profiles=()).set_index("id").loc[id]
+    old = table.set_index("id").loc[id]
+    assert new.verdict == verdict != old.verdict if verdict != "in part" else new.verdict == verdict and new.parts != old.parts
+    assert set(v for _, _, v in REACHED.values()) == set(VERDICTS[:5])
+    if verdict == "cannot tell": assert new.recomputed["power"] < .5 and f"{new.recomputed['power']:.2f}" in new.why
+
+
+@pytest.mark.slow(2)
+def test_the_sentences_on_the_paper_follow_the_record(table, tmp_path):
+    "headline, what was found, and how many numbers are beside the record: a changed record changes each"
+    say = lambda t, rec=None: (findings.headline(t), findings.in_short(t), findings.numbers_text(findings.numbers_frame(t, rec)))
+    old, n = say(table), dict(table.groupby(["class", "verdict"]).size())
+    assert old[0].startswith(f"Of 15 findings the authors' record reproduces {n['finding', 'reproduced']}, ") and f"of 6 facts it reproduces {n['fact', 'reproduced']}, " in old[0]
+    assert "ImageNet gives the highest AUC on all three targets. Neither distance is shown to predict transferability: over 24 pairs Pearson's r is 0.24 for the experts and -0.11" in old[1]
+    assert "29 of Table II" in old[2]
+    authors.export(tmp_path)
+    for c in (("expert_distances", dict(source="imagenet", target="isic"), "distance", 20), *NO_COMMITS): assert put(tmp_path, *c) == 1
+    new = say(audit(tmp_path, profiles=()), authors.record(tmp_path))
+    assert f"reproduces {n['finding', 'reproduced'] - 2}, bears out {n['finding', 'in part'] + 2} in part" in new[0] and "has nothing on 1; of 6 facts" in new[0]
+    assert new[1].startswith("ImageNet gives the highest AUC on all three targets. A relation with transferability is shown for the experts' distance only: over 24 pairs")
+    assert "40 of Table III" in new[2] and "29 of Table II" in new[2]
+    put(tmp_path, "fold_auc", dict(source="imagenet", target="isic", fold=1), "auc", .30)
+    assert findings.in_short(audit(tmp_path, profiles=())).startswith("ImageNet gives the highest AUC on two of three targets. ")
 
 
 def test_a_rule_for_claim_14_holds_under_both_baselines(table, tmp_path):
@@ -195,7 +254,7 @@ def test_a_statistic_reads_the_same_everywhere(table):
             same = {v[11][f"{d}_pearson_r_{bound}"], drawn.loc[m, f"pearson_r_{bound}"], audited.loc[d if d == "experts" else "task2vec_published_draw", f"pearson_r_{bound}"]}
             assert len(same) == 1, same
         assert v[10][f"{d}_pearson_r_perm_p"] == drawn.loc[m, "pearson_r_perm_p"]
-    line = f"[{v[11]['experts_pearson_r_lo']:.2f}, {v[11]['experts_pearson_r_hi']:.2f}]"
+    line = f"[{v[11]['experts_pearson_r_lo']:.2f}, {v[11]['experts_pearson_r_hi']:.2f}]".replace("-", "−")
     known = correlation._correlation.cache_info().misses
     assert any(line in t.get_text() for t in distance.fig4("published").axes[0].texts)
     assert "Pearson r 0.238" in report.sentences("published")["fig4_distance"] and correlation._correlation.cache_info().misses == known   # no permutation a second time
@@ -276,7 +335,7 @@ def test_a_claim_without_variation_of_rates_is_still_answered(tmp_path):
     table = audit(tmp_path, profiles=())
     t = table.set_index("id")
     assert t.verdict[26] == "reproduced" and t.recomputed[26]["spearman_rho"] == t.recomputed[26]["spearman_rho_within"] == "undefined"
-    assert "Spearman undefined (p undefined)" in t.why[26]
+    assert "Spearman's rho is undefined (p undefined)" in t.why[26]
     audit_text(table); json.loads(audit_json(table))
 
 
@@ -287,20 +346,22 @@ def test_claim_26_looks_at_the_rates(tmp_path):
     put(tmp_path, *EPOCHS)
     t = audit(tmp_path, profiles=()).set_index("id")
     assert t.recomputed[26]["lr_chest"] == 1 and t.recomputed[26]["lr_highest_chest"] == .5 and t.recomputed[26]["lr_outside"] == 24
-    assert t.verdict[26] == "contradicted" and "24 pairs outside the printed range" in t.why[26]
+    assert t.verdict[26] == "in part" and t.parts[26]["rates from 1e-06 to 0.0001"] == "does not hold" and "24 pairs outside the printed range" in t.why[26]
 
 
 @pytest.mark.slow(5)
-def test_claim_12_needs_growth_that_is_shown(table):
+def test_claim_12_needs_growth_that_is_shown(table, monkeypatch):
+    "growth reproduces, decline contradicts; a test that is not significant does neither, but where its power is high"
     from dataclasses import replace
     ev = from_record()
     row = ev.rec.claims.set_index("id").loc[12]
     far = ev.pairs.transferability.abs()
     found = [answer(replace(ev, pairs=ev.pairs.assign(experts=d)), row, 12) for d in (far, -far, ev.pairs.experts)]
-    assert [f.holds for f in found[:2]] == [True, False] and "grows with distance" in found[0].why and "no growth with distance is shown" in found[1].why
-    weak = next(d for d in (pd.Series(np.random.default_rng(i).normal(size=len(far))) for i in range(99)) if
-                .1 < (f := answer(replace(ev, pairs=ev.pairs.assign(experts=d)), row, 12)).value["spearman_rho_all"] and f.value["p_all"] > .05)
-    assert not answer(replace(ev, pairs=ev.pairs.assign(experts=weak)), row, 12).holds    # a positive rho alone is not growth
+    assert [f.verdict for f in found] == ["reproduced", "contradicted", "cannot tell"]
+    assert "the effect grows with distance" in found[0].why and "does not grow" in found[1].why and "may or may not grow" in found[2].why
+    assert found[2].value["spearman_rho_within_perm_p"] > .5 and f"a power of {found[2].value['within_power_at_rho_0.5']:.2f}" in found[2].why
+    monkeypatch.setattr(correlation, "spearman_power", lambda n, rho: .9)
+    assert answer(ev, row, 12).verdict == "contradicted"
 
 
 def test_an_undefined_side_statistic_is_no_reason_to_refuse(tmp_path):
@@ -329,7 +390,7 @@ def test_no_violation_is_not_called_impossible(tmp_path):
     for s in PAPER_RECORD: put(tmp_path, "expert_distances", dict(source=s), "distance", 3)
     put(tmp_path, "expert_distances", dict(source="imagenet", target="chest"), "distance", 4)
     t = audit(tmp_path, profiles=()).set_index("id")
-    assert t.recomputed[22]["triangle_violations"] == 0 and "no distance is longer than a way round" in t.why[22] and "cannot be" not in t.why[22]
+    assert t.recomputed[22]["triangle_violations"] == 0 and "No distance is larger than two others together" in t.why[22] and "can be" not in t.why[22] and t.verdict[22] == "in part"
 
 
 def test_a_copy_of_distances_is_one_on_every_target(table, tmp_path):
@@ -370,7 +431,7 @@ def test_obtained_from_our_records():
         t = audit(profiles=["toy"])
     got = {i: o["toy"] for i, o in zip(t.id, t.obtained)}
     mean = df[(df.source == "toy-imagenet") & (df.target == "toy-chest")].auc_ovr_weighted.mean()
-    assert math.isclose(got[2]["value"]["auc_chest"], mean) and got[2]["verdict"] in OBTAINED
+    assert math.isclose(got[2]["value"]["auc_chest"], mean) and got[2]["verdict"] in OBTAINED and got[2]["parts"]
     assert got[15]["value"]["self_pair_baselines"] == 0
     assert math.isclose(got[16]["value"]["train"], .8)     # 80/20: nothing is watched
     assert got[17]["value"] == dict(weighted=1, largest_difference_isic2018=0.)
@@ -475,7 +536,7 @@ def test_command_audits_a_copy_whatever_the_verdicts(tmp_path):
     f = tmp_path/"copy"/"fold_auc.csv"
     f.write_text(f.read_text().replace("imagenet,isic,1,0.94", "imagenet,isic,1,0.04"))
     p = run("audit", "--record", str(tmp_path/"copy"), cwd=tmp_path)
-    assert p.returncode == 0 and "  2 contradicted" in p.stdout
+    assert p.returncode == 0 and "  2 in part" in p.stdout and "  3 reproduced" in p.stdout
     assert max(map(len, p.stdout.splitlines())) <= 100
     f.write_text(f.read_text().replace("imagenet,isic,1,0.04", "imagenet,isic,1,9.04"))
     p = run("audit", "--record", str(tmp_path/"copy"), cwd=tmp_path)
@@ -488,7 +549,7 @@ def test_command_audits_a_copy_whatever_the_verdicts(tmp_path):
 def test_every_figure_is_drawn_from_the_record(tmp_path, monkeypatch):
     from PIL import Image
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path))
-    for name in ("coefficients", "draws", "learning_rate", "baseline", "distances", "geometry", "sizes", "tests"):
+    for name in ("coefficients", "draws", "learning_rate", "baseline", "distances", "geometry", "norms", "sizes", "tests"):
         fig = audit_figures.draw(name)
         image = Image.open(tmp_path/"figures"/"published"/f"audit_{name}.png").convert("L")
         assert image.getextrema()[0] < 60 and len(image.getcolors(100_000)) > 20 and len(fig.frame)

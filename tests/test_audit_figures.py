@@ -7,13 +7,14 @@ from catscans.core.protocols import OBEYED, PROTOCOL_SETTINGS
 from catscans.records import authors
 from catscans.published.evidence import VERDICTS
 from catscans.published import findings
+from catscans.published import grades
 from catscans.published import verdicts
 from catscans.figures import audit
-from catscans.figures.style import small
+from catscans.figures.style import ORIGIN, small
 
 
 @pytest.fixture(scope="module")
-def table(): return pd.DataFrame(dict(id=range(1, 33), claim="a claim", verdict=[VERDICTS[i % len(VERDICTS)] for i in range(32)]))
+def table(): return pd.DataFrame({"id": range(1, 33), "class": grades.grades()["class"], "claim": "a claim", "verdict": [VERDICTS[i % len(VERDICTS)] for i in range(32)]})
 
 
 @pytest.fixture
@@ -57,9 +58,19 @@ def test_drawn_with_its_numbers(name, table, project):
     assert len(fig.get_suptitle()) < 90                                    # one line
 
 
-def test_verdicts_by_symbol_as_well(table):
-    words = [t.get_text() for t in audit.verdicts(None, table=table).axes[0].texts]
-    assert {s: words.count(s) for s in audit.VERDICT_SYMBOL.values()} == {s: 8 for s in audit.VERDICT_SYMBOL.values()}
+def test_verdicts_by_symbol_and_in_words(table):
+    fig = audit.verdicts(None, table=table)
+    words = [t.get_text() for t in fig.axes[0].texts]
+    n = table.verdict.value_counts()
+    assert {s: words.count(s) for s in audit.VERDICT_SYMBOL.values()} == {audit.VERDICT_SYMBOL[v]: n[v] for v in VERDICTS}
+    assert set(grades.grades().short) <= set(words) and len(set(audit.VERDICT_COLOUR.values())) == len(VERDICTS)
+    kept = table.assign(verdict=VERDICTS[0])
+    assert "15 of 15 findings, 11 of 11 procedures and 6 of 6 facts" in audit.verdicts(None, table=kept).get_suptitle() != fig.get_suptitle()
+
+
+def test_sign_has_no_colour_of_an_origin():
+    "blue and orange say where a dataset comes from, and nothing else"
+    for colours in (audit.SIGN, audit.KINDS, audit.VERDICT_COLOUR, {k: c for k, (*_, c) in findings.STATISTICS.items()}): assert not set(ORIGIN.values()) & set(colours.values())
 
 
 def titles(fig): return [fig.get_suptitle(), *(ax.get_title(loc="left") for ax in fig.axes)]
@@ -70,10 +81,12 @@ def foot(fig): return " ".join(" ".join(t.get_text().split()) for t in fig.texts
 CELLS = {
     "baseline": ([("table2", dict(source="chest"), "test_auc", .999)], "7 of 8 negative", "4 of 8 negative"),
     "sizes": ([("class_counts", dict(collection="chest", part="NORMAL"), "images", 1590)], "4 of 4 printed", "3 of 4 printed"),
-    "coefficients": ([("claims", dict(id=8), "printed", .291)], "Experts: 0.24 is Pearson's r", "Experts: 0.291 is Spearman's ρ"),
-    "learning_rate": ([("finetune_settings", dict(target="chest", source="isic"), "lr", 3e-3)], "a relation over all pairs", "no relation shown"),
-    "distances": ([("task2vec_distances", dict(target="chest", source="imagenet"), "distance", .95)], "Dashed: ImageNet's Task2Vec distances are those of STL-10", None),
-    "geometry": ([("task2vec_matrices", dict(measure="cosine_all_cross", a="textures", b="textures"), "distance", .01)], "nearest in 6 of 8", "nearest in 7 of 8"),
+    "coefficients": ([("claims", dict(id=8), "printed", .291)], "Of 2 values printed as Spearman's ρ none is; 2 are Pearson's r", "Of 2 values printed as Spearman's ρ 1 is; 1 is Pearson's r"),
+    "learning_rate": ([("finetune_settings", dict(target="chest", source="isic"), "lr", 3e-3)], "Rates go with gains over all pairs; within targets ρ is 0.15, without ImageNet 0.51", "Rates are not shown to go with gains over all pairs"),
+    "distances": ([("task2vec_distances", dict(target="chest", source="imagenet"), "distance", .95)], "ImageNet's Task2Vec distances are those of STL-10 and 1 expert distance cannot be", "1 expert distance cannot be"),
+    "differences": ([("differences", dict(setting="baseline"), "effect", "low")], "we judge the effect of 6 as high", "we judge the effect of 5 as high"),
+    "norms": ([("task2vec_geometry", dict(dataset="chest"), "norm_mean_embedding", .2)], "Norms differ by a factor of 325", "Norms differ by a factor of 147"),
+    "geometry": ([("task2vec_matrices", dict(measure="cosine_all_cross", a="textures", b="textures"), "distance", .01)], "In 2 of 8 datasets another dataset is nearer", "In 1 of 8 datasets another dataset is nearer"),
     "draws": ([("task2vec_distances", dict(source="chest", target="pcam-middle"), "distance", .66)], "outside the middle", "within the middle"),
 }
 
@@ -109,9 +122,9 @@ PLAIN = [("finetune_settings", dict(target=t), "lr", v) for t, v in RATES]
 GEOMETRY = [("task2vec_geometry", dict(dataset=d), "norm_mean_embedding", 2) for d in ("stl10", "sti10", "textures", "isic", "chest", "pcam-middle", "pcam-small", "kimia")]
 # statistics that are undefined in a copy which the audit accepts: cells, the figure that shows one, and what it says
 DEGENERATE = {
-    "one learning rate per target": (PLAIN, "learning_rate", "ρ undefined"),
+    "one learning rate per target": (PLAIN, "learning_rate", "are all equal"),
     "no rates but ImageNet's": (PLAIN + [("finetune_settings", dict(source="imagenet", target=t), "lr", "1e-04") for t, _ in RATES], "learning_rate", "without ImageNet ρ undefined"),
-    "equal norms": (GEOMETRY, "geometry", "ρ undefined (p undefined)"),
+    "equal norms": (GEOMETRY, "norms", "ρ undefined (p undefined)"),
 }
 
 

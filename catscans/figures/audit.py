@@ -41,6 +41,10 @@ def verdict_table(
 TARGET_COLOUR = dict(zip(PAPER_TARGETS, TARGETS))
 MINUS = str.maketrans("-", "−")
 
+def _minus(text):
+    "A text whose negative numbers have a minus; the hyphen of a name stays."
+    return re.sub(r"(?<!\w)-(?=\d)", "−", text)
+
 # %% ../../nbs/figures/14_audit.ipynb #10f6e3b4
 def _study(rec):
     rec = authors.record(rec)
@@ -48,8 +52,8 @@ def _study(rec):
 
 def _canvas(rec, title, size, rows=1, cols=1, what="", more="", **kw):
     # "ρ = 0.83" stays on one line
-    more = re.sub(r" ([=<]) ", "\u00a0\\1\u00a0", more).translate(MINUS) if " = " in more or " < " in more else more
-    return canvas(_study(rec), title.translate(MINUS), size, rows, cols, what, more, **kw)
+    more = _minus(re.sub(r" ([=<]) ", "\u00a0\\1\u00a0", more))
+    return canvas(_study(rec), _minus(title), size, rows, cols, what, more, **kw)
 def _dot(label, **kw):
     from matplotlib.lines import Line2D
     return Line2D([], [], **(dict(ls="", marker="o", ms=5, color=GREY) | kw), label=label)

@@ -92,11 +92,12 @@ def _imagenet_is_best(ev, printed, tolerance):
                   f"lead_{t}": ev.mean("imagenet", t) - ev.mean(rest[0], t),
                   f"others_{t}": len(rest), f"told_apart_{t}": sum(ev.p("imagenet", s, t) < .05 for s in rest),
                   f"told_apart_holm_{t}": sum(ev.p("imagenet", s, t, holm=True) < .05 for s in rest)}
-    told = lambda t: (f"{value[f'told_apart_{t}']} of {value[f'others_{t}']} on {label(t)} "
-                      f"(after Holm's correction {value[f'told_apart_holm_{t}']})")
+    told = lambda t: (f"{value[f'told_apart_{t}']} ({value[f'told_apart_holm_{t}']}) of {value[f'others_{t}']} on "
+                      f"{label(t)}")
     return Finding(value, _rank_parts(printed, value), "ImageNet's mean AUC is "
         + _on_targets(lambda t: f"{value[f'auc_{t}']:.3f} on {label(t)}")
-        + f". Of the other sources the corrected test tells it from {_on_targets(told)}.")
+        + f". Of the other sources the corrected test tells it from {_on_targets(told)}; in brackets what Holm's "
+          "correction leaves.")
 
 # %% ../../nbs/published/02_claims.ipynb #92e04c11
 @claim(3)

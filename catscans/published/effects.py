@@ -60,8 +60,8 @@ def power_to_see(
     "Power of the corrected t-test whose intervals are given, by the noncentral t distribution."
     from scipy.stats import nct, t
     halves, critical = np.asarray(halves, float), t.ppf(1 - alpha/2, folds - 1)
-    shift = np.minimum(difference*t.ppf(.975, folds - 1)/np.maximum(halves, 1e-12), 30)   # beyond 30 standard errors: 1
-    return np.where(shift < 30, nct.sf(critical, folds - 1, shift) + nct.cdf(-critical, folds - 1, shift), 1.)
+    shift = np.minimum(difference*t.ppf(.975, folds - 1)/np.maximum(halves, 1e-12), 10)   # beyond 10 standard errors: 1
+    return np.where(shift < 10, nct.sf(critical, folds - 1, shift) + nct.cdf(-critical, folds - 1, shift), 1.)
 
 # %% ../../nbs/published/03_effects.ipynb #3dc5ca5d
 def _power(halves, folds):
@@ -91,7 +91,7 @@ def _within_bounds(bounds, printed):
     return False if not bounds[0] <= printed <= bounds[1] else True if bounds[0] == bounds[1] else None
 
 def _ranks_text(source, bounds):
-    return (f"by that {label(source)} may be number "
+    return (f"So {label(source)} may be number "
             + listed([f"{_span(*b)} on {label(t)}" for t, b in bounds.items()]))
 def _span(lo, hi): return f"{lo}" if lo == hi else f"{lo} to {hi}"
 
@@ -104,7 +104,7 @@ def _ranks(bounds, printed):
 def _told_best(ev, printed):
     "Best on every target: shown to be above every other source."
     b, value, why = _rank_bounds(ev, "imagenet", PAPER_TARGETS)
-    return Finding(value, _ranks(b, printed), f"{why}; {_ranks_text('imagenet', b)}.")
+    return Finding(value, _ranks(b, printed), f"{why}. {_ranks_text('imagenet', b)}.")
 
 # %% ../../nbs/published/03_effects.ipynb #ff08e9b6
 @effect(3)
@@ -114,7 +114,7 @@ def _told_second(ev, printed):
     half = len(ev.sources("isic2018"))/2
     low = True if b["isic2018"][0] > half else False if b["isic2018"][1] <= half else None
     return Finding(value, _ranks(b, printed) | {f"in the lower half on {label('isic2018')}": low},
-                   f"{why}; {_ranks_text('dtd', b)}.")
+                   f"{why}. {_ranks_text('dtd', b)}.")
 
 # %% ../../nbs/published/03_effects.ipynb #5b6580e1
 def _lower(ev, asked, also=lambda k: False):

@@ -114,8 +114,8 @@ def audit_text(
         out += _wrapped(f"{p}: {obtained_counts(table, p)}; a dataset goes by the name of the one that it stands for",
                         width, 6)
     return "\n".join([*out, "-"*width, *textwrap.wrap(headline(table), width),
-                      ", ".join(f"{counts[v]} {v}" for v in VERDICTS if v in counts)
-                      + (f"; not yet run by us: {', '.join(waiting)}" if waiting else "")])
+                      "In all " + ", ".join(f"{counts[v]} {v}" for v in VERDICTS if v in counts),
+                      *([f"{NOT_YET_RUN} by us: {', '.join(waiting)}"] if waiting else [])])
 
 # %% ../../nbs/published/04_verdicts.ipynb #bce0b21c
 def audit_json(
