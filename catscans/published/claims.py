@@ -111,6 +111,10 @@ def _dtd_second(ev, printed, tolerance):
                    + _on_targets(lambda t: f"{value[f'rank_{t}']} of {value[f'of_{t}']} on {label(t)}") + ".")
 
 # %% ../../nbs/published/02_claims.ipynb #736c8012
+def _open(ev, parts, why):
+    "What the tests could have shown, where the record leaves a claim open; our own column says it anyway."
+    return f" {why}." if None in parts.values() and ev.profile == "published" else ""
+
 @claim(4)
 def _sti10_against_dtd(ev, printed, tolerance):
     "STI-10 minus DTD: worse where the corrected test sees it, similar where the interval ends below `MATTERS`."
@@ -118,11 +122,12 @@ def _sti10_against_dtd(ev, printed, tolerance):
     for a, b, t in asked:
         lo, hi = ev.interval(a, b, t)
         value |= {f"difference_{t}": ev.mean(a, t) - ev.mean(b, t), f"p_{t}": ev.p(a, b, t), f"lo_{t}": lo, f"hi_{t}": hi}
-    parts, power, _ = similar_or_lower(ev, asked)
+    parts, power, why = similar_or_lower(ev, asked)
     said = lambda t: (f"{value[f'difference_{t}']:+.3f} ({value[f'lo_{t}']:+.3f} to {value[f'hi_{t}']:+.3f}, "
                       f"{p_text(value[f'p_{t}'])}) on {label(t)}")
     return Finding(value | power | dict(similar_up_to=MATTERS), parts, "STI-10 minus DTD in mean AUC, with the interval of "
-                   f"the corrected test: {_on_targets(said)}. Up to {MATTERS:g} counts as similar, by our judgement.")
+                   f"the corrected test: {_on_targets(said)}. Up to {MATTERS:g} counts as similar, by our judgement."
+                   + _open(ev, parts, why))
 
 # %% ../../nbs/published/02_claims.ipynb #d261a035
 @claim(5)
@@ -165,10 +170,6 @@ def _example(ev, found):
     if not found: return ""
     (a, b, t) = found[0]
     return f", for example {label(a)} ({ev.sizes[a]:,} images) against {label(b)} ({ev.sizes[b]:,}) on {label(t)}"
-
-def _open(ev, parts, why):
-    "What the tests could have shown, where the record leaves a claim open; our own column says it anyway."
-    return f" {why}." if None in parts.values() and ev.profile == "published" else ""
 
 # %% ../../nbs/published/02_claims.ipynb #3e363dc3
 @claim(7)
