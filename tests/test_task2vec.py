@@ -228,6 +228,7 @@ def test_squeezenet_from_an_old_file_of_weights(tmp_path):
 
 
 def test_squeezenet_by_name_is_fetched_once_into_keras_own_cache(tmp_path, monkeypatch):
+    for k in ("CATSCANS_DATA", "CATSCANS_PROBE"): monkeypatch.delenv(k, raising=False)
     (tmp_path/"models").mkdir()
     legacy(squeezenet(2, 32), there := tmp_path/"models"/SQUEEZENET_FILE["fname"])
     get = keras.utils.get_file

@@ -44,6 +44,7 @@ def diversity_spread(
     f = f - f[0]               # exactly 0 where all are alike
     return float(np.sqrt(((f - f.mean(0))**2).sum()/max(len(f) - 1, 1)))
 
+# %% ../../nbs/similarity/06_controls.ipynb #57bf830c
 @estimator(+1, "1 (one image, repeated) to about the number of features" + _OWN,
            "embedding of the source under the probe; at least 4 images", "participation ratio: Gao et al. 2017, bioRxiv "
            "214262; the trace of the squared covariance unbiased: Song et al. 2012, JMLR 13, Eq. 4", "n^2 d")
@@ -75,6 +76,7 @@ def diversity_vendi(
     p = p[p > 0]
     return float(np.exp(-(p*np.log(p)).sum()))
 
+# %% ../../nbs/similarity/06_controls.ipynb #f435fdc1
 @estimator(+1, "0 to the logarithm of the number of classes, nats" + _OWN, "labels of the source",
            "diversity of the source; entropy: Shannon 1948", "1")
 def diversity_classes(

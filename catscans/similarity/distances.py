@@ -30,6 +30,7 @@ def subset_seed(seed:int, k:int)->int:
     "Seed of the k-th subset, counted from 0."
     return 1000*seed + k
 
+# %% ../../nbs/similarity/07_distances.ipynb #73105b38
 LOOKED = 200   # images of each dataset by which a probe is judged
 
 def _fit(probe, *datasets):
@@ -38,6 +39,7 @@ def _fit(probe, *datasets):
     some = {im.name: im.x[stratified_sample(im.y, LOOKED, "probe", im.name)] for im in datasets}
     check_probe(probe.name, {n: probe.features(np.asarray(x)) for n, x in some.items()})
 
+# %% ../../nbs/similarity/07_distances.ipynb #6c2c8273
 def _task2vec(distance, source, target, probe, n_subset=None, subsets=5, seed=1, **kw):
     "mean distance over pairs of subsets; of a dataset from itself: the spread within it"
     if unfit := [w for w, o in (("source", source), ("target", target))

@@ -138,6 +138,7 @@ def transrate(
     z /= np.sqrt((z**2).sum()/len(z))
     return _rate(z, eps) - sum((y == c).mean()*_rate(z[y == c], eps) for c in range(k))
 
+# %% ../../nbs/similarity/04_estimators.ipynb #1f57a895
 def transrate_floor(
     features,         # (n, d)
     labels,           # (n,)

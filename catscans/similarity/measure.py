@@ -56,6 +56,7 @@ def probe_for(
                         f"{run.source}")
     return Probe(resnet50(2, size, weights=run.weights, arch=p.arch, dropout=0), where)
 
+# %% ../../nbs/similarity/09_measure.ipynb #b2a44b6b
 def own_task(
     p:Profile,
     protocol:str,
@@ -299,6 +300,20 @@ def kept(
                 started=then.get("kept", old["timing"])["started"])
     return rows, why, dict(networks=then["networks"], kept=here)
 
+# %% ../../nbs/similarity/09_measure.ipynb #203e7c85
+def _with_kept(others, lost, more, known, show):
+    "rows and reasons of now with those that are kept"
+    had = list(dict.fromkeys(r["measure"] for r in more))
+    if had: show(f"{', '.join(had)}: kept from the earlier record of these images")
+    return in_order(others + more), {m: w for m, w in lost.items() if m not in had} | known
+
+def _say_lost(lost, networks, show):
+    "which estimators have no value for a pair, and why; said once already of all that need networks which are not here"
+    for reason in dict.fromkeys(lost.values()):
+        names = [n for n, r in lost.items()
+                 if r == reason and (networks or not set(registry()[n].inputs) & {"features", "outputs"})]
+        if names: show(f"{', '.join(names)}: left out for at least one pair, {reason}")
+
 # %% ../../nbs/similarity/09_measure.ipynb #045911b1
 def measure(
     profile,                   # name or catscans.core.grid.Profile
@@ -333,14 +348,12 @@ def measure(
         networks, hashes = {}, str(e)
         show(f"estimators that look through the source's network: {e}")
     others, lost, maps = estimates(p, images, embedded, probe, networks, protocol, show=show, seen=seen)
-    more, why_not, earlier = ([], {}, {}) if networks else kept(p, images, protocol, seed)
-    others, hashes = in_order(others + more), earlier.pop("networks", hashes)
-    lost = {m: w for m, w in lost.items() if m not in {r["measure"] for r in more}} | why_not
-    if more: show(f"{', '.join(earlier['kept']['measures'])}: kept from the record of {earlier['kept']['started'][:10]}")
-    for reason in dict.fromkeys(lost.values()):
-        names = [n for n, r in lost.items()
-                 if r == reason and (networks or not set(registry()[n].inputs) & {"features", "outputs"})]
-        if names: show(f"{', '.join(names)}: left out for at least one pair, {reason}")
+    earlier = {}
+    if not networks:
+        more, known, earlier = kept(p, images, protocol, seed)
+        others, lost = _with_kept(others, lost, more, known, show)
+        hashes = earlier.pop("networks", hashes)
+    _say_lost(lost, networks, show)
     matrices |= maps
     return write(dict(schema=1, kind="similarity", profile=p.name, protocol=protocol, seed=seed, distances=distances,
                       matrices=matrices, estimates=others,

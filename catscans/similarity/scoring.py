@@ -63,12 +63,14 @@ def _of(name, source, target):
 
 def _else(name): return f"; or images and {_MADE[name]}" if name in _MADE else ""
 
+# %% ../../nbs/similarity/08_scoring.ipynb #0055b62b
 def _check_pair(source, target, network, made):
     "`check_probe` of what a probe has made of the images of a pair"
     seen = {o.name: made[k] for k, o in (("source_embedding", source), ("target_embedding", target))
             if made.get(k) is not None}
     if seen: check_probe(network.name, seen)
 
+# %% ../../nbs/similarity/08_scoring.ipynb #45f0d6e8
 def _bind(card, source, target, context, made):
     "keyword arguments for `card.call`; `NotAvailable` where one is missing"
     def of(k):

@@ -142,6 +142,7 @@ def _some(n, most, seed):
     "positions of `most` of n images at most, drawn by lot"
     return np.arange(n) if n <= most else np.random.default_rng(seed).choice(n, most, replace=False)
 
+# %% ../../nbs/similarity/05_transport.ipynb #4fa8c33b
 @estimator(+1, "0 in the mean for what has nothing in common, single values may be below; 1 for the same",
            "features of the target under the source network and under one trained on the target",
            "linear CKA: Kornblith et al. 2019, ICML, section 3; debiased: Nguyen et al. 2021, ICLR, Eq. 3",
