@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'measures', 'observed', 'distances_of', 'transfer_frame', 'printed_rho', 'correlated', 'within_text',
-           'fig4', 'correlations']
+           'distance_finding', 'fig4', 'correlations']
 
 # %% ../../nbs/figures/02_distance.ipynb #8f3a36f7
-import pandas as pd
-from ..core.basics import UserError, p_text
+import numpy as np, pandas as pd
+from ..core.basics import UserError, listed, p_text, r_text
 from ..core.protocols import setting
 from ..records import authors, frames
 from ..records.authors import record
@@ -28,15 +28,17 @@ def measures(
 )->dict: # measure -> title
     "`MEASURES`, with experts that are no people called what they are."
     who = observer(st.profile, st.protocol)
-    return MEASURES | ({"experts": f"Experts: {who}"} if who else {})
+    return MEASURES | ({"experts": f"Ratings by {who}"} if who else {})
 
 @of_study
 def observed(
     st:Study|str,  # what is shown; a profile's name stands for all of it
 )->str: # empty: there is nothing to say
-    "A sentence on experts that are no people."
+    "Whose the experts' answers are where they are no people's, and whose the questions are."
+    if st.of_authors: return ""
     who = observer(st.profile, st.protocol)
-    return f"Experts: the answers are those of {who}, not of people." if who else ""
+    return ((f"The ratings are those of {who}, not of people. " if who else "")
+            + "The six questions are those of the authors' pilot, not those of section IV.B, whose wording is not public.")
 
 def distances_of(st):
     if not st.of_authors: return frames.distances(st.profile, st.protocol)
@@ -53,7 +55,9 @@ def transfer_frame(
     """Distance and mean transferability (Eq. 1 per fold) of every pair that has both; self pairs only where the
     protocol has them in."""
     sd, self_pairs = _fig4_sd(st), setting("self_pairs", st.protocol)
-    t = transferability_frame(st.fold_auc(), st.baseline).groupby(["source", "target"], sort=False).transferability
+    folds = st.fold_auc()
+    t = pd.concat([transferability_frame(folds[folds.seed == k], st.baseline) for k in folds.seed.unique()])
+    t = t.groupby(["source", "target"], sort=False).transferability
     t = pd.DataFrame(dict(transferability=t.mean(), **{sd: t.std(ddof=int(sd == "sd_sample"))})).reset_index()
     out = distances_of(st).rename(columns={"value": "distance"})[["measure", "source", "target", "distance"]].merge(
         t, on=["source", "target"])
@@ -97,7 +101,45 @@ def within_text(
     one = lambda name, k: f"{name} undefined" if c.get(k) is None else f"{name} {c[k]:.2f} ({p_text(c[f'{k}_perm_p'])})"
     return f"within targets {one('r', 'pearson_r_within')}, {one('ρ', 'spearman_rho_within')}"
 
+# %% ../../nbs/figures/02_distance.ipynb #4fd0cbdf
+def distance_finding(
+    data:pd.DataFrame,  # `transfer_frame`
+    names:dict,         # of `measures`
+    alpha=.05,
+)->str:
+    "Whether a distance is shown to tell which source transfers, in one sentence."
+    got = {m: c for m, d in data.groupby("measure", sort=False) if not (c := correlated(d))["undefined"]}
+    if not got: return "Too few pairs to say whether distance tells which source transfers"
+    one = lambda c, k: next(((c[f"{k}{e}"], c[f"{k}{e}_perm_p"]) for e in ("_within", "") if c.get(f"{k}{e}") is not None), (None, None))
+    where = "Within targets" if any("spearman_rho_within" in c for c in got.values()) else "Over all pairs"
+    said = {m: one(c, "spearman_rho") for m, c in got.items()}
+    told = [f"{names[m].split(' (')[0]} (ρ {r_text(r)}, {p_text(p)})" for m, (r, p) in said.items() if p is not None and p < alpha]
+    if told: return f"{where}, transfer goes with {listed(told)}".replace("-0", "−0")
+    return (f"{where}, no distance is shown to tell which source transfers (Spearman's ρ "
+            + listed([f"{r_text(r)}, {p_text(p)}" for r, p in said.values() if p is not None]).replace(" and ", "; ") + ")").replace("-0", "−0")
+
 # %% ../../nbs/figures/02_distance.ipynb #d5bc5c38
+def _apart(d, order, step=.09):
+    "sideways shifts that let points at the same distance be seen, by target and height"
+    at = d.assign(turn=d.target.map(order)).sort_values(["distance", "turn", "transferability"])
+    place, many = at.groupby("distance").cumcount(), at.groupby("distance").distance.transform("size")
+    return ((place - (many - 1)/2)*np.minimum(step, .7/many)).reindex(d.index)
+
+def _fig4_panel(ax, st, d, m, sd):
+    "the pairs under one distance"
+    from matplotlib.ticker import MaxNLocator
+    ax.axhline(0, color="#999999", lw=.8, ls=(0, (3, 2)))
+    if m == "experts": d = d.assign(distance=d.distance + _apart(d, {t: i for i, t in enumerate(st.targets)}))
+    for t, c in zip(st.targets, TARGETS):
+        for o, marker in (("non-medical", "^"), ("medical", "o")):
+            e = d[(d.target == t) & (d.source.map(origin) == o)]
+            ax.errorbar(e.distance, e.transferability, e[sd], fmt="none", ecolor=c, elinewidth=.8, alpha=.45)
+            ax.scatter(e.distance, e.transferability, s=30, marker=marker, ec=c,
+                       fc=[("white" if x else c) for x in e.self_pair], lw=1.1, alpha=.95, zorder=3)
+    ax.set(xlabel="number of answers that differ" if m == "experts" else "distance of source and target")
+    ax.grid()
+    if m == "experts": ax.xaxis.set_major_locator(MaxNLocator(integer=True))          # it counts properties
+
 @styled
 @of_study
 def fig4(
@@ -106,36 +148,26 @@ def fig4(
     """Transferability against the experts' and the Task2Vec distance. `UserError` where the profile has no distances of
     its pairs."""
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator
-    data = transfer_frame(st)
+    data, titles = transfer_frame(st), measures(st)
     there = [m for m in MEASURES if (data.measure == m).any()]
     if not there:
         raise UserError(f"profile {st.profile} has no distances of its pairs: run its similarity notebook first")
     per, sd = "self pair" if st.baseline == "self" else "random initialisation", _fig4_sd(st)
-    fig, [axes] = canvas(st, "Transferability against distance", (7.2, 4.2), 1, len(there),
+    fig, [axes] = canvas(st, distance_finding(data, titles), (7.2, 4.5), 1, len(there),
         f"{data.groupby('measure').size().max()} pairs",
         f"Baseline AUC($D_T$): {per}. Lines: standard deviation over folds (divisor "
         f"{'n' if sd == 'sd_population' else 'n-1'}). Intervals: 95 % bootstrap over pairs."
         + " Within targets: sources of one target compared, p by permutation."
+        + (" Points at one whole number of answers are spread sideways." if "experts" in there else "")
         + (" ImageNet's Task2Vec distances are STL-10's: it was never embedded." if st.of_authors else "")
-        + f" {observed(st)}".rstrip(), sharey=True)
-    titles = measures(st)
+        + f" {observed(st)}".rstrip(), sub="Transferability against distance", sharey=True)
     for ax, m in zip(axes, there):
         d = data[data.measure == m]
-        ax.axhline(0, color="#999999", lw=.8, ls=(0, (3, 2)))
-        for t, c in zip(st.targets, TARGETS):
-            for o, marker in (("non-medical", "^"), ("medical", "o")):
-                e = d[(d.target == t) & (d.source.map(origin) == o)]
-                ax.errorbar(e.distance, e.transferability, e[sd], fmt="none", ecolor=c, elinewidth=.8, alpha=.45)
-                ax.scatter(e.distance, e.transferability, s=30, marker=marker, ec=c,
-                           fc=[("white" if x else c) for x in e.self_pair], lw=1.1, alpha=.95, zorder=3)
+        _fig4_panel(ax, st, d, m, sd)
         text = _correlation_lines(st, d, m)
         ax.set_title(titles[m], pad=8 + 11*len(text.splitlines()))
         ax.text(0, 1.02, text, transform=ax.transAxes, va="bottom", fontsize=7.5, linespacing=1.35).set_in_layout(False)
-        ax.set(xlabel="distance of source and target")
-        ax.grid()
-        if m == "experts": ax.xaxis.set_major_locator(MaxNLocator(integer=True))          # it counts properties
-    axes[0].set_ylabel(f"transferability (% of {per})")
+    axes[0].set_ylabel(f"transferability\n(% of {per})")
     dot = lambda label, **kw: Line2D([], [], ls="", **(dict(marker="o", color="#555555", ms=5) | kw), label=label)
     handles = ([dot(f"target {label(t)}", color=c, marker="s") for t, c in zip(st.targets, TARGETS)]
                + [dot("non-medical source", marker="^"), dot("medical source")])

@@ -9,7 +9,7 @@ __all__ = ['TITLES', 'why_not', 'items', 'make_one', 'make', 'sentences', 'about
 # %% ../../nbs/figures/16_report.ipynb #79ae3390
 import base64, os, re
 from pathlib import Path
-from ..core.basics import UserError, choose
+from ..core.basics import UserError, choose, counted
 from ..core.files import atomic, data_dir, figures_dir, results_dir, work_dir
 from ..core.grid import PROFILES, get_profile
 from ..records import frames
@@ -18,13 +18,14 @@ from ..records.view import of_study, study, Study
 from ..datasets.catalogue import label
 from .style import markdown, provenance, save, save_table, small, Text
 from .auc import auc_summary, comparable, critical_difference, fig3, gain, gain_frame, rank_heatmap
+from .auc import gain_finding, heat_finding, rank_finding, rank_frame, seeds_note
 from .distance import correlated, correlations, fig4, measures, observed, printed_rho, transfer_frame
 from .distance import within_text
 from .design import fig1, fig2
 from .curves import FALLING, curves, fall_frame
-from .tables import table1, table2, table3, table3_finetuning, table4, table5, table7
-from .maps import atlas
-from .gallery import estimator_table, estimators, pairs_of
+from .tables import metrics_sentence, table1, table2, table3, table3_finetuning, table4, table5, table7, table9
+from .maps import atlas, map_finding, matrices_of
+from .gallery import agreement_finding, agreement_of, estimator_table, estimators, pairs_of
 from .seeds import seeds, seeds_sentence, why_not_seeds
 
 # %% ../../nbs/figures/16_report.ipynb #878004f6
@@ -35,16 +36,18 @@ TITLES = dict(table1_datasets="The datasets", fig1_samples="Examples of the data
     fig4_distance="Transferability against distance",
     table6_correlations="Correlations of distance and transferability", fig5_ranks="Rank heat map",
     fig6_gain="What a source adds to the baseline", fig7_critical_difference="Mean ranks",
-    fig8_curves="Training curves", table5_metrics="More than the AUC", table7_cost="What it cost",
-    fig9_gallery="One panel per estimator", table8_estimators="How far each estimator agrees with transfer",
+    fig8_curves="Training curves", table5_metrics="More than the AUC",
+    table9_metrics_agree="Do the metrics agree on the order of sources?", table7_cost="What it cost",
+    fig9_gallery="Every estimator beside chance", table8_estimators="How far each estimator agrees with transfer",
     fig10_atlas="The datasets in two dimensions", fig11_seeds="What another seed says")
 
 _MAKE = dict(table1_datasets=table1, fig1_samples=fig1, fig2_design=fig2, table2_pretraining=table2,
     table3_settings=table3, table3_finetuning=table3_finetuning, fig3_auc=fig3, table4_auc=table4, fig4_distance=fig4,
     table6_correlations=correlations, fig5_ranks=rank_heatmap, fig6_gain=gain,
-    fig7_critical_difference=critical_difference, fig8_curves=curves, table5_metrics=table5, table7_cost=table7,
+    fig7_critical_difference=critical_difference, fig8_curves=curves, table5_metrics=table5, table9_metrics_agree=table9,
+    table7_cost=table7,
     fig9_gallery=estimators, table8_estimators=estimator_table, fig10_atlas=atlas, fig11_seeds=seeds)
-_ONLY_OURS = ("fig1_samples", "fig8_curves", "table5_metrics", "table7_cost")
+_ONLY_OURS = ("fig1_samples", "fig8_curves", "table5_metrics", "table9_metrics_agree", "table7_cost")
 
 # %% ../../nbs/figures/16_report.ipynb #f2adb871
 @of_study
@@ -82,9 +85,10 @@ def items(
     "The tables and figures that a profile has, in the order of the paper."
     return [n for n in _MAKE if not why_not(st, n)]
 
-def _under(st, name):
-    "The line under a table: where its numbers come from, and whose the experts' answers are."
-    said = [observed(st)] if name in ("table6_correlations", "table8_estimators") else []
+def _under(st, name, made=None):
+    "The line under a table: where its numbers come from, what it notes, and whose the experts' answers are."
+    said = [made.attrs.get("note")] if made is not None else []
+    if name in ("table6_correlations", "table8_estimators"): said.append(observed(st))
     return " ".join([provenance(st, where="dataset cards" if name.startswith("table1") else None), *filter(None, said)])
 
 @of_study
@@ -94,7 +98,7 @@ def make_one(
 ):
     "Draw and write one table or figure: the figure or frame, and the paths. `UserError` where the profile has none."
     made = _MAKE[choose("table or figure", name, items(st))](st)
-    if name.startswith("table"): return made, save_table(made, st.profile, name, _under(st, name))
+    if name.startswith("table"): return made, save_table(made, st.profile, name, _under(st, name, made))
     return made, save(made, None, st.profile, name)
 
 # %% ../../nbs/figures/16_report.ipynb #69da4473
@@ -115,9 +119,10 @@ def _still_falling(st, most=3):
     if not len(runs): return ""
     left = runs[runs.fall_percent > FALLING].sort_values("fall_percent", ascending=False)
     def one(r):
-        folds = each[(each.kind == r.kind) & (each.source == r.source)
+        folds = each[(each.kind == r.kind) & (each.source == r.source) & (each.seed == r.seed)
                      & (each.target.eq(r.target) if isinstance(r.target, str) else each.target.isna())].fall_percent
-        return (f"{label(r.source)}{f' to {label(r.target)}' if isinstance(r.target, str) else ''} "
+        seed = f", seed {r.seed}," if runs.seed.nunique() > 1 else ""
+        return (f"{label(r.source)}{f' to {label(r.target)}' if isinstance(r.target, str) else ''}{seed} "
                 f"{r.fall_percent:.1f} %"
                 + (f", standard error over folds {folds.sem():.1f}" if len(folds) > 1 else ""))
     return (f"In {len(left)} of {len(runs)} runs the training loss (mean over folds) still fell by more than "
@@ -127,27 +132,36 @@ def _still_falling(st, most=3):
             + " A loss also comes to rest where a schedule lets the learning rate run out (table 3).")
 
 # %% ../../nbs/figures/16_report.ipynb #b7afb247
-@of_study
-def sentences(
-    st:Study|str,  # what is shown; a profile's name stands for all of it
-)->dict: # name of a figure -> its sentence
-    """What Figs. 3, 4, 6 and, of our own profiles, 8 and, where cells are repeated, 11 show, in words made from their
-    numbers; of a part, what it can have."""
-    out, auc = {}, auc_summary(st.fold_auc())
+def _best_said(st):
+    auc = auc_summary(st.fold_auc())
     best = auc[auc["rank"] == 1].sort_values("target", key=lambda v: v.map(st.targets.index))
-    printed = lambda m: f" (the text prints Spearman's ρ = {printed_rho(m)})" if st.of_authors else ""
-    out["fig3_auc"] = "Highest mean AUC: " + "; ".join(
+    return "Highest mean AUC: " + "; ".join(
         f"{label(s)} on {label(u)} ({m:.3f})" for s, u, m in best[["source", "target", "mean"]].to_numpy()) + "."
-    if not why_not(st, "fig6_gain"):
-        each = gain_frame(st).query("source != 'mean of sources'")
-        up, down = each[each.lo > 0], each[each.hi < 0]
-        per = "the self pair" if st.baseline == "self" else "random initialisation"
-        out["fig6_gain"] = (f"Of {len(each)} differences from {per}, {len(up)} lie above zero with their whole "
-                            f"interval, {len(down)} below, and {len(each)-len(up)-len(down)} cannot be told from zero.")
-    if not st.of_authors and (falling := _still_falling(st)): out["fig8_curves"] = falling
-    if not why_not(st, "fig11_seeds"): out["fig11_seeds"] = seeds_sentence(st)
-    if why_not(st, "fig4_distance"): return out
+
+def _own_task(st):
+    "how well the sources learned their own task: their best and their worst"
+    t = table2(st).set_index("source")["test AUC"].astype(float)
+    low, high = t.idxmin(), t.idxmax()
+    return (f"On the test part of its own task {high} reaches an AUC of {t[high]:.3f}, {low} one of {t[low]:.3f} (0.5 is guessing): what the "
+            "second could pass on was less well learned." if low != high else f"On the test part of its own task {low} reaches an AUC of {t[low]:.3f}.")
+
+def _gains_said(st):
+    each = gain_frame(st).query("source != 'mean of sources'")
+    up, down = each[each.lo > 0], each[each.hi < 0]
+    per = "the self pair" if st.baseline == "self" else "random initialisation"
+    k = each.seed.nunique()
+    return (f"Of {len(each)} differences from {per}{f' ({k} seeds side by side)' if k > 1 else ''}, {len(up)} "
+            f"{'lies' if len(up) == 1 else 'lie'} above zero with their whole interval, {len(down)} below, and "
+            f"{len(each)-len(up)-len(down)} cannot be told from zero; after Holm's correction over the sources of a target "
+            f"{int((each.p_holm < .05).sum())} can.")
+
+def _heat_said(st):
+    d = auc_summary(st.fold_auc())
+    return heat_finding(d.assign(points_below_best=100*(d.groupby("target")["mean"].transform("max") - d["mean"]))) + "."
+
+def _distance_said(st):
     titles, t = measures(st), transfer_frame(st)
+    printed = lambda m: f" (the text prints Spearman's ρ = {printed_rho(m)})" if st.of_authors else ""
     def related(m, c):
         if c["undefined"]: return f"no correlation over {c['n']} pairs ({c['undefined']})"
         inside = f"{within_text(c)}; over all pairs " if within_text(c) else ""
@@ -156,7 +170,45 @@ def sentences(
     cor = [f"{titles[m].split(' (')[0]}: {related(m, correlated(d))}" for m, d in t.groupby("measure", sort=False)]
     between = (" Which source will transfer is a question within targets; over all pairs a correlation also holds what "
                "differs between the targets." if t.target.nunique() > 1 else "")
-    return out | dict(fig4_distance="; ".join(cor) + f".{between}" + f" {observed(st)}".rstrip())
+    return "; ".join(cor) + f".{between}" + f" {observed(st)}".rstrip()
+
+def _subsets_said(st):
+    "how many pairs each correlation has, and which of them are in doubt"
+    c = correlations(st)
+    few, all_of = int(c.n.min()), int(c.n[c.pairs == "all"].max())
+    doubt = " and without ImageNet, whose distances are STL-10's," if st.of_authors else ""
+    return (f"Pairs of one target are not independent of each other, so each correlation stands here for all {all_of} pairs{doubt} and for smaller "
+            f"choices, down to {counted(few, 'pair')}. Over all pairs it also holds what differs between the targets; whether distance says "
+            "which source will transfer is told by the columns `within`.")
+
+def _cost_said(st):
+    recs = [r for k in st.seeds for r in frames.load_all(st.profile, st.protocol, k)]
+    s = st.of_seeds(frames.settings_frame)
+    total = f"All {counted(len(s), 'run')} together took {s.wall_s.sum()/60:.0f} minutes."
+    return f"{total} {fixed_cost_line(recs)}" if s.fixed_s.notna().any() else total
+
+# name -> what it shows, in words made from its numbers; empty where there is nothing to say
+_SAY = dict(table2_pretraining=_own_task, fig8_curves=lambda st: _still_falling(st), fig3_auc=_best_said, fig5_ranks=_heat_said,
+    fig6_gain=_gains_said, fig7_critical_difference=lambda st: rank_finding(rank_frame(st)) + ".", fig11_seeds=seeds_sentence,
+    table9_metrics_agree=metrics_sentence, fig4_distance=_distance_said, table6_correlations=_subsets_said,
+    fig9_gallery=lambda st: agreement_finding(agreement_of(st)) + ".", fig10_atlas=lambda st: map_finding(matrices_of(st)) + ".",
+    table7_cost=_cost_said)
+
+@of_study
+def sentences(
+    st:Study|str,  # what is shown; a profile's name stands for all of it
+    only=None,     # names; default: all that there are
+)->dict: # name of a figure or table -> its sentence
+    "What figures and tables show, in words made from their numbers; of a part, what it can have."
+    can = lambda n: not why_not(st, n) and _recorded(st, n)
+    return {n: said for n, say in _SAY.items() if (only is None or n in only) and can(n) and (said := say(st))}
+
+def _recorded(st, name):
+    "whether what a sentence needs lies in the records: of a study that is not finished the others are told"
+    if name not in ("fig4_distance", "table6_correlations", "fig9_gallery", "fig10_atlas", "table2_pretraining"): return True
+    try: {"table2_pretraining": table2, "fig10_atlas": matrices_of, "fig9_gallery": pairs_of}.get(name, transfer_frame)(st)
+    except UserError: return False
+    return True
 
 # %% ../../nbs/figures/16_report.ipynb #e681eba7
 @of_study
@@ -168,18 +220,17 @@ def about(
     if st.watermark: lines.append(f"**{st.watermark.capitalize()}: not a finding.**")
     if st.of_authors:
         return Text("\n\n".join([*lines, provenance(st, f"{len(st.fold_auc())} folds of {len(st.pairs)} pairs")]))
-    p, s = get_profile(st.profile), frames.settings_frame(st.profile, st.protocol)
+    p, s = get_profile(st.profile), st.of_seeds(frames.settings_frame)
     if len(s):
         one = lambda c: ", ".join(map(str, s[c].unique()))
         lines.append(f"{len(s)} runs with catscans {one('catscans')} and keras {one('keras')} ({one('backend')}) on "
                      f"{one('device')}: {s.wall_s.sum()/60:.1f} minutes of training notebooks in all (budget: "
                      f"{p.budget}). Images of {p.size or 'Table III'} pixels; "
                      f"network {one('arch')}; {one('epochs')} epochs; {p.folds} folds; "
-                     f"seed {p.seed}{f' of {len(p.seeds)}' if len(p.seeds) > 1 else ''}.")
+                     f"{counted(len(st.seeds), 'seed')} ({', '.join(map(str, st.seeds))}).")
         cut = ([f"{label(n)} to {k:,} images" for n, k in p.max_images]
                + [f"the training images of {label(n)} to {k:,} per fold" for n, k in p.max_train])
         if cut: lines.append(f"Cut, by lot: {'; '.join(cut)}.")
-        if s.fixed_s.notna().any(): lines.append(fixed_cost_line(frames.load_all(st.profile, st.protocol)))
     return Text("\n\n".join(lines))
 
 # %% ../../nbs/figures/16_report.ipynb #91954f84
@@ -189,7 +240,7 @@ def say(
     name:str,           # of `sentences`
 )->str:
     "One of `sentences`, as a paragraph."
-    return Text(sentences(st).get(name, ""))
+    return Text(sentences(st, [name]).get(name, ""))
 
 # %% ../../nbs/figures/16_report.ipynb #26ea8390
 class Presented:
@@ -222,9 +273,10 @@ def present(
                          None)
     made, paths = make_one(st, name)
     if not name.startswith("table"): return Presented(name, small(made, 900, 128).data, paths[0])
+    line = _under(st, name, made)
     made = (made[[c for c in made if c in _BRIEF]] if name == "table6_correlations"
             else made.drop(columns=list(_HIDE.get(name, ())), errors="ignore"))
-    return Presented(name, markdown(made, f"*{_under(st, name)} Whole: figures/{st.profile}/{paths[0].name}.*"),
+    return Presented(name, markdown(made, f"*{line} Whole: figures/{st.profile}/{paths[0].name}.*"),
                      paths[0])
 
 # %% ../../nbs/figures/16_report.ipynb #88179312
