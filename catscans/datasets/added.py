@@ -84,7 +84,7 @@ def add(
     path,               # folder, CSV, .npz, or an archive of one of these
     name:str|None=None, # default: the file's name
     say=None,           # told what was left out
-    **columns,          # path_col, class_col, group_col of a CSV
+    **columns,          # parts and rename of readers.general; path_col, class_col, group_col of a CSV
 )->dict: # what is remembered of it
     "Check a user's images and remember them under a name; `UserError` where they cannot be read or the name is taken."
     if not str(path).strip():
@@ -116,9 +116,10 @@ def add(
 
 # %% ../../nbs/datasets/11_added.ipynb #62093327
 def _columns(path, what, columns)->dict:
-    "Names of columns, where there is a table to have them"
-    if columns and what != "table" and not (what == "folder" and (path/"labels.csv").exists()):
-        raise UserError(f"data add: received --{next(iter(columns)).replace('_', '-')}, but {path} holds no table; "
+    "What the reader is told; names of columns only where there is a table to have them"
+    odd = [k for k in columns if k.endswith("_col")]
+    if odd and what != "table" and not (what == "folder" and (path/"labels.csv").exists()):
+        raise UserError(f"data add: received --{odd[0].replace('_', '-')}, but {path} holds no table; "
                         "allowed with a CSV or a folder with a labels.csv")
     return columns
 

@@ -12,6 +12,7 @@ from ..core.basics import UserError, seed_for
 from .images import Images, Listing
 from .store import build, check_size
 from .splits import shares
+from .tidy import tidy
 from .readers import Beside, file_tree, general, read_csv_listing, read_folder_listing
 from .readers import read_npz_listing
 
@@ -76,7 +77,7 @@ def from_path(
     seed:int=0,             # of the subset
     resample:str="draft",   # one of images.RESAMPLE
     allow_unreadable=(),    # names of images that are left out if they cannot be read
-    **kw,                   # path_col, class_col, group_col for a CSV
+    **kw,                   # of readers.general: parts, rename; path_col, class_col, group_col for a CSV
 )->Images:
     "A user's images, whatever they come in; `UserError` where they cannot be read."
     check_size(size)
@@ -84,14 +85,23 @@ def from_path(
     return build(cut_listing(general(path, name or (path.name if path.is_dir() else path.stem), **kw), max_images,
                              seed), size, resample, allow_unreadable=allow_unreadable)
 
-def from_folder(path, size:int=112, name:str|None=None, max_images:int|None=None, seed:int=0, **how)->Images:
+# %% ../../nbs/datasets/10_own.ipynb #9277f93d
+def from_folder(
+    path,                     # one sub-folder per class
+    size:int=112,
+    name:str|None=None,       # default: the folder's
+    max_images:int|None=None, # a seeded subset
+    seed:int=0,
+    **how,                    # parts and rename of readers.general, resample and allow_unreadable of store.build
+)->Images:
     """Images in one sub-folder per class. Nothing is known about groups: use a CSV where patients or slides repeat.
     `UserError` where they cannot be read."""
     path = _there(path, "folder")
     if not path.is_dir(): raise UserError(f"{path} is not a folder")
     check_size(size)
-    return build(cut_listing(read_folder_listing(file_tree(path), name or path.name, path), max_images, seed), size,
-                 **how)
+    parts, rename = how.pop("parts", None), how.pop("rename", None)
+    li = tidy(read_folder_listing(file_tree(path), name or path.name, path, parts), path, rename=rename)
+    return build(cut_listing(li, max_images, seed), size, **how)
 
 # %% ../../nbs/datasets/10_own.ipynb #33999c55
 def from_csv(
@@ -103,17 +113,19 @@ def from_csv(
     name:str|None=None,
     max_images:int|None=None,
     seed:int=0,
-    **how,                   # resample and allow_unreadable of store.build
+    **how,                   # rename of readers.general, resample and allow_unreadable of store.build
 )->Images:
     "Images listed in a CSV; `UserError` where they cannot be read."
     path = _there(path, "CSV")
     check_size(size)
     if path.is_dir(): raise UserError(f"{path} is a folder: give the CSV in it")
-    return build(cut_listing(read_csv_listing(path, Beside(path.parent), name or path.stem, path, path_col, class_col,
-                                              group_col), max_images, seed), size, **how)
+    rename = how.pop("rename", None)
+    li = read_csv_listing(path, Beside(path.parent), name or path.stem, path, path_col, class_col, group_col)
+    return build(cut_listing(tidy(li, path, True, rename), max_images, seed), size, **how)
 
 def from_npz(path, size:int=112, name:str|None=None, max_images:int|None=None, seed:int=0, **how)->Images:
     "Images in a MedMNIST-style .npz; the official split is in `.split`. `UserError` where it cannot be read."
     path = _there(path, ".npz file")
     check_size(size)
-    return build(cut_listing(read_npz_listing(path, name or path.stem), max_images, seed), size, **how)
+    li = tidy(read_npz_listing(path, name or path.stem), path, rename=how.pop("rename", None))
+    return build(cut_listing(li, max_images, seed), size, **how)

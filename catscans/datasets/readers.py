@@ -15,9 +15,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 import numpy as np
-from ..core.basics import UserError
+from ..core.basics import UserError, choose, note
 from .cards import Card
 from .images import Listing, UNREADABLE
+from .tidy import arrange, natural, of_system, suspects, tidy, walk
 
 # %% ../../nbs/datasets/05_readers.ipynb #a9c36773
 _BROKEN = (*UNREADABLE, LookupError, RuntimeError, MemoryError, csv.Error, tarfile.TarError, tokenize.TokenError)
@@ -62,12 +63,7 @@ def link_to_nothing(path): return UserError(f"{path} is a link to a file that is
 def file_tree(path:Path)->dict:
     """relative path -> (path or callable, sign) of every visible file in a folder or zip archive;
     None for the top folders. `UserError` where a link leads nowhere or the archive is damaged."""
-    if path.is_dir():
-        tops = {f"{d.name}/": None for d in sorted(path.iterdir()) if d.is_dir() and visible_entries(d.name)}
-        files = [(f, rel) for f in sorted(path.rglob("*"))
-                 if visible_entries(rel := f.relative_to(path).as_posix()) and not f.is_dir()]
-        if gone := [f for f, _ in files if not f.exists()]: raise link_to_nothing(gone[0])
-        return tops | {rel: (f, file_sign(f)) for f, rel in files if f.is_file()}
+    if path.is_dir(): return walk(path)
     with reading_file(path, "zip archive"): z = zipfile.ZipFile(path)
     tree = {i.filename: (partial(_unzip, z, i), (i.file_size, i.CRC))
             for i in sorted(z.infolist(), key=lambda i: i.filename)
@@ -79,14 +75,12 @@ def file_tree(path:Path)->dict:
     return tree
 
 # %% ../../nbs/datasets/05_readers.ipynb #7e34cfb3
-_SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
-
-def read_folder_listing(tree:dict, name:str, where)->Listing:
-    "A listing from class sub-folders; `UserError` where they are not one folder of images per class."
-    tops = {rel[:-1]: [] for rel, e in tree.items() if e is None}
-    tree = {rel: e for rel, e in tree.items() if e is not None}
-    for rel in tree: tops.setdefault(rel.split("/")[0] if "/" in rel else "", []).append(rel)
-    loose, tops = [r for r in tops.pop("", []) if is_image(r)], dict(sorted(tops.items()))
+def _class_files(tree, where)->dict:
+    "relative path -> entry, of the images in class folders; `UserError` where there are none, or they lie beside them"
+    files = {rel: e for rel, e in tree.items() if e is not None and not of_system(rel)}
+    images = {rel: e for rel, e in tree.items() if e is not None and is_image(rel)}   # the system's are said later
+    tops = {rel.split("/")[0] for rel in tree if "/" in rel and not of_system(rel)}
+    loose = [rel for rel in images if "/" not in rel and not of_system(rel)]
     if not tops:
         raise UserError(f"{where} " + (
             "holds images but no class sub-folders: put each class into a folder of its own, "
@@ -96,20 +90,30 @@ def read_folder_listing(tree:dict, name:str, where)->Listing:
     if loose:
         raise UserError(f"{where} holds {len(loose)} images beside its class sub-folders (first: {loose[0]}): "
                         "move them into a class or out")
-    if {t.lower() for t in tops} <= _SPLIT_NAMES:
-        raise UserError(f"{where} holds the parts {', '.join(tops)}, not classes: give one of them, or a CSV with the "
-                        "columns path, class, split")
-    classes = list(tops)
-    rels = {c: [r for r in tops[c] if is_image(r)] for c in classes}
-    other = sorted({Path(r).suffix or r for c in classes for r in tops[c] if not is_image(r)})
-    empty = [c for c in classes if not rels[c]]
-    if empty:
-        raise UserError(f"{where}: no image in class {', '.join(empty[:5])}" +
-                        (f" (found {', '.join(other[:5])})" if other else "")
+    if empty := natural(tops - {rel.split("/")[0] for rel in images}):
+        other = sorted({Path(rel).suffix or rel for rel in files if rel.split("/")[0] in tops and rel not in images})
+        raise UserError(f"{where}: no image in class {', '.join(empty[:5])}"
+                        + (f" (found {', '.join(other[:5])})" if other else "")
                         + f"; allowed are {' '.join(_IMAGE_SUFFIXES)}")
-    if other: warnings.warn(f"{where}: files that are not images are left out ({', '.join(other[:5])})")
-    paths = [r for c in classes for r in rels[c]]
-    return make_listing(name, where, [tree[r] for r in paths], paths, [c for c in classes for _ in rels[c]], classes)
+    if other := sorted({Path(rel).suffix or rel for rel in files if rel not in images and "/" in rel}):
+        note(f"{where}: files that are not images are left out ({', '.join(other[:5])})")
+    return images
+
+
+# %% ../../nbs/datasets/05_readers.ipynb #fccaa8ac
+def read_folder_listing(
+    tree:dict,           # as of `file_tree`
+    name:str, where,     # of the dataset, and what messages call its place
+    parts:str|None=None, # "pool": parts that hold the same classes are taken together
+)->Listing:
+    "A listing from class sub-folders; `UserError` where they are not one folder of images per class."
+    got = arrange(_class_files(tree, where), where, parts)
+    of = {}
+    for rel, c in got.classes.items(): of.setdefault(c, []).append(rel)
+    classes = natural(of)
+    paths = [rel for c in classes for rel in of[c]]
+    return make_listing(name, where, [tree[r] for r in paths], paths, [got.classes[r] for r in paths], classes,
+                        split=np.array([got.parts[r] for r in paths]) if got.parts else None)
 
 # %% ../../nbs/datasets/05_readers.ipynb #38e35d69
 # the widest first
@@ -159,6 +163,7 @@ def _frame(source, where, path_col, class_col, group_col):
     need_columns(df, [path_col, class_col] + ([group_col] if group_col else []), where,
                  "; rename its columns, or name them: catscans data add PATH --path-col C --class-col C --group-col C "
                  "(in Python path_col, class_col, group_col)")
+    if not group_col: suspects(df, where, (path_col, class_col, "label", "split"))
     if (twice := df[path_col].duplicated(keep=False)).any():
         rows = df[df[path_col] == df[path_col][twice.idxmax()]]
         why = ("with several classes: multi-label data are not supported" if rows[class_col].nunique() > 1 else
@@ -176,7 +181,7 @@ def _class_order(df, class_col)->list:
     if any(set(n.split("|")) & set(names) for n in names if "|" in n):
         raise UserError(f"{class_col}: received several classes for one image ({next(n for n in names if '|' in n)}): "
                         "multi-label data are not supported")
-    return sorted(names, key=lambda n: (int(n), "") if n.isdigit() else (1 << 62, n))
+    return natural(names)
 
 # %% ../../nbs/datasets/05_readers.ipynb #7ebcd8a5
 def read_csv_listing(source, tree, name, where, path_col="path", class_col="class", group_col=None, keep=())->Listing:
@@ -308,23 +313,31 @@ def _groups_of(path, key, n)->np.ndarray:
     return g.astype(str)
 
 # %% ../../nbs/datasets/05_readers.ipynb #82d6130c
-def general(path:Path, name:str, group_pattern="", **kw)->Listing:
+def general(
+    path:Path, name:str,
+    group_pattern="",      # of the group in a file's name
+    parts:str|None=None,   # "pool": train, val and test folders with the same classes are taken together
+    rename:dict|None=None, # class -> what it is to be called
+    **kw,                  # path_col, class_col, group_col and keep of a CSV
+)->Listing:
     "The listing of a folder, CSV, zip archive or .npz; `UserError` where it is none of these, or cannot be read."
-    path = Path(path)
+    path, table = Path(path), True
+    if parts is not None: choose("way with parts", parts, ["pool"])
     if path.suffix.lower() == ".npz": li = read_npz_listing(path, name)
     elif path.suffix.lower() == ".csv": li = read_csv_listing(path, Beside(path.parent), name, path, **kw)
     elif path.is_dir() and (path/"labels.csv").exists():
         li = read_csv_listing(path/"labels.csv", Beside(path), name, path/"labels.csv", **kw)
-    elif path.is_dir(): li = read_folder_listing(file_tree(path), name, path)
+    elif path.is_dir(): li, table = read_folder_listing(file_tree(path), name, path, parts), False
     elif path.suffix.lower() == ".zip":
         tree = file_tree(path)
-        li = (read_csv_listing(tree["labels.csv"][0](), tree, name, f"{path}/labels.csv", **kw)
-              if "labels.csv" in tree else read_folder_listing(tree, name, path))
+        table = "labels.csv" in tree
+        li = (read_csv_listing(tree["labels.csv"][0](), tree, name, f"{path}/labels.csv", **kw) if table else
+              read_folder_listing(tree, name, path, parts))
     else:
         raise UserError(f"{path}: received a {path.suffix or 'file without suffix'}, allowed are a folder, .csv, "
                         ".npz and .zip")
     if group_pattern and li.groups is None: li = replace(li, groups=groups_from(group_pattern, li.paths, path))
-    return li
+    return tidy(li, path, table, rename)
 
 def groups_from(pattern, paths, where):
     "The group in each file name: the named part that matched, prefixed with its name; `UserError` where none did"

@@ -6,7 +6,7 @@
 __all__ = ['main']
 
 # %% ../../nbs/study/10_cli.ipynb #d4d34add
-import os, signal, sys, threading
+import argparse, os, signal, sys, threading
 import catscans
 from ..core.basics import UserError
 from ..core.grid import PROFILES, PROTOCOLS
@@ -81,14 +81,28 @@ def _rank_options(subs):
                    help="do not drop this source because of the name of your images (may be repeated); "
                         "near duplicates drop it all the same")
 
+# %% ../../nbs/study/10_cli.ipynb #57fbaaef
+def _pair(s):
+    "OLD=NEW as two names; `argparse.ArgumentTypeError` where it is not that"
+    old, eq, new = s.partition("=")
+    if eq and new.strip(): return old, new
+    raise argparse.ArgumentTypeError(f"received {s!r}, allowed is OLD=NEW, as cat=Cat")
+
+def _reading_options(p):
+    "how a user's own images are to be read"
+    for k, default in (("path", "path"), ("class", "class"), ("group", "see below")):
+        p.add_argument(f"--{k}-col", metavar="C", help=f"the CSV's column of the {k}, default: {default}")
+    p.add_argument("--parts", choices=["pool"], help="pool: folders of parts (train, val, test) that hold the same classes are taken together, "
+                                                     "and the part of each image is kept as its official split")
+    p.add_argument("--rename", metavar="OLD=NEW", action="append", type=_pair, help="call a class otherwise; two that get one name become one (may be repeated)")
+
 # %% ../../nbs/study/10_cli.ipynb #ed96d17c
 def _add_options(subs):
     add = _command(subs, "add", "check your own images and give them a name")
     add.epilog = _TABLE
     add.add_argument("path", metavar="FOLDER|CSV|NPZ|ARCHIVE", help="told apart by their content")
     add.add_argument("--name", metavar="N", help="default: the file's name")
-    for k, default in (("path", "path"), ("class", "class"), ("group", "see below")):
-        add.add_argument(f"--{k}-col", metavar="C", help=f"the CSV's column of the {k}, default: {default}")
+    _reading_options(add)
 
 # %% ../../nbs/study/10_cli.ipynb #4439239a
 def _data_options(subs):

@@ -1,0 +1,348 @@
+"Images as people really have them: what is read is held against what was written, pixel by pixel, or the refusal says what to do."
+import io, json, os, re, warnings, zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from catscans.core.basics import UserError
+from catscans.datasets.own import from_csv, from_folder, from_npz, from_path
+from catscans.datasets.readers import general
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    "stores and added images of a test are its own"
+    for k in ("data", "work"): monkeypatch.setenv(f"CATSCANS_{k.upper()}", str(tmp_path/k))
+    (tmp_path/"data").mkdir()
+
+
+@contextmanager
+def heard():
+    "the notes of a block"
+    notes = []
+    with warnings.catch_warnings(record=True) as w:
+        warnings.simplefilter("always")
+        yield notes
+    notes += [str(v.message) for v in w]
+
+
+def grey(v, side=12): return Image.new("L", (side, side), v)
+
+
+def packed(v, kind):
+    b = io.BytesIO()
+    grey(v).save(b, kind)
+    return b.getvalue()
+
+
+# ---- three generators: a folder of PNG, a folder of links to BMP that lie elsewhere, a zip of PNG
+
+
+def as_folder(root, files):
+    for rel, v in files.items():
+        (root/rel).parent.mkdir(parents=True, exist_ok=True)
+        (root/rel).write_bytes(packed(v, "PNG") if v is not None else b"x")
+    return root
+
+
+def as_links(root, files):
+    elsewhere = root.parent/"elsewhere"
+    elsewhere.mkdir()
+    for i, (rel, v) in enumerate(files.items()):
+        (elsewhere/f"{i}").write_bytes(packed(v, "BMP") if v is not None else b"x")
+        (root/rel).parent.mkdir(parents=True, exist_ok=True)
+        (root/rel).symlink_to(elsewhere/f"{i}")
+    return root
+
+
+def as_zip(root, files):
+    with zipfile.ZipFile(root.with_suffix(".zip"), "w") as z:
+        for rel, v in files.items(): z.writestr(rel, packed(v, "PNG") if v is not None else b"x")
+    return root.with_suffix(".zip")
+
+
+MAKERS = dict(folder=as_folder, links=as_links, zip=as_zip)
+
+
+def tree(*folders, n=2, start=10):
+    "relative path -> grey level, n images in each folder, no two alike"
+    return {f"{d}/{i}.png": start + 7*k + i for k, d in enumerate(folders) for i in range(n)}
+
+
+def loaded(images):
+    "what was read: (class, grey level) of each image, sorted"
+    return sorted((images.classes[c], int(x.mean().round())) for c, x in zip(images.y, images.x))
+
+
+CATS = tree("cat", "dog")
+PLAIN = sorted((k.split("/")[0], v) for k, v in CATS.items())
+
+
+def inside(d, files=CATS): return {f"{d}/{k}": v for k, v in files.items()}
+def with_(*more): return CATS | dict.fromkeys(more, 250)
+
+
+# name -> files; all of them are the cats and dogs above, in two classes
+READ = {
+    "plain": CATS,
+    "a folder around": inside("pets"),
+    "three folders around": inside("archive/data/pets"),
+    "a mask beside each": with_("cat/0_mask.png", "dog/0_mask.png", "dog/1_Mask.png"),
+    "numbered masks": with_("cat/0_mask_1.png", "cat/0_mask_2.png", "dog/1-mask.png"),
+    "segmentations": with_("cat/0_segmentation.png", "dog/1_seg.png", "dog/1_gt.png"),
+    "mask before the name": with_("cat/mask_0.png", "dog/mask-1.png"),
+    "images beside masks in each class": {k.replace("/", "/images/"): v for k, v in CATS.items()} | {k.replace("/", "/masks/"): 250 for k in CATS},
+    "images beside masks above the classes": inside("images") | inside("masks", dict.fromkeys(CATS, 250)),
+    "masks by class beside the classes": with_(*inside("masks")),
+    "masks of all classes in one folder": {f"{k[:4]}{k[0]}{k[4:]}": v for k, v in CATS.items()} | {f"Masks/{k[0]}{k[4:-4]}_mask.png": 250 for k in CATS},
+    "Synology": with_("cat/@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg", "dog/@eaDir/1.png/SYNOPHOTO_THUMB_XL.jpg"),
+    "Linux thumbnails": with_("cat/.thumbnails/0.png", ".thumbnails/normal/1.png", "dog/.xvpics/1.png"),
+    "Mac": with_("__MACOSX/cat/._0.png", "cat/._0.png", "dog/.AppleDouble/1.png"),
+    "Windows": CATS | {"cat/Thumbs.db": None, "dog/desktop.ini": None, "$RECYCLE.BIN/x.png": 250, "System Volume Information/y.png": 250},
+    "QNAP": with_("@Recycle/cat/0.png", ".@__thumb/default0.png", "cat/.@__thumb/s100.png"),
+    "thumbnails by name": with_("cat/0_thumb.png", "dog/1_thumbnail.png", "dog/thumb_0.png"),
+    "a copy of the tree in itself": CATS | inside("pets"),
+    "a deep copy of the tree in itself": CATS | inside("backup/pets"),
+    "parts in each class": {f"{k[:4]}{('train', 'test')[int(k[4])]}/{k[4:]}": v for k, v in CATS.items()},
+    "patients in each class": {f"{k[:4]}patient{k[0]}{k[4]}/{k[4:]}": v for k, v in CATS.items()},
+}
+
+
+@pytest.mark.parametrize("made", MAKERS)
+@pytest.mark.parametrize("name", READ)
+def test_the_classes_are_found_and_nothing_else_is_an_image(name, made, tmp_path):
+    with heard() as notes: images = from_path(MAKERS[made](tmp_path/"set", READ[name]), size=12)
+    assert loaded(images) == PLAIN
+    quiet = name in ("plain", "patients in each class") or made == "zip" and name in ("a folder around", "Linux thumbnails", "Mac", "Windows")
+    assert quiet or notes, "what was left out or looked through is said"
+    if name == "parts in each class": assert set(images.split) == {"train", "test"}
+
+
+# name -> names of the folders that hold cat and dog; none of them may become a class
+PARTS = {
+    "usual": ("train", "val", "test"), "capitals": ("Train", "TEST"), "long": ("training", "validation", "testing"), "seg": ("seg_train", "seg_test", "seg_pred"),
+    "set": ("training_set", "test_set"), "dev": ("train", "dev", "test"), "unlike": ("TrainingSet", "test data"), "folds": ("fold1", "fold2", "fold3"),
+    "Folds": ("Fold_1", "Fold_10", "Fold_2"), "split": ("split 1", "split 2"), "parts": ("HAM_part_1", "HAM_part_2"), "name": ("Pets-train", "Pets-valid"),
+    "camel": ("petsTrain", "petsTest"), "kfold": ("kfold-0", "kfold-1"), "eval": ("train", "eval"), "holdout": ("training", "holdout"),
+}
+
+
+@pytest.mark.parametrize("made", MAKERS)
+@pytest.mark.parametrize("around", ["", "pets/"])
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_are_no_classes(name, around, made, tmp_path):
+    files = {f"{around}{p}/{k}": v + 20*i for i, p in enumerate(PARTS[name]) for k, v in CATS.items()}
+    path = MAKERS[made](tmp_path/"set", files)
+    with heard(), pytest.raises(UserError, match=f"holds the parts .*{PARTS[name][0]}.*, not classes.*--parts pool"): from_path(path, size=12)
+    with heard() as notes: images = from_path(path, size=12, parts="pool")
+    assert loaded(images) == sorted((k.split("/")[-2], v) for k, v in files.items())
+    assert len(set(images.split)) == len(PARTS[name]) and all(p.split("/")[-3] in PARTS[name] for p in images.paths)
+    assert any("official split" in n for n in notes)
+
+
+REFUSED = {
+    "a part and its copy": (inside("train") | inside("test") | inside("pets/train"), "holds the parts"),
+    "a lone part among leaves": (inside("train") | {"images/0.png": 1}, "holds the parts train"),
+    "a copy that differs": (CATS | {"old/cat/7.png": 1, "old/dog/8.png": 2}, "old holds folders called like those beside it"),
+    "unlabelled test": (inside("train") | {"test/0.png": 1, "test/1.png": 2}, "holds the parts"),
+    "one class": ({"cat/0.png": 1, "cat/1.png": 2}, "received 1 class|no class sub-folders"),
+    "an empty class": (CATS | {"cow/readme.txt": None}, "no image in class cow"),
+    "an image beside": (CATS | {"x.png": 1}, "beside its class"),
+}
+
+
+@pytest.mark.parametrize("made", MAKERS)
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_sure_is_refused(name, made, tmp_path):
+    files, says = REFUSED[name]
+    with heard(), pytest.raises(UserError, match=says): from_path(MAKERS[made](tmp_path/"set", files), size=12)
+
+
+@pytest.mark.parametrize("files,why", [(inside("train") | inside("test", tree("cat", "cow")), "only where they hold the same classes"),
+                                       (inside("train") | {"test/0.png": 1}, "images without a class"), (inside("train") | inside("test") | inside("other"), "beside the parts")])
+def test_parts_with_other_classes_are_not_pooled(files, why, tmp_path):
+    with heard(), pytest.raises(UserError, match=why): from_path(as_folder(tmp_path/"set", files), size=12, parts="pool")
+
+
+@pytest.mark.parametrize("names", [("mask", "no_mask"), ("with_mask", "without_mask"), ("mask", "no mask", "half a mask"), ("train", "bus", "car"), ("test_positive", "test_negative"),
+                                   ("control", "test"), ("raw", "cooked"), ("10", "9", "1")])
+def test_classes_that_are_called_like_something_else_stay(names, tmp_path):
+    files = tree(*names)
+    with heard() as notes: images = from_path(as_folder(tmp_path/"set", files), size=12)
+    assert loaded(images) == sorted((k.split("/")[0], v) for k, v in files.items()) and not notes
+
+
+def test_what_could_be_read_in_two_ways_is_said(tmp_path):
+    with heard() as notes: images = from_folder(as_folder(tmp_path/"set", tree("benign/40X", "benign/100X", "malignant/40X", "malignant/100X")), size=12)
+    assert images.classes == ["benign", "malignant"] and "every class holds the same folders (40X, 100X)" in notes[0]
+
+
+def test_links_are_followed_and_loops_end(tmp_path):
+    d, far = as_folder(tmp_path/"set", CATS), as_folder(tmp_path/"far", {"0.png": 100, "deep/1.png": 101})
+    (d/"cow").symlink_to(far)
+    (far/"deep"/"up").symlink_to(far)
+    (d/"dog"/"top").symlink_to(d)
+    with heard() as notes: images = from_folder(d, size=12)
+    assert loaded(images) == sorted([*PLAIN, ("cow", 100), ("cow", 101)])
+    assert any("not followed (cow/deep/up, dog/top)" in n for n in notes)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    d, scan = as_folder(tmp_path/"set", tree("cat", "dog", "dog/more")), os.scandir
+    def refuse(path):
+        if str(path).endswith("more"): raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match="dog/more: this folder cannot be read .Permission denied."): from_folder(d, size=12)
+
+
+def test_names_that_are_not_utf8_are_read_and_shown(tmp_path):
+    d = tmp_path/os.fsdecode(b"kl\xe9")
+    for c in (b"a", b"b\xfc"):
+        (d/os.fsdecode(c)).mkdir(parents=True)
+        for i in range(2): grey(10 + len(c)*5 + i).save(d/os.fsdecode(c)/os.fsdecode(b"\xe9%d.png" % i))
+    with heard() as notes: images = from_folder(d, size=12)
+    assert images.classes == ["a", "b\\xfc"] and loaded(images) == [("a", 15), ("a", 16), ("b\\xfc", 20), ("b\\xfc", 21)]
+    assert "not UTF-8" in notes[0] and json.dumps(images.paths.tolist()).isascii()
+
+
+# ---- labels: three generators, a table, class folders and a zip with a table
+
+
+def labelled(made, root, labels, groups=None, header=None):
+    "images 0.png, 1.png, ... with these labels: a CSV, class folders (no groups), or a zip with a labels.csv"
+    if made == "folder":
+        return as_folder(root, {f"{c}/{i}.png": 10 + i for i, c in enumerate(labels)})
+    rows = [header or ("path,class,patient" if groups else "path,class")]
+    for i, c in enumerate(labels): rows.append(",".join([f"{i}.png", f'"{c}"', *([f'"{groups[i]}"'] if groups else [])]))
+    if made == "zip":
+        with zipfile.ZipFile(root.with_suffix(".zip"), "w") as z:
+            for i in range(len(labels)): z.writestr(f"{i}.png", packed(10 + i, "PNG"))
+            z.writestr("labels.csv", "\n".join(rows))
+        return root.with_suffix(".zip")
+    as_folder(root, {f"{i}.png": 10 + i for i in range(len(labels))})
+    (root/"labels.csv").write_text("\n".join(rows), encoding="utf-8")
+    return root/"labels.csv"
+
+
+FORMS = ("csv", "folder", "zip")
+E_ACUTE = ("r\u00e9nal", "re\u0301nal")     # one letter, and a letter with an accent
+
+
+@pytest.mark.parametrize("made", FORMS)
+@pytest.mark.parametrize("labels,want", [
+    (["cat", "cat ", "dog"], ["cat", "dog"]), ([" cat", "dog", "cat"], ["cat", "dog"]), (["cat\u00a0", "dog", "cat"], ["cat", "dog"]), ([E_ACUTE[0], E_ACUTE[1], "a"], ["a", E_ACUTE[0]]),
+    (["big cat", "big  cat", "dog"], ["big cat", "dog"]), (["\ufeffcat", "dog", "cat"], ["cat", "dog"]), (["cat\u200b", "dog", "cat"], ["cat", "dog"]), (["1 ", "1", "2"], ["1", "2"]),
+    (["n\u0303", "\u00f1", "n"], ["n", "\u00f1"]), (["a\u030a b", "\u00e5 b ", "c"], ["c", "\u00e5 b"]), (["cat\t", "cat", "dog"], ["cat", "dog"]), (["\u2003cat", "cat", "dog "], ["cat", "dog"]),
+])
+def test_spellings_of_a_class_are_one(made, labels, want, tmp_path):
+    from catscans.datasets.tidy import spelled
+    with heard() as notes: images = from_path(labelled(made, tmp_path/"set", labels), size=12)
+    assert sorted(images.classes) == sorted(want)
+    assert loaded(images) == sorted((spelled(c), 10 + i) for i, c in enumerate(labels))
+    assert any("white space or Unicode form" in n for n in notes)
+
+
+@pytest.mark.parametrize("made", FORMS)
+@pytest.mark.parametrize("labels,to", [(["Cat", "Cat", "cat", "dog"], "cat=Cat"), (["0", "0.0", "0", "1"], "0.0=0"), (["MEL", "mel", "MEL", "nv"], "mel=MEL"), (["True", "true", "true", "False"], "True=true"),
+                                       (["1", "1", "01", "2"], "01=1"), (["Grade 1", "Grade 1", "grade 1", "grade 2"], "'grade 1'='Grade 1'"), (["STRASSE", "stra\u00dfe", "STRASSE", "b"], "=STRASSE")])
+def test_twins_are_refused_with_what_to_paste_and_pasting_it_helps(made, labels, to, tmp_path):
+    path = labelled(made, tmp_path/"set", labels)
+    with pytest.raises(UserError, match=f"--rename .*{re.escape(to)}") as e: from_path(path, size=12)
+    rename = eval(re.search(r"rename=(\{.*?\})", str(e.value))[1])      # what the message says to paste
+    images = from_path(path, size=12, rename=rename)
+    assert len(images.classes) == 2 and loaded(images) == sorted((rename.get(c, c), 10 + i) for i, c in enumerate(labels))
+    with pytest.raises(UserError, match="received 'cow', which is no class"): from_path(path, size=12, rename=dict(cow="cat"))
+
+
+@pytest.mark.parametrize("made", FORMS)
+@pytest.mark.parametrize("word", ["NA", "N/A", "None", "none", "nan", "NaN", "null", "NULL", "-1", "-1.0", "<NA>", "#N/A", "?", "missing", "NaT"])
+def test_a_missing_label_is_no_class(made, word, tmp_path):
+    if made == "folder" and "/" in word: pytest.skip("a folder cannot bear this name")
+    with pytest.raises(UserError, match=f"2 images have no class .it is '{re.escape(word)}'|rows have no class"):
+        from_path(labelled(made, tmp_path/"set", ["a", word, "b", word]), size=12)
+
+
+def test_a_blank_label_is_refused(tmp_path):
+    for i, word in enumerate(("", " ", "\u00a0", "\u200b")):
+        with pytest.raises(UserError, match="no class"): from_path(labelled("csv", tmp_path/str(i), ["a", word, "b"]), size=12)
+
+
+@pytest.mark.parametrize("made", FORMS)
+@pytest.mark.parametrize("want", [["0", "1", "2", "10"], ["grade 1", "grade 2", "grade 10"], ["a", "b"], ["1", "2", "\u00b2"], ["KL0", "KL4", "KL11"], ["0.0", "1.0", "10.0"], ["B", "a"], ["01_TUMOR", "02_STROMA", "10_X"],
+                                  ["-2", "2"], ["\u2460", "\u2461"], ["2 cats", "12 dogs"], ["x9y1", "x9y20", "x10y3"]])
+def test_classes_stand_in_natural_order(made, want, tmp_path):
+    with heard(): images = from_path(labelled(made, tmp_path/"set", [*want[::-1], *want]), size=12)
+    assert images.classes == want
+
+
+def test_an_integer_column_still_orders_the_classes(tmp_path):
+    p = labelled("csv", tmp_path/"set", ["b", "a10", "a9"])
+    p.write_text("path,class,label\n0.png,b,0\n1.png,a10,1\n2.png,a9,2\n")
+    assert from_csv(p, size=12).classes == ["b", "a10", "a9"]
+
+
+def test_labels_of_an_array_stand_in_natural_order_too(tmp_path):
+    np.savez(tmp_path/"m.npz", train_images=np.arange(12, dtype=np.uint8)[:, None, None].repeat(12, 1).repeat(12, 2), train_labels=np.array([10, 2, 1, 0]*3))
+    images = from_npz(tmp_path/"m.npz", size=12)
+    assert images.classes == ["0", "1", "2", "10"] and loaded(images) == sorted((str([10, 2, 1, 0][i % 4]), i) for i in range(12))
+
+
+# ---- groups
+
+
+@pytest.mark.parametrize("made", ["csv", "zip"])
+@pytest.mark.parametrize("groups,n", [(["p3", "p3 ", "p4", "p5"], 3), (["p3", "P3", "p4", "p5"], 3), (["3", "3.0", "4", "5"], 3), (["03", "3", "4", "5"], 3), (["M\u00fcller", "Mu\u0308ller", "x", "y"], 3),
+                                      (["a  b", "a b", "c", "d"], 3), (["a\u00a0", "a", "b", "c"], 3), (["\ufeffp1", "p1", "p2", "p3"], 3), (["p1", "p2", "p3", "p4"], 4), (["1", "10", "100", "1000"], 4),
+                                      (["12345678901234567", "12345678901234568", "a", "b"], 4), (["p1", "p1.0", "p01", "p2"], 4), (["x\t", "x", "y", "Y "], 2)])
+def test_spellings_of_a_patient_are_one(made, groups, n, tmp_path):
+    with heard() as notes: images = from_path(labelled(made, tmp_path/"set", list("abab"), groups), size=12)
+    assert len(set(images.groups)) == n and loaded(images) == [("a", 10), ("a", 12), ("b", 11), ("b", 13)]
+    assert bool(notes) == (n < 4)
+
+
+@pytest.mark.parametrize("made", ["csv", "zip"])
+@pytest.mark.parametrize("word", ["NA", "None", "none", "null", "unknown", "Unknown ", "nan", "n/a", "", " ", "-", "?", "-1", "not available", "<NA>", "UNK"])
+def test_a_missing_patient_is_not_one_huge_patient(made, word, tmp_path):
+    with pytest.raises(UserError, match="2 images have no patient|2 rows have no patient"):
+        from_path(labelled(made, tmp_path/"set", list("abab"), ["p1", word, "p2", word]), size=12)
+
+
+def test_groups_of_an_array_are_held_to_the_same(tmp_path):
+    x = np.zeros((4, 12, 12), np.uint8)
+    for groups, says in ((["p1", "p1 ", "p2", "p3"], 3), (["p1", "NA", "p2", "p3"], "1 image has no groups")):
+        np.savez(tmp_path/f"{says}.npz", train_images=x, train_labels=[0, 1, 0, 1], train_groups=groups)
+        if says == 3:
+            with heard(): assert len(set(from_npz(tmp_path/"3.npz", size=12).groups)) == 3
+        else:
+            with pytest.raises(UserError, match=says): from_npz(tmp_path/f"{says}.npz", size=12)
+
+
+@pytest.mark.parametrize("twice", [("0.png", "./0.png"), ("d/0.png", "d//0.png"), ("0.png", "{T}/0.png"), ("d/0.png", "d/../d/0.png"), ("d/0.png", "d/./0.png"), ("0.png", "link.png"), ("0.png", "there/0.png"), ("0.png", "0.png")])
+@pytest.mark.parametrize("labels", ["ab", "aa"])
+def test_a_file_is_listed_once_however_it_is_written(twice, labels, tmp_path):
+    d = as_folder(tmp_path/"set", {"0.png": 1, "1.png": 2, "d/0.png": 3})
+    (d/"link.png").symlink_to(d/"0.png")
+    (d/"there").symlink_to(d)
+    rows = [f"{n.format(T=d)},{c}" for n, c in zip(twice, labels)] + ["1.png,b"]
+    (d/"l.csv").write_text("path,class\n" + "\n".join(rows))
+    with heard(), pytest.raises(UserError, match="2 times|twice|multi-label"): from_csv(d/"l.csv", size=12)
+
+
+@pytest.mark.parametrize("column", ["PatientID", "subject_id", "case_id", "CaseID", "Patient", "patientId", "SUBJECT", "StudyInstanceUID", "participant", "lesionID", "Slide_ID", "MRN", "video_id", "donor", "ID_PACIENTE"])
+def test_a_column_that_looks_like_a_group_is_named(column, tmp_path):
+    p = labelled("csv", tmp_path/"set", list("abab"), ["1", "1", "2", "2"], f"path,class,{column}")
+    with heard() as notes: images = from_csv(p, size=12)
+    assert images.groups is None and f"the column {column} looks like a group (2 values in 4 rows)" in notes[0] and f"--group-col {column}" in notes[0]
+    with heard() as notes: assert from_csv(p, size=12, group_col=column).groups.tolist() == ["1", "1", "2", "2"]
+    assert not notes
+
+
+@pytest.mark.parametrize("column,values", [("age", "1122"), ("patient_no", "1234"), ("casein", "1122"), ("sex", "1122"), ("casing", "1122")])
+def test_a_column_that_does_not_is_not(column, values, tmp_path):
+    p = labelled("csv", tmp_path/"set", list("abab"), list(values), f"path,class,{column}")
+    with heard() as notes: from_csv(p, size=12)
+    assert not notes
