@@ -158,12 +158,12 @@ def _coefficients(ax, d, printed):
            ylim=(3.6, -.95), xlabel="correlation with transferability")
 
 # %% ../../nbs/figures/14_audit.ipynb #563c42e3
-_PRINTED = (("experts", "Experts", 8), ("task2vec_published_draw", "Task2Vec", 9))   # measure, name, claim
+_AS_RHO = (("experts", "Experts", 8), ("task2vec_published_draw", "Task2Vec", 9))   # measure, name, claim
 
 def _named(data, claims):
     "Which coefficient each printed rho is."
-    of = {m: data[(data.measure == m) & (data.pairs == "all")].iloc[0] for m, *_ in _PRINTED}
-    return [is_named(float(claims.printed[i]), of[m].pearson_r, of[m].spearman_rho, claims.tolerance[i]) for m, _, i in _PRINTED]
+    of = {m: data[(data.measure == m) & (data.pairs == "all")].iloc[0] for m, *_ in _AS_RHO}
+    return [is_named(float(claims.printed[i]), of[m].pearson_r, of[m].spearman_rho, claims.tolerance[i]) for m, _, i in _AS_RHO]
 
 def printed_title(
     named:list,  # of `findings.is_named`, one per distance
@@ -186,7 +186,7 @@ def coefficients(rec=None):
     n = int(data.n.max())
     fig, [axes] = _canvas(rec, printed_title(named := _named(data, claims)), (7.2, 2.9), 1, 2,
         f"{n} pairs", "Lines: 95% intervals by Fisher's z, as if pairs were independent.", sharey=True, sharex=True)
-    for ax, (m, name, i), said in zip(axes, _PRINTED, named):
+    for ax, (m, name, i), said in zip(axes, _AS_RHO, named):
         _coefficients(ax, data[data.measure == m].set_index("pairs"), float(claims.printed[i]))
         ax.set_title(f"{name}: {said}".translate(MINUS))
     legend(fig, [_dot(n, marker=m, color=c) for n, m, c in STATISTICS.values()], 3)
