@@ -22,6 +22,7 @@ from catscans.published.evidence import from_record
 from catscans.published import pairs
 from catscans.published.verdicts import audit
 from catscans.figures import distance as distance_figures
+from catscans.figures import gallery
 from catscans.study.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -393,3 +394,19 @@ def test_the_bootstrap_is_that_of_the_files_and_shows_less_than_its_test():
             np.testing.assert_allclose(correlation.bootstrap_interval(x, y, statistic=f)[:2], [r[f"{name}_lo"], r[f"{name}_hi"]], atol=.05)
     c = correlation.correlation(p.experts, p.transferability)
     assert correlation.bootstrap_interval(p.experts, p.transferability, statistic=correlation.pearson_of)[0] > 0 > c["pearson_r_lo"] and c["pearson_r_perm_p"] > .2
+
+
+@pytest.mark.slow(4)
+def test_tables_6_and_8_have_one_direction(monkeypatch):
+    "above 0, nearer sources transfer better: in table 6 as nearness_rho_within beside the distance's own sign, in table 8 for every distance"
+    tables = lambda: (distance_figures.correlations("published"), gallery.estimator_table("published"))
+    def numbers(six, eight): return six.query("pairs == 'all'").set_index("measure"), eight.set_index("measure").spearman_rho
+    made = tables()
+    assert "table 8" in made[0].attrs["note"] and "table 6" in made[1].attrs["note"]
+    six, eight = numbers(*made)
+    assert (six.nearness_rho_within == -six.spearman_rho_within).all()
+    for m in six.index: assert abs(six.nearness_rho_within[m] - eight[m]) < .01        # one ranks within targets, the other takes the mean over them
+    turned = authors.distances
+    monkeypatch.setattr(authors, "distances", lambda *a, **kw: 9 - turned(*a, **kw))
+    six_turned, eight_turned = numbers(*tables())
+    for m in six.index: assert six_turned.nearness_rho_within[m]*six.nearness_rho_within[m] < 0 > eight_turned[m]*eight[m]

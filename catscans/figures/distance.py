@@ -156,7 +156,7 @@ def fig4(
     fig, [axes] = canvas(st, distance_finding(data, titles), (7.2, 4.5), 1, len(there),
         f"{data.groupby('measure').size().max()} pairs",
         f"Baseline AUC($D_T$): {per}. Lines: standard deviation over folds (divisor "
-        f"{'n' if sd == 'sd_population' else 'n-1'}). Intervals: 95 % bootstrap over pairs."
+        f"{'n' if sd == 'sd_population' else 'n-1'}). Intervals: 95 % by Fisher's z, as if pairs were independent."
         + " Within targets: sources of one target compared, p by permutation."
         + (" Points at one whole number of answers are spread sideways." if "experts" in there else "")
         + (" ImageNet's Task2Vec distances are STL-10's: it was never embedded." if st.of_authors else "")
@@ -189,4 +189,8 @@ def correlations(
         except UserError as e: t = pd.DataFrame([dict(pairs="all", n=len(d), permutation=str(e))])
         out.append(t.assign(measure=m))
     out = pd.concat(out, ignore_index=True)
-    return out[["measure", *(c for c in out if c != "measure")]]
+    out = out[["measure", *(c for c in out if c != "measure")]]
+    if "spearman_rho_within" in out: out["nearness_rho_within"] = -pd.to_numeric(out.spearman_rho_within)
+    out.attrs["note"] = ("r, ρ and τ are those of the distance: below 0, nearer sources transfer better. nearness_rho_within is "
+                         "spearman_rho_within turned round, the direction of table 8: above 0, nearer sources transfer better.")
+    return out

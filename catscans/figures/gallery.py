@@ -324,4 +324,7 @@ def estimator_table(
                                   for x in t[f"{k}_values"]] for k in _NAMES}
     out = t[keep].dropna(axis=1, how="all").infer_objects()    # too few targets: no intervals
     numbers = out.select_dtypes("number").columns
-    return out.assign(**(out[numbers].round(12) + 0), **values)    # a mean that is zero but for the last bit is zero
+    out = out.assign(**(out[numbers].round(12) + 0), **values)     # a mean that is zero but for the last bit is zero
+    out.attrs["note"] = ("Above 0, the sources that a measure puts first transfer better. A distance puts the nearest first: its "
+                         "signs are those of nearness_rho_within in table 6, the opposite of the distance's own.")
+    return out

@@ -258,7 +258,7 @@ _HIDE = {"table1_datasets": ("note", "licence", "kept together"), "table3_settin
          "table8_estimators": tuple(f"{k} per target" for k in ("weighted_tau", "spearman_rho", "regret"))}
 _BRIEF = ("measure", "pairs", "n", "pearson_r", "pearson_r_lo", "pearson_r_hi", "pearson_r_perm_p", "spearman_rho",
           "spearman_rho_lo", "spearman_rho_hi", "spearman_rho_perm_p", "pearson_r_within", "pearson_r_within_perm_p",
-          "spearman_rho_within", "spearman_rho_within_perm_p")
+          "spearman_rho_within", "spearman_rho_within_perm_p", "nearness_rho_within")
 
 @of_study
 def present(
