@@ -121,8 +121,7 @@ def tests(rec=None):
     k, most = rec.fold_auc.fold.nunique(), d.of.max()
     fig, [[ax]] = _canvas(rec, tests_title(d), (7.2, 2.7),
         what=f"{most} pairs of sources on each of {d.target.nunique()} targets",
-        more=f"Told apart: p below {ALPHA:g}. Folds share training images: the paired t-test ignores it, the corrected one "
-             "(Nadeau-Bengio) does not. "
+        more=f"Told apart: p below {ALPHA:g}. Folds share training images: the paired t-test ignores it, the corrected one does not. "
              f"Wilcoxon's p of {k} folds is at least {2/2**k:g}.")
     names = list(dict.fromkeys(d.test))
     for i, (t, c) in enumerate(TARGET_COLOUR.items()):

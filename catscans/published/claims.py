@@ -166,9 +166,9 @@ def _larger_is_better(ev, printed, tolerance):
                    + ".")
 
 def _example(ev, found):
-    "The first of several comparisons, with sizes."
+    "Of several comparisons the one whose sizes differ most."
     if not found: return ""
-    (a, b, t) = found[0]
+    (a, b, t) = max(found, key=lambda k: ev.sizes[k[1]]/ev.sizes[k[0]])
     return f", for example {label(a)} ({ev.sizes[a]:,} images) against {label(b)} ({ev.sizes[b]:,}) on {label(t)}"
 
 # %% ../../nbs/published/02_claims.ipynb #3e363dc3
