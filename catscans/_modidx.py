@@ -1521,6 +1521,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'catscans/published/findings.py')},
             'catscans.published.grades': { 'catscans.published.grades._read': ( 'published/grades.html#_read',
                                                                                 'catscans/published/grades.py'),
+                                           'catscans.published.grades._settled_text': ( 'published/grades.html#_settled_text',
+                                                                                        'catscans/published/grades.py'),
                                            'catscans.published.grades.agreement': ( 'published/grades.html#agreement',
                                                                                     'catscans/published/grades.py'),
                                            'catscans.published.grades.agreement_text': ( 'published/grades.html#agreement_text',

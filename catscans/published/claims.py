@@ -121,11 +121,13 @@ def _sti10_against_dtd(ev, printed, tolerance):
     value, asked = {}, [("sti10", "dtd", t) for t in PAPER_TARGETS]
     for a, b, t in asked:
         lo, hi = ev.interval(a, b, t)
-        value |= {f"difference_{t}": ev.mean(a, t) - ev.mean(b, t), f"p_{t}": ev.p(a, b, t), f"lo_{t}": lo, f"hi_{t}": hi}
+        value |= {f"difference_{t}": ev.mean(a, t) - ev.mean(b, t), f"p_{t}": ev.p(a, b, t), f"lo_{t}": lo,
+                  f"hi_{t}": hi}
     parts, power, why = similar_or_lower(ev, asked)
     said = lambda t: (f"{value[f'difference_{t}']:+.3f} ({value[f'lo_{t}']:+.3f} to {value[f'hi_{t}']:+.3f}, "
                       f"{p_text(value[f'p_{t}'])}) on {label(t)}")
-    return Finding(value | power | dict(similar_up_to=MATTERS), parts, "STI-10 minus DTD in mean AUC, with the interval of "
+    return Finding(value | power | dict(similar_up_to=MATTERS), parts, "STI-10 minus DTD in mean AUC, with the "
+                                                                       "interval of "
                    f"the corrected test: {_on_targets(said)}. Up to {MATTERS:g} counts as similar, by our judgement."
                    + _open(ev, parts, why))
 
@@ -141,7 +143,8 @@ def _below_imagenet(ev, printed, tolerance):
     value |= (p | dict(differences=len(pairs), negative=sum(parts.values()), highest_p=max(p.values()),
                        kept_by_holm=sum(v < .05 for v in holm)))
     return Finding(value, parts, "STL-10 and STI-10 have a lower mean AUC than ImageNet in "
-                   f"{value['negative']} of {len(pairs)} comparisons; the corrected p is at most {value['highest_p']:.2g}, "
+                   f"{value['negative']} of {len(pairs)} comparisons; the corrected p is at most "
+                   f"{value['highest_p']:.2g}, "
                    f"and {value['kept_by_holm']} of the differences remain after Holm's correction.")
 
 # %% ../../nbs/published/02_claims.ipynb #fb45b5ce
@@ -162,7 +165,8 @@ def _larger_is_better(ev, printed, tolerance):
     return Finding(value, parts, f"In {len(wins)} of {len(pairs)} comparisons the smaller source has the higher AUC "
                    f"(corrected p < 0.05; {value['smaller_beats_larger_holm']} after Holm's correction)"
                    f"{_example(ev, found)}.{_open(ev, parts, why)} Spearman's rho of size and AUC is "
-                   + _on_targets(lambda t: f"{value[f'spearman_rho_{t}']:.2f} ({p_text(value[f'perm_p_{t}'])}) on {label(t)}")
+                   + _on_targets(lambda t: f"{value[f'spearman_rho_{t}']:.2f} ({p_text(value[f'perm_p_{t}'])}) on "
+                                           f"{label(t)}")
                    + ".")
 
 def _example(ev, found):
@@ -187,8 +191,10 @@ def _medical_sources(ev, printed, tolerance):
     parts, power, why, found = one_example(ev, not_medical(ev), "the source that is not medical")
     value |= power
     return Finding(value, parts, "The mean AUC of medical and of other sources is " + _on_targets(
-        lambda t: f"{value[f'medical_{t}']:.3f} and {value[f'other_{t}']:.3f} ({p_text(value[f'p_{t}'])}) on {label(t)}")
-        + (f". In {value['examples']} of {value['tested']} comparisons a source that is not medical is shown to be above a "
+        lambda t: f"{value[f'medical_{t}']:.3f} and {value[f'other_{t}']:.3f} ({p_text(value[f'p_{t}'])}) on "
+                  f"{label(t)}")
+        + (f". In {value['examples']} of {value['tested']} comparisons a source that is not medical is shown to be "
+           "above a "
            "medical one." if ev.profile == "published" and found else f".{_open(ev, parts, why)}"))
 
 # %% ../../nbs/published/02_claims.ipynb #c7e5bfbb
@@ -226,10 +232,12 @@ def _named_rho(ev, c, printed, tolerance):
         within = (f", within targets {r_text(value['spearman_rho_within'])} "
                   f"({p_text(value['spearman_rho_within_perm_p'])})")
     holds, other = _met(printed, c["spearman_rho"], tolerance), correlation.printed_as_rho("published")
+    name, r = correlation.NAMES[other], c[other]
     if holds or other == "spearman_rho": named = ""
-    elif _met(printed, c[other], tolerance): named = f"; the printed {printed:g} is {correlation.NAMES[other]} ({c[other]:.3f})"
-    else: named = f"; {correlation.NAMES[other]} is {c[other]:.3f}"
-    return value, {"the printed number": holds}, f"Spearman's rho over {c['n']} pairs is {c['spearman_rho']:.3f}{within}{named}"
+    elif _met(printed, r, tolerance): named = f"; the printed {printed:g} is {name} ({r:.3f})"
+    else: named = f"; {name} is {r:.3f}"
+    why = f"Spearman's rho over {c['n']} pairs is {c['spearman_rho']:.3f}{within}{named}"
+    return value, {"the printed number": holds}, why
 
 @claim(8)
 def _expert_rho(ev, printed, tolerance):
@@ -254,7 +262,8 @@ def _task2vec_rho(ev, printed, tolerance):
             hi=d.quantile(.975), at_or_below=(d <= value["pearson_r"]).mean()).items()}
         value["pairs_resampled"] = ev.rec.task2vec_draws.groupby("draw").position.nunique().sum()
         why += (f". Had other subsets been drawn (estimated from {value['pairs_resampled']} other pairs of subsets, "
-                f"shifted to the known mean over all), r would be {value['approximate_draws_mean']:.3f} on average, and "
+                f"shifted to the known mean over all), r would be {value['approximate_draws_mean']:.3f} on average, "
+                "and "
                 f"as low as published in {100*value['approximate_draws_at_or_below']:.2g}% of draws")
     return Finding(value, parts, f"{why}.")
 
@@ -269,8 +278,10 @@ def _not_significant(ev, printed, tolerance):
     n, low = ev.correlations["experts"]["n"], lambda d: min(v for k, v in p.items() if k.startswith(d))
     value = p | {"lowest_p": min(p.values()), "pairs": n, "power_at_rho_0.5": correlation.spearman_power(n, .5)}
     return Finding(value, {name: low(d) > .05 for d, name in _DISTANCE.items()}, "The p of Pearson's r is "
-                   f"{p['experts_pearson_r_p']:.2f} (experts) and {p['task2vec_pearson_r_p']:.2f} (Task2Vec); the lowest "
-                   f"of all coefficients, by formula and by permutation, is {value['lowest_p']:.2f}. But {n} pairs find "
+                   f"{p['experts_pearson_r_p']:.2f} (experts) and {p['task2vec_pearson_r_p']:.2f} (Task2Vec); the "
+                   "lowest "
+                   f"of all coefficients, by formula and by permutation, is {value['lowest_p']:.2f}. But {n} pairs "
+                   "find "
                    f"a true rho of 0.5 in only {100*value['power_at_rho_0.5']:.0f}% of studies.")
 
 # %% ../../nbs/published/02_claims.ipynb #d904f404
@@ -287,8 +298,10 @@ def _weak(ev, printed, tolerance):
     text = ("The largest of r and rho, in size, is "
             + listed([f"{v:.2f} ({_DISTANCE[d]})" for d, v in largest.items()]) + "; weak ends at 0.4 (Evans 1996).")
     if ci:
-        text += (" The 95% intervals of r are " + listed([f"{lo:.2f} to {hi:.2f} ({_DISTANCE[d]})" for d, (lo, hi) in ci.items()])
-                 + (f": {beyond} of {len(ci)} {'reaches' if beyond == 1 else 'reach'} beyond weak, so a stronger relation is "
+        text += (" The 95% intervals of r are "
+                 + listed([f"{lo:.2f} to {hi:.2f} ({_DISTANCE[d]})" for d, (lo, hi) in ci.items()])
+                 + (f": {beyond} of {len(ci)} {'reaches' if beyond == 1 else 'reach'} beyond weak, so a stronger "
+                    "relation is "
                     "not excluded." if beyond else ": none reaches beyond weak."))
     return Finding(value | {f"largest_{d}": v for d, v in largest.items()},
                    {_DISTANCE[d]: v < .4 for d, v in largest.items()}, text)
@@ -319,7 +332,8 @@ def _small_distance_small_effect(ev, printed, tolerance):
                    + f"Over all pairs but self pairs rho is {value['spearman_rho_all']:.2f} "
                    f"({p_text(value['p_all'])}, by the t approximation), without ImageNet "
                    f"{r_text(value['spearman_rho_no_imagenet'])} ({p_text(value['p_no_imagenet'])})"
-                   + (f"; the {counted(zero, 'point')} without effect in Fig. 4 {'is a self pair' if zero == 1 else 'are self pairs'}"
+                   + (f"; the {counted(zero, 'point')} without effect in Fig. 4 "
+                      f"{'is a self pair' if zero == 1 else 'are self pairs'}"
                       ", zero by construction." if zero else "."))
 
 # %% ../../nbs/published/02_claims.ipynb #f3cf85fb
@@ -338,7 +352,8 @@ def _imagenet_is_far(ev, printed, tolerance):
                   | {f"{d}_above_median": above, f"{d}_targets": len(m), f"{d}_is_a_copy": int(copy is not None)})
         parts[f"by {name}"] = NOT_IN_RECORD if copy else above > len(m)/2
         said = f"ImageNet is further than the median of a target's other sources on {above} of {len(m)} targets"
-        text.append(f"By {name} it was never measured: the distances in its row are those of {label(copy)}, by which {said}"
+        text.append(f"By {name} it was never measured: the distances in its row are those of {label(copy)}, by which "
+                    f"{said}"
                     if copy else f"By {name} {said}")
     return Finding(value, parts, ". ".join(text) + ".")
 
@@ -376,9 +391,12 @@ def _baseline(ev, printed, tolerance):
     value = {"self_pair_baselines": int(ev.rec.fact("baseline_is_self_pair"))*len(ev.targets),
              "targets": len(ev.targets), "pretrained_on": ev.rec.fact("pretrain_train_fraction")}
     for t in ev.targets: value |= {f"self_{t}": ev.mean(t, t), f"table2_{t}": float(t2[t])}
-    return Finding(value, {"without transfer": _met(printed["self_pair_baselines"], value["self_pair_baselines"], tolerance)},
-                   f"The baseline of {value['self_pair_baselines']} of {value['targets']} targets is the self pair, a model "
-                   f"pretrained on {100*value['pretrained_on']:.0f}% of the same images. The AUC of the self pair and that "
+    holds = _met(printed["self_pair_baselines"], value["self_pair_baselines"], tolerance)
+    return Finding(value, {"without transfer": holds},
+                   f"The baseline of {value['self_pair_baselines']} of {value['targets']} targets is the self pair, a "
+                   "model "
+                   f"pretrained on {100*value['pretrained_on']:.0f}% of the same images. The AUC of the self pair and "
+                   "that "
                    "of Table II, a model without transfer, are "
                    + ", ".join(f"{value[f'self_{t}']:.3f} and {value[f'table2_{t}']:.3f} on {label(t)}"
                                for t in ev.targets) + ".")
@@ -387,8 +405,9 @@ def _baseline(ev, printed, tolerance):
 _SHARES = ("train", "validation", "test")
 
 def _fold_parts(printed, value, tolerance):
+    shares = all(_met(printed[k], value[k], tolerance) for k in _SHARES)
     return {f"{printed['folds']:g} folds": value["folds"] == printed["folds"],
-            "/".join(f"{100*printed[k]:.0f}" for k in _SHARES): all(_met(printed[k], value[k], tolerance) for k in _SHARES)}
+            "/".join(f"{100*printed[k]:.0f}" for k in _SHARES): shares}
 
 @claim(16)
 def _split_fractions(ev, printed, tolerance):
@@ -403,7 +422,8 @@ def _split_fractions(ev, printed, tolerance):
                        f"{_each([100*value[k] for k in _SHARES], '{:.0f}')}% are for training, watching and testing, "
                        "on average over targets; a cap on training images lowers the first.")
     value |= {k: ev.rec.fact(f"finetune_{k}_fraction") for k in _SHARES}
-    return Finding(value, _fold_parts(printed, value, tolerance), f"{value['pairs_with_these']} of {len(folds)} pairs have "
+    return Finding(value, _fold_parts(printed, value, tolerance), f"{value['pairs_with_these']} of {len(folds)} pairs "
+                                                                  "have "
                    f"{value['folds']} folds. The code splits " + "/".join(f"{100*value[k]:.0f}" for k in _SHARES)
                    + (" and reports the AUC of the part that was watched while settings were chosen."
                       if value["test"] == 0 else "."))
@@ -424,7 +444,8 @@ def _auc_average(ev, printed, tolerance):
     value["largest_difference_isic2018"] = max(abs(ev.mean(s, t) - m) for s, t, m in zip(log.source, log.target,
         log["mean"]))
     how = lambda k: "weighted" if value[k] else "macro"
-    return Finding(value, _parts(printed, value, tolerance), f"The code that made the record takes the {how('weighted')} average "
+    return Finding(value, _parts(printed, value, tolerance), "The code that made the record takes the "
+                                                             f"{how('weighted')} average "
                    f"over classes; the first log, typed by hand, has the {how('weighted_in_first_log')} one (a mean on "
                    f"ISIC2018 differs by up to {value['largest_difference_isic2018']:.3f}).")
 
@@ -489,7 +510,8 @@ def _subset_share(ev, printed, tolerance):
     value = {d: i/int(n.size_corrected[d]) for d, i in zip(g.dataset, g.images_per_embedding)}
     few = [f"{label(d)} ({i} for {n.classes[d]})" for d, i in zip(g.dataset, g.images_per_embedding)
            if i < n.classes[d]*2]
-    return Finding(value, {label(d): _met(printed, v, tolerance) for d, v in value.items()}, "The sizes set in the code are "
+    return Finding(value, {label(d): _met(printed, v, tolerance) for d, v in value.items()}, "The sizes set in the "
+                                                                                             "code are "
                    f"{100*min(value.values()):.2f}% to {100*max(value.values()):.2f}% of Table I's corrected ones; "
                    "which images were drawn is not recorded"
                    + (f". Fewer than two images per class: {listed(few)}." if few else "."))
@@ -509,30 +531,7 @@ def _both_ways(d):
     return (pd.concat([d, d.rename_axis(["target", "source"]).reorder_levels(["source", "target"])])
             .groupby(level=["source", "target"]).mean().to_dict())
 
-# %% ../../nbs/published/02_claims.ipynb #5c0a28d2
-@claim(22)
-def _experts(ev, printed, tolerance):
-    "Nobody's answers are there to count: what the distances alone show, and what the history has beside them."
-    if ev.profile != "published": return _our_experts(ev, printed)
-    d = authors.distances("experts", ev.rec)
-    both, bad, most = _both_ways(d), triangle_violations(d), printed["properties"]
-    value = dict(distances=len(d), triangle_violations=len(bad), whole_numbers_in_range=int(((d % 1 == 0) & (d <= most)).sum()),
-                 pilot_respondents=int(ev.rec.fact("pilot_respondents")), pilot_questions=len(ev.rec.pilot_questions),
-                 pilot_datasets=ev.rec.pilot_votes.dataset.nunique())
-    one = "No distance is larger than two others together."
-    if bad:
-        (a, b, c) = bad[0]
-        value |= dict(direct=both[a, c], by_way_of=both[a, b] + both[b, c])
-        one = (f"But {counted(len(bad), 'distance is', 'distances are')} larger than two others together, which no Hamming "
-               f"distance can be: {label(a)} to {label(c)} is {value['direct']:g}, and by way of {label(b)} it is "
-               f"{value['by_way_of']:g}.")
-    parts = {f"{most:g} properties": value["whole_numbers_in_range"] == len(d), "Hamming distance": not bad,
-             f"answers of {printed['observers']:g} students": NOT_IN_RECORD}
-    return Finding(value, parts, f"The record has {len(d)} distances and nobody's answers. "
-                   f"Of these, {value['whole_numbers_in_range']} are whole numbers from 0 to {most:g}, as {most:g} properties "
-                   f"give. {one} The history has another questionnaire, a pilot: {value['pilot_respondents']} respondents, "
-                   f"{value['pilot_questions']} questions, {value['pilot_datasets']} datasets.")
-
+# %% ../../nbs/published/02_claims.ipynb #574f24b8
 def _our_experts(ev, printed):
     p = get_profile(ev.profile)
     a = answers_for((*p.sources, *p.targets))
@@ -540,6 +539,34 @@ def _our_experts(ev, printed):
     who = measure.observer(ev.profile, ev.protocol)
     return Finding(value, _parts(printed, value, 0), f"{value['observers']} observers or passes answered "
                    f"{value['properties']} properties" + (f"; they were {who}, no people." if who else "."))
+
+# %% ../../nbs/published/02_claims.ipynb #5c0a28d2
+@claim(22)
+def _experts(ev, printed, tolerance):
+    "Nobody's answers are there to count: what the distances alone show, and what the history has beside them."
+    if ev.profile != "published": return _our_experts(ev, printed)
+    d = authors.distances("experts", ev.rec)
+    both, bad, most = _both_ways(d), triangle_violations(d), printed["properties"]
+    value = dict(distances=len(d), triangle_violations=len(bad),
+                 whole_numbers_in_range=int(((d % 1 == 0) & (d <= most)).sum()),
+                 pilot_respondents=int(ev.rec.fact("pilot_respondents")), pilot_questions=len(ev.rec.pilot_questions),
+                 pilot_datasets=ev.rec.pilot_votes.dataset.nunique())
+    one = "No distance is larger than two others together."
+    if bad:
+        (a, b, c) = bad[0]
+        value |= dict(direct=both[a, c], by_way_of=both[a, b] + both[b, c])
+        one = (f"But {counted(len(bad), 'distance is', 'distances are')} larger than two others together, which no "
+               "Hamming "
+               f"distance can be: {label(a)} to {label(c)} is {value['direct']:g}, and by way of {label(b)} it is "
+               f"{value['by_way_of']:g}.")
+    parts = {f"{most:g} properties": value["whole_numbers_in_range"] == len(d), "Hamming distance": not bad,
+             f"answers of {printed['observers']:g} students": NOT_IN_RECORD}
+    return Finding(value, parts, f"The record has {len(d)} distances and nobody's answers. "
+                   f"Of these, {value['whole_numbers_in_range']} are whole numbers from 0 to {most:g}, as {most:g} "
+                   "properties "
+                   f"give. {one} The history has another questionnaire, a pilot: {value['pilot_respondents']} "
+                   "respondents, "
+                   f"{value['pilot_questions']} questions, {value['pilot_datasets']} datasets.")
 
 # %% ../../nbs/published/02_claims.ipynb #7c2c5d9c
 @claim(23, "our bars and their folds are in one record, which is checked when it is read")
@@ -555,7 +582,8 @@ def _error_bars(ev, printed, tolerance):
     parts = {f"{k}s of {printed['bars']} bars": all_bars and value[c] <= tolerance
              for k, c in (("mean", "mean_difference"), ("standard deviation", "sd_population_difference"))}
     return Finding(value, parts, f"{value['bars']} bars. Their means differ from those of the folds by at most "
-                   f"{value['mean_difference']:.0e}, their standard deviations by {value['sd_population_difference']:.0e} "
+                   f"{value['mean_difference']:.0e}, their standard deviations by "
+                   f"{value['sd_population_difference']:.0e} "
                    f"with the divisor n and by {value['sd_sample_difference']:.4f} with n - 1.")
 
 @claim(24)
@@ -568,7 +596,8 @@ def _table2(ev, printed, tolerance):
                        {"accuracies and AUCs": NOT_IN_RECORD},
                        f"{counted(len(e), 'source')} evaluated.")
     value = dict(values_printed=int(ev.rec.table2.drop(columns="source").notna().sum().sum()))
-    return Finding(value, {"accuracies and AUCs": NOT_IN_RECORD}, f"{value['values_printed']} numbers are printed; no prediction or log of a pretraining "
+    return Finding(value, {"accuracies and AUCs": NOT_IN_RECORD}, f"{value['values_printed']} numbers are printed; no "
+                                                                  "prediction or log of a pretraining "
                    "is in the record.")
 
 # %% ../../nbs/published/02_claims.ipynb #9b0bea04
@@ -605,7 +634,7 @@ def _table3(ev, printed, tolerance):
 # %% ../../nbs/published/02_claims.ipynb #35752c23
 def learning_rates(
     rec=None,
-)->dict: # "all", "no imagenet": `correlation.correlation` of relative rate and transferability, self pairs left out; {} where it is undefined
+)->dict: # "all", "no imagenet": `correlation.correlation`, self pairs left out; {} where it is undefined
     "The learning rate of a pair relative to its self pair against transferability, over all pairs and within targets."
     ev = rec if isinstance(rec, Evidence) else from_record(rec)
     p = ev.pairs[~ev.pairs.self_pair]
@@ -642,7 +671,7 @@ def _finetune_settings(ev, printed, tolerance):
     value["lr_outside"] = outside
     span = lambda t: (f"{value[f'lr_lowest_{t}']:g}"
                       + (f" to {value[f'lr_highest_{t}']:g}" if value[f"lr_{t}"] > 1 else ""))
-    text = "Learning rates per target: " + ", ".join(f"{value[f'lr_{t}']} on {label(t)} ({span(t)})" for t in PAPER_TARGETS)
+    text = "Learning rates per target: " + _on_targets(lambda t: f"{value[f'lr_{t}']} on {label(t)} ({span(t)})")
     if outside: text += f"; {counted(outside, 'pair')} outside the printed range"
     if 0 < len(off) <= 3:
         text += "; not the printed epochs: " + listed([f"{n} of {label(s)} to {label(t)}" for (s, t), n in off.items()])
@@ -653,7 +682,8 @@ def _finetune_settings(ev, printed, tolerance):
                                                            "spearman_rho_within_perm_p")})
         text += (". Between the rate, relative to that of the self pair, and transferability Spearman's rho is "
                  f"{r_text(value['spearman_rho'])} ({p_text(value['spearman_rho_perm_p'])}) over {n} pairs and "
-                 f"{r_text(value['spearman_rho_within'])} ({p_text(value['spearman_rho_within_perm_p'])}) within targets")
+                 f"{r_text(value['spearman_rho_within'])} ({p_text(value['spearman_rho_within_perm_p'])}) within "
+                 "targets")
     parts = ({f"one rate on {label(t)}": value[f"lr_{t}"] == said[f"lr_{t}"] for t in PAPER_TARGETS}
              | {f"{said[f'epochs_{t}']} epochs on {label(t)}": not any(u == t for _, u in off) for t in PAPER_TARGETS}
              | {f"rates from {low:g} to {high:g}": not outside})
@@ -671,7 +701,8 @@ def _efficientnet(ev, printed, tolerance):
     model = ev.rec.pretrain_settings.model_choice.str.lower()
     value = dict(pretrainings=len(model), resnet=int((model == "resnet").sum()), not_named=int((model == "").sum()))
     value["other"] = len(model) - value["resnet"] - value["not_named"]
-    return Finding(value, {"results of EfficientNet": NOT_IN_RECORD}, f"No AUC of an EfficientNet is in the record; of {len(model)} committed pretrainings "
+    return Finding(value, {"results of EfficientNet": NOT_IN_RECORD}, "No AUC of an EfficientNet is in the record; "
+                                                                      f"of {len(model)} committed pretrainings "
                    f"{value['resnet']} choose resnet, {value['not_named']} leave the choice blank and {value['other']} "
                    "name another model.")
 
@@ -719,9 +750,12 @@ def _stratified(ev, printed, tolerance):
     counts = ev.rec.class_counts.query("collection == 'pcam'").images.tolist()
     value = ({"stratified_subsets": sum(drawn.values())}
              | {f"sd_of_class_share_{d}": _class_share_sd(n[d], counts)/100 for d in names})
-    return Finding(value, {label(d): v == 1 for d, v in drawn.items()}, f"{value['stratified_subsets']:.0f} of {len(names)} "
-                   "are: the code draws a plain sample, without replacement. That moves class shares little: their SD is "
-                   + listed([f"{100*value[f'sd_of_class_share_{d}']:.2f} percentage points ({label(d)})" for d in names])
+    return Finding(value, {label(d): v == 1 for d, v in drawn.items()}, f"{value['stratified_subsets']:.0f} of "
+                                                                        f"{len(names)} "
+                   "are: the code draws a plain sample, without replacement. That moves class shares little: their SD "
+                   "is "
+                   + listed([f"{100*value[f'sd_of_class_share_{d}']:.2f} percentage points ({label(d)})"
+                             for d in names])
                    + ".")
 
 # %% ../../nbs/published/02_claims.ipynb #ea190543
@@ -730,8 +764,10 @@ def _sti10_in_imagenet(ev, printed, tolerance):
     "Synsets of STI-10 among the classes that the weights were trained on."
     s = ev.rec.sti10_synsets
     inside = list(s["class"][s.in_ilsvrc2012_1k])
-    return Finding(len(inside), dict(zip(s["class"], s.in_ilsvrc2012_1k)), f"All {len(s)} classes are ImageNet synsets; "
-                   + (f"{len(inside)} of them are" if inside else "none is") + " among the 1,000 classes that the weights "
+    return Finding(len(inside), dict(zip(s["class"], s.in_ilsvrc2012_1k)), f"All {len(s)} classes are ImageNet "
+                                                                           "synsets; "
+                   + (f"{len(inside)} of them are" if inside else "none is") + " among the 1,000 classes that the "
+                                                                               "weights "
                    "were trained on" + (f" ({listed(inside)})." if inside else "."))
 
 # %% ../../nbs/published/02_claims.ipynb #17a7d61f

@@ -120,8 +120,8 @@ def _told_second(ev, printed):
 def _lower(ev, asked, also=lambda k: False):
     "Parts: whether the first is lower in each (a, b, target), shown or, by `also`, similar; and what `_tested` says."
     s = shown(ev, asked)
-    parts = {f"{label(k[0])} against {label(k[1])} on {label(k[2])}": False if v == 1 else True if v == -1 or also(k) else None
-             for k, v in s.items()}
+    name = lambda a, b, t: f"{label(a)} against {label(b)} on {label(t)}"
+    parts = {name(*k): False if v == 1 else True if v == -1 or also(k) else None for k, v in s.items()}
     return parts, *_tested(ev, s)
 
 def similar_or_lower(
@@ -187,7 +187,8 @@ def _told_chest(ev, printed):
     power, said = _power([(r.hi - r.lo)/2 for r in rows.values()], ev.auc.fold.nunique()) if rows else ({}, "")
     return Finding({f"gain_p_{t}": v for t, v in p.items()} | ({} if all(sign) else power), {"one example": part},
                    "AUC minus the baseline's: "
-                   + listed([f"{r.mean_difference:+.3f} on {label(t)} (corrected {p_text(p[t])} after Holm's correction)"
+                   + listed([f"{r.mean_difference:+.3f} on {label(t)} (corrected {p_text(p[t])} after Holm's "
+                             "correction)"
                              for t, r in rows.items()] or ["no pair"]) + ("." if all(sign) else f"; {said}."))
 
 # %% ../../nbs/published/03_effects.ipynb #b300a75d
@@ -263,10 +264,11 @@ def growth(
     c = ev.correlation(rest, "experts", "all pairs but self pairs", rest.target, size=True)
     rho, p, power = *(c[k] for k in WITHIN[2:]), _power_within(len(rest), rest.target.nunique())
     part = None if rho is None or (p >= .05 and power < POWER) else bool(rho > 0 and p < .05)
-    said = "grows with distance" if part else "does not grow with distance" if part is False else "may or may not grow with distance"
+    said = {True: "grows", False: "does not grow", None: "may or may not grow"}[part] + " with distance"
     return ({"the effect grows with distance": part},
             {k: known(c, k) for k in WITHIN[2:]} | {"within_power_at_rho_0.5": power},
-            f"Within targets Spearman's rho of the size of the effect and expert distance is {r_text(known(c, WITHIN[2]))} "
+            "Within targets Spearman's rho of the size of the effect and expert distance is "
+            f"{r_text(known(c, WITHIN[2]))} "
             f"({p_text(p)}, by permutation), with a power of {power:.2f} at a rho of 0.5: the effect {said}")
 
 @effect(12)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 import numpy as np, pandas as pd
 from ..core import grid
-from ..core.basics import UserError
+from ..core.basics import UserError, patch_to
 from ..core.grid import PAPER_SOURCES, PAPER_TARGETS
 from ..core.protocols import setting
 from ..records import authors, frames
@@ -74,10 +74,6 @@ class Evidence:
     def p(self, a, b, target, holm=False):
         self.mean(a, target), self.mean(b, target)
         return float(self.tests[a, b, target][int(holm)])
-    def interval(self, a, b, target):
-        "95% interval of the mean AUC of a minus that of b, by the corrected test"
-        self.mean(a, target), self.mean(b, target)
-        return tuple(map(float, self.tests[a, b, target][2:]))
     def at(self, file):
         "Where numbers come from, for a message."
         return self.rec.at(file) if self.profile == "published" else f"profile {self.profile}"
@@ -119,6 +115,16 @@ class Evidence:
             d = comparisons.minus_baseline(self.auc[self.auc.target == t], base)
             out[t] = {r.source: r for r in d[d.source != "mean of sources"].itertuples()}
         return out
+
+# %% ../../nbs/published/01_evidence.ipynb #d017c33e
+@patch_to(Evidence)
+def interval(
+    self,
+    a, b, target,  # sources, and the target that they are compared on
+)->tuple: # lower bound, upper bound, AUC
+    "95% interval of the mean AUC of a minus that of b, by the corrected test."
+    self.mean(a, target), self.mean(b, target)
+    return tuple(map(float, self.tests[a, b, target][2:]))
 
 # %% ../../nbs/published/01_evidence.ipynb #0700963d
 def from_record(

@@ -7,11 +7,9 @@ __all__ = ['CLASSES', 'grades', 'agreement', 'agreement_text']
 
 # %% ../../nbs/published/06_grades.ipynb #06b2e211
 from functools import lru_cache
-from pathlib import Path
 import pandas as pd
 from ..core.basics import counted, listed
 from ..records.authors import packaged
-from .evidence import VERDICTS
 
 # %% ../../nbs/published/06_grades.ipynb #88437b44
 CLASSES = ("finding", "procedure", "fact")
@@ -36,6 +34,10 @@ def agreement(
                 settled_otherwise=g.claim[(g.settled != g.reader_a) | (g.settled != g.reader_b)].tolist())
 
 # %% ../../nbs/published/06_grades.ipynb #a3a78bbe
+def _settled_text(r):
+    said = listed(list(dict.fromkeys((r.reader_a, r.reader_b))))
+    return f"claim {r.claim} as {r.settled}, where they said {said}. {r.note}".rstrip()
+
 def agreement_text(
     table:pd.DataFrame|None=None,  # as of `grades`; default: that
 )->str:
@@ -47,5 +49,4 @@ def agreement_text(
             f"{counted(a['claims'], 'claim')} ({a['percent']:.0f}%, Cohen's kappa {a['kappa']:.2f}).")
     if other.empty: return f"{text} All were settled as the readers said."
     return (f"{text} {counted(len(other), 'claim was', 'claims were')} settled otherwise: "
-            + " ".join(f"claim {r.claim} as {r.settled}, where they said "
-                       f"{listed(list(dict.fromkeys((r.reader_a, r.reader_b))))}. {r.note}".rstrip() for r in other.itertuples()))
+            + " ".join(_settled_text(r) for r in other.itertuples()))
