@@ -37,6 +37,7 @@ class Profile:
     max_train:tuple = ()     # (target, n): training images per fold cut to n
     threads:int = 2          # threads of one notebook: part of what makes results repeatable
     probe:str = "source:0"   # what looks at all datasets: "source:<name>", a weights file, "squeezenet" or "imagenet"
+    probe_size:int|None = None  # side of the images that the probe sees; None: `size`
     subsets:int = 5          # Task2Vec subsets per dataset
     watermark:str = ""       # printed on every figure
     seeds:tuple = ()         # where each cell is repeated with other weights, order and folds; default: the one seed
@@ -64,7 +65,7 @@ PROFILES = {p.name: p for p in (
              "The network is ResNet50 cut after its second stage."),
     Profile("lite", _lite_sources, _lite_targets,
         tuple((s, t) for t in _lite_targets for s in (*_lite_sources, "random") if (s, t) not in _lite_self),
-        size=32, recipe="lite", threads=1, probe="squeezenet",
+        size=32, recipe="lite", threads=1, probe="squeezenet", probe_size=112,
         max_images=(("ham10000", 2000),), max_train=(("kermany", 300),),
         note="A real miniature at 32 pixels: real images, honest splits, a short recipe. "
              "It can show the direction of large effects; it cannot settle small differences between sources "
