@@ -1,5 +1,6 @@
 """Estimators against their definitions, against plain re-implementations, and against inputs that define nothing."""
-import subprocess, sys
+import json, subprocess, sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,15 +15,18 @@ from catscans.datasets.images import Images, fingerprint
 from catscans.datasets import toy
 from catscans.models import probes
 from catscans.similarity.experts import answers_for
-from catscans.similarity.features import _whole, stratified_sample
+from catscans.core.grid import get_profile
+from catscans.similarity.estimators import transrate_floor, transrate_floor_of
+from catscans.similarity.features import LENGTHS, _whole, check_probe, stratified_sample
 from catscans.similarity.registry import ESTIMATORS, INPUTS, NotAvailable, estimator
 from catscans.similarity.scoring import cards, registry, score, scores
 from catscans.similarity import transport
 
 TASK2VEC = ("task2vec_cosine", "task2vec_scaled_cosine", "task2vec_normalized_cosine", "task2vec_asymmetric")
+DIVERSITY = ("diversity_spread", "diversity_dimension", "diversity_vendi", "diversity_classes")
 CONTROLS = ("log_size", "n_classes", "mean_difference", "spectrum_difference", "jpeg_difference")
 WANTED = ("logme", "leep", "nleep", "nce", "hscore", "hscore_shrunk", "transrate", "parc", "otdd", "otdd_exact", "fid", "kid", "cka", "cka_labels",
-          "knn_accuracy", "linear_probe_accuracy", "linear_probe_auc", "experts", *TASK2VEC, *CONTROLS)
+          "knn_accuracy", "linear_probe_accuracy", "linear_probe_auc", "experts", *TASK2VEC, *CONTROLS, *DIVERSITY)
 
 
 def data(n=90, d=6, k=3, seed=0, spread=1.):
@@ -323,6 +327,161 @@ def test_cka_sees_neither_rotation_nor_scale_nor_shift(n, d):
     assert score("cka", features=x, reference=.01*x @ q - 5) == pytest.approx(1, abs=1e-10)
     assert score("cka", features=x, reference=x*np.linspace(.1, 5, d)) < .999
 
+def test_cka_of_what_has_nothing_in_common_is_nothing():
+    "the biased form gives d/(d + n), 0.80, and with the labels 0.10"
+    r = np.random.default_rng(0)
+    x, y, labels = r.normal(size=(500, 2048)), r.normal(size=(500, 2048)), r.integers(0, 7, 500)
+    def biased(a, b):
+        a, b = a - a.mean(0), b - b.mean(0)
+        k, l = a @ a.T, b @ b.T
+        return (k*l).sum()/np.linalg.norm(k)/np.linalg.norm(l)
+    assert biased(x, y) == pytest.approx(.804, abs=.005) and biased(x, np.eye(7)[labels]) > .09
+    assert abs(score("cka", features=x, reference=y)) < .01 and abs(score("cka_labels", features=x, labels=labels)) < .01
+    assert score("cka", features=x, reference=x) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("n,d,e", [(40, 6, 3), (12, 80, 30)])
+def test_cka_is_the_published_formula(n, d, e):
+    "HSIC by its definition: the mean over quadruples of different images (Song et al. 2012, Theorem 2), here of all sums written out"
+    r = np.random.default_rng(2)
+    x = r.normal(size=(n, d)) + 3
+    y = x[:, :2] @ r.normal(size=(2, e)) + r.normal(size=(n, e))
+    def hsic(a, b):
+        k, l = a @ a.T, b @ b.T
+        np.fill_diagonal(k, 0); np.fill_diagonal(l, 0)
+        pairs = sum(k[i, j]*l[i, j] for i in range(n) for j in range(n))
+        through = sum(k[i, j]*l[j, m] for i in range(n) for j in range(n) for m in range(n))
+        return (pairs + k.sum()*l.sum()/(n-1)/(n-2) - 2*through/(n-2))/n/(n-3)
+    want = hsic(x, y)/np.sqrt(hsic(x, x)*hsic(y, y))
+    assert score("cka", features=x, reference=y) == pytest.approx(want, rel=1e-9)
+    labels = np.arange(n) % 3
+    want = hsic(x, np.eye(3)[labels])/np.sqrt(hsic(x, x)*hsic(np.eye(3)[labels], np.eye(3)[labels]))
+    assert score("cka_labels", features=x, labels=labels) == pytest.approx(want, rel=1e-8)
+
+
+def test_transrate_stands_beside_its_floor():
+    "the card's numbers are the floor's, and shuffled labels lie at it"
+    card = registry()["transrate"].range
+    for k, said in {2: 273, 7: 553, 20: 653}.items():
+        assert transrate_floor_of(500, 2048, k, shuffles=1) == pytest.approx(said, rel=.01) and f"{said} with {k}" in card
+    x, y = data(120, 10, spread=3.)
+    floor = transrate_floor(x, y)
+    assert score("transrate", features=x, labels=y) > 1.5*floor
+    assert score("transrate", features=x, labels=np.random.default_rng(9).permutation(y)) == pytest.approx(floor, rel=.3)
+    assert transrate_floor(x, y, eps=1.) < .3*floor and transrate_floor_of(50, 5, 2) < transrate_floor_of(50, 20, 2)
+
+
+# ---- the diversity of a source
+
+@pytest.mark.parametrize("name", DIVERSITY)
+def test_diversity_is_of_the_source_alone(name):
+    r = np.random.default_rng(0)
+    a, b = r.normal(size=(80, 12)) + 1, 2*r.normal(size=(60, 5)) @ r.normal(size=(5, 12)) + 3
+    ya, yb = np.repeat([0, 1, 2, 3], 20), np.repeat([0, 1], [50, 10])
+    source, target = (SimpleNamespace(y=y, classes=[*"abcd"]) for y in (ya, yb))
+    of = lambda s, t, x, z: score(name, s, t, source_embedding=x, target_embedding=z)
+    assert of(source, target, a, b) == of(source, source, a, a) != of(target, source, b, a) == of(target, target, b, b)
+    assert not set(registry()[name].inputs) & {"target_embedding", "labels", "target", "features", "target_statistics"}
+    assert "one order of sources for every target" in registry()[name].range and registry()[name].direction == 1
+
+
+def test_diversity_in_closed_form():
+    r = np.random.default_rng(1)
+    of = lambda f: [score(n, source_embedding=f) for n in DIVERSITY[:3]]
+    spread, dimension, vendi = of(r.normal(size=(4000, 10)))
+    assert (spread, dimension, vendi) == pytest.approx((10**.5, 10, 10), rel=.03)          # an isotropic Gaussian: its number of dimensions
+    assert of(np.tile(r.normal(size=7), (30, 1))) == pytest.approx([0, 1, 1], abs=1e-9)     # one image, repeated
+    few = [score("diversity_dimension", source_embedding=r.normal(size=(50, 10))) for _ in range(100)]
+    assert np.mean(few) == pytest.approx(10, abs=3*np.std(few)/10 + .1), "the number of images must not matter: the plain ratio is 8.3 here"
+    assert score("diversity_classes", source_counts=[9]*5) == pytest.approx(np.log(5)) and score("diversity_classes", source_counts=[9]) == 0
+    with pytest.raises(NotAvailable, match="source_counts"): score("diversity_classes")
+    with pytest.raises(UserError, match="row 2 holds NaN"): score("diversity_spread", source_embedding=np.diag([1., 1, np.nan]))
+
+
+# ---- a probe is looked at
+
+def exploding(n=500, d=2048):
+    "features as the record of lite once had them, by its FID and KID: one image of Tiny ImageNet 12,800 long, another 3,700, all others about 20"
+    r = np.random.default_rng(0)
+    one, other = (np.abs(r.normal(0, .44, (n, d))) for _ in range(2))
+    one[3], one[8] = 12_800/np.sqrt(d), 3_700/np.sqrt(d)
+    return dict(tinyimagenet=one, ham10000=other)
+
+
+def test_the_probe_that_gave_a_fid_of_360276_is_refused():
+    f = exploding()
+    assert score("fid", source_embedding=f["tinyimagenet"], target_embedding=f["ham10000"]) == pytest.approx(360_276, rel=.02)
+    assert score("kid", source_embedding=f["tinyimagenet"], target_embedding=f["ham10000"]) == pytest.approx(9.96e7, rel=.25)
+    with pytest.raises(UserError, match=r"the probe source:tinyimagenet is refused: its features of one image of tinyimagenet are 1.28e\+04 long.*load_probe\('squeezenet'\)") as e:
+        check_probe("source:tinyimagenet", f, own=(.0415, 920, 200))
+    assert "\n" not in str(e.value)
+    facts = check_probe("sound", {n: np.delete(v, [3, 8], 0) for n, v in f.items()}, own=(.0415, 920, 200))
+    assert facts["task"] == "its own task" and facts["chance"] == 1/200 and facts["error"] == pytest.approx((.005*.995/920)**.5)
+
+
+@pytest.mark.parametrize("times,image,refused", [(.9*LENGTHS, False, ""), (1.1*LENGTHS, False, "its features of b are .* those of a"), (.9*LENGTHS, True, ""), (1.3*LENGTHS, True, "its features of one image of b")])
+def test_the_limit_on_lengths(times, image, refused):
+    r = np.random.default_rng(3)
+    a, b = (z/np.linalg.norm(z, axis=1, keepdims=True) for z in r.normal(size=(2, 60, 9)))
+    b = np.where((np.arange(60) == 5)[:, None], times*b, b) if image else times*b
+    if not refused: assert set(check_probe("net", dict(a=a, b=b))["lengths"]) == {"a", "b"}
+    else:
+        with pytest.raises(UserError, match=f"the probe net is refused: {refused}"): check_probe("net", dict(a=a, b=b))
+        assert check_probe("net", dict(a=a, b=b), limit=2*LENGTHS)["limit"] == 2*LENGTHS
+
+
+def test_a_probe_must_know_something():
+    (x, y), r = data(120, 6, spread=3.), np.random.default_rng(4)
+    assert check_probe("net", dict(a=x), dict(a=y))["accuracy"] > .6
+    with pytest.raises(UserError, match="net is refused: on the classes of 1 dataset .* no better than chance"): check_probe("net", dict(a=x), dict(a=r.permutation(y)))
+    refused = 0
+    for seed in range(60):                          # a network that knows nothing passes about once in forty times
+        try: check_probe("net", dict(a=x), dict(a=np.random.default_rng(seed).permutation(y)))
+        except UserError: refused += 1
+    assert refused >= 53
+    for accuracy, ok in ((.0095, False), (.0100, True)):     # 200 classes, 920 images: chance 0.5 %, error 0.23
+        try: check_probe("net", dict(a=x), own=(accuracy, 920, 200)); passed = True
+        except UserError as e: passed = False; assert "its own task" in str(e)
+        assert passed == ok, accuracy
+    with pytest.raises(UserError, match="net is refused: its features of an image of a are NaN"): check_probe("net", dict(a=np.where(x > 2, np.inf, x)))
+    with pytest.raises(UserError, match=r"load_probe\('imagenet'\)"): check_probe("squeezenet", dict(a=x*np.nan))
+
+
+@pytest.mark.parametrize("name", ["fid", "kid", "otdd", "otdd_exact", *TASK2VEC, "diversity_spread", "diversity_dimension", "diversity_vendi"])
+def test_whatever_uses_a_probe_refuses_a_bad_one(name):
+    import keras
+    keras.utils.set_random_seed(0)
+    i = keras.Input((8, 8, 3))
+    net = keras.Model(i, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(5, 3)(keras.layers.Lambda(lambda x: (x/64)**9)(i))), name="loud")
+    r, pair = np.random.default_rng(0), []
+    for n in "ab":
+        x, y = r.integers(0, 60, (30, 8, 8, 3)).astype(np.uint8), np.arange(30) % 2
+        pair.append(Images(x, y, None, ["p", "q"], None, fingerprint(x, y, None, ["p", "q"]), n, np.arange(30).astype(str)))
+    pair[0].x[4] = 250
+    with pytest.raises(UserError, match="the probe loud is refused: its features of one image of a"): score(name, *pair, probe=probes.Probe(net))
+
+
+# ---- the record of lite
+
+def test_the_record_of_lite_looks_through_a_genuine_probe():
+    rec = json.loads((Path(__file__).parents[1]/"results/lite/records/similarity-grouped-s1.json").read_text())
+    p, s = get_profile("lite"), rec["settings"]
+    assert s["probe"]["name"] == p.probe == "squeezenet" and s["probe"]["size"] == p.probe_size
+    seen = s["probe"]["check"]
+    assert set(seen["lengths"]) == {*p.sources, *p.targets} and max(seen["lengths"].values()) < LENGTHS*min(seen["lengths"].values())
+    assert seen["accuracy"] > seen["chance"] + 2*seen["error"]
+    of = lambda m: {(r["source"], r["target"]): r["value"] for r in rec["estimates"] if r["measure"] == m}
+    for m in ("fid", "kid", "otdd"):
+        v = [abs(x) for (a, b), x in of(m).items() if a != b]
+        assert max(v) < 40*min(v), f"{m}: one dataset cannot lie {max(v)/min(v):.0f} times as far away as another"
+        assert min(of(m), key=lambda k: (k[0] == k[1], of(m)[k])) == ("lc25000", "lc25000-lung2"), "the source of the target's images is nearest"
+    for m in DIVERSITY:
+        assert len(of(m)) == 18 and all(len({of(m)[a, t] for t in p.targets}) == 1 for a in p.sources)
+    assert max(p.sources, key=lambda a: of("diversity_classes")[a, "kermany"]) == "tinyimagenet" and of("diversity_classes")["tinyimagenet", "kermany"] == pytest.approx(np.log(200))
+    assert not of("cka") and not of("cka_labels") or s["versions"]["cka"] == 2, "values of the biased form"
+    if not of("cka"): assert "older definition" in s["estimates_left_out"]["cka"]
+    assert len(of("logme")) == 15 and "logme" in s.get("kept", {}).get("measures", ["logme"])
+
 
 def test_nothing_depends_on_the_names_or_order_of_classes_and_images():
     x, y = data(90, 6)
@@ -443,7 +602,7 @@ def sources(tmp_path_factory):
 
 
 @pytest.mark.slow(1)
-@pytest.mark.parametrize("name", [n for n in WANTED if n not in CONTROLS])
+@pytest.mark.parametrize("name", [n for n in WANTED if n not in (*CONTROLS, *DIVERSITY)])
 def test_a_copy_of_the_target_ranks_above_noise(name, sources):
     settings = dict(answers=sources[0]["answers"]) if name == "experts" else dict(subsets=2, n_subset=60, fisher="exact") if name in TASK2VEC else {}
     copy, noise = (score(name, **({k: v for k, v in c.items() if k != "answers"} | settings)) for c in sources)

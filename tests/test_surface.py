@@ -13,7 +13,7 @@ PUBLIC = {
     "transfer": ["pretrain", "finetune"],
     "metrics": ["auc_ovr_weighted", "auc_ovr_macro", "average_precision", "corrected_t_test"],
     "task2vec": ["embed", "cosine"],
-    "similarity": ["ESTIMATORS", "score", "transferability"],
+    "similarity": ["ESTIMATORS", "check_probe", "score", "transferability", "transrate_floor"],
     "published": ["audit"],
     "recommend": ["rank"],
     "study": ["main"],

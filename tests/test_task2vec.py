@@ -238,7 +238,25 @@ def test_squeezenet_by_name_is_fetched_once_into_keras_own_cache(tmp_path, monke
     monkeypatch.setattr(keras.utils, "get_file", lambda **kw: get(cache_dir=str(tmp_path), **kw))
     assert load_probe("squeezenet", 32).name == SQUEEZENET_FILE["fname"]      # it is there: nothing is fetched
     there.write_bytes(b"half of it")                                          # another hash: fetched again, and nobody answers
-    with pytest.raises(UserError, match="SqueezeNet's ImageNet weights could not be fetched.*--probe FILE"): load_probe("squeezenet", 32)
+    with pytest.raises(UserError, match="SqueezeNet's ImageNet weights could not be fetched.*--probe FILE") as e: load_probe("squeezenet", 32)
+    assert f"put {SQUEEZENET_FILE['fname']} (3 MB, {mine['origin']}) into the folder CATSCANS_DATA" in str(e.value) and "\n" not in str(e.value)
+    monkeypatch.setenv("CATSCANS_DATA", str(data := tmp_path/"data")); (data/"weights").mkdir(parents=True)
+    for f in (data/"weights"/there.name, data/there.name, tmp_path/there.name):       # in the data folder, its folder of weights, or by name
+        legacy(squeezenet(2, 32), f)
+        monkeypatch.setattr("catscans.models.probes.SQUEEZENET_FILE", mine | dict(file_hash=hashlib.sha256(f.read_bytes()).hexdigest()))
+        if f.parent == tmp_path: monkeypatch.setenv("CATSCANS_PROBE", str(f))
+        assert load_probe("squeezenet", 32).filters == 2944
+        f.write_bytes(b"half of it")
+        with pytest.raises(UserError, match="is not the published file of SqueezeNet's ImageNet weights"): load_probe("squeezenet", 32)
+        f.unlink()
+
+
+def test_the_similarity_step_of_lite_names_the_file_that_it_lacks(tmp_path, monkeypatch):
+    from catscans.similarity.measure import measure
+    for k in ("CATSCANS_DATA", "CATSCANS_PROBE"): monkeypatch.delenv(k, raising=False)
+    def offline(**kw): raise Exception("URL fetch failure: offline")
+    monkeypatch.setattr(keras.utils, "get_file", offline); monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path))
+    with pytest.raises(UserError, match=f"put {SQUEEZENET_FILE['fname']} .3 MB, .* into the folder CATSCANS_DATA, or name a file"): measure("lite", show=lambda s: None)
 
 
 def test_the_named_squeezenet_is_the_file_that_the_prints_were_made_with():
