@@ -38,7 +38,7 @@ def observed(
     if st.of_authors: return ""
     who = observer(st.profile, st.protocol)
     return ((f"The ratings are those of {who}, not of people. " if who else "")
-            + "The six questions are those of the authors' pilot, not those of section IV.B, whose wording is not public.")
+            + "The six questions are those of the authors' pilot, not those of section IV.B, whose wording is not in their record.")
 
 def distances_of(st):
     if not st.of_authors: return frames.distances(st.profile, st.protocol)
