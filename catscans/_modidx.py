@@ -831,6 +831,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'catscans.figures.leaks._shown': ('figures/leaks.html#_shown', 'catscans/figures/leaks.py'),
                                         'catscans.figures.leaks._verdict': ('figures/leaks.html#_verdict', 'catscans/figures/leaks.py'),
                                         'catscans.figures.leaks.figure': ('figures/leaks.html#figure', 'catscans/figures/leaks.py'),
+                                        'catscans.figures.leaks.finding': ('figures/leaks.html#finding', 'catscans/figures/leaks.py'),
                                         'catscans.figures.leaks.pretty': ('figures/leaks.html#pretty', 'catscans/figures/leaks.py'),
                                         'catscans.figures.leaks.table': ('figures/leaks.html#table', 'catscans/figures/leaks.py')},
             'catscans.figures.learning': {'catscans.figures.learning.draw': ('figures/learning.html#draw', 'catscans/figures/learning.py')},

@@ -261,7 +261,7 @@ def agreement_finding(
                 f"{held.title.iloc[0]} (τ {held.weighted_tau.iloc[0]:.2f})").replace("-0", "−0")
     first = p.idxmin()
     return (f"None of {len(t)} scores is told from chance after Holm's correction; the smallest p is that of {t.title[first]} "
-            f"(τ {t.weighted_tau[first]:.2f}, {p_text(p[first])} alone)").replace("-0", "−0")
+            f"(τ {t.weighted_tau[first]:.2f}{', the wrong way round' if t.weighted_tau[first] < 0 else ''}, {p_text(p[first])} alone)").replace("-0", "−0")
 
 def _rung(ax, t, k, targets):
     "one statistic: a row per score, a dot per target, the mean, chance and what two repeats of the study agree to"

@@ -142,8 +142,8 @@ def _own_task(st):
     "how well the sources learned their own task: their best and their worst"
     t = table2(st).set_index("source")["test AUC"].astype(float)
     low, high = t.idxmin(), t.idxmax()
-    return (f"On the test part of its own task {high} reaches an AUC of {t[high]:.3f}, {low} one of {t[low]:.3f} (0.5 is guessing): what the "
-            "second could pass on was less well learned." if low != high else f"On the test part of its own task {low} reaches an AUC of {t[low]:.3f}.")
+    return (f"On the test part of their own tasks the sources reach AUCs from {t[low]:.3f} ({low}) to {t[high]:.3f} ({high}); 0.5 is guessing."
+            if low != high else f"On the test part of its own task {low} reaches an AUC of {t[low]:.3f}; 0.5 is guessing.")
 
 def _gains_said(st):
     each = gain_frame(st).query("source != 'mean of sources'")
@@ -227,9 +227,9 @@ def about(
                      f"{one('device')}: {s.wall_s.sum()/60:.1f} minutes of training notebooks in all (budget: "
                      f"{p.budget}). Images of {p.size or 'Table III'} pixels; "
                      f"network {one('arch')}; {one('epochs')} epochs; {p.folds} folds; "
-                     f"{counted(len(st.seeds), 'seed')} ({', '.join(map(str, st.seeds))}).")
-        cut = ([f"{label(n)} to {k:,} images" for n, k in p.max_images]
-               + [f"the training images of {label(n)} to {k:,} per fold" for n, k in p.max_train])
+                     f"seed{'s' if len(st.seeds) > 1 else ''} {', '.join(map(str, st.seeds))}.")
+        cut = ([f"{label(n)} to {k:,} images" for n, k in p.max_images if n in (*st.sources, *st.targets)]
+               + [f"the training images of {label(n)} to {k:,} per fold" for n, k in p.max_train if n in st.targets])
         if cut: lines.append(f"Cut, by lot: {'; '.join(cut)}.")
     return Text("\n\n".join(lines))
 
