@@ -80,6 +80,7 @@ class Card:
     part_of:str = ""          # the dataset that it is so many images of
     counts:tuple = ()         # (class, images) of each class, or ("each", images), where they are known
     drawn_from:int = 0        # images that its files hold, where it is a draw from them
+    range:tuple = ()          # (lo, hi): the values that became black and white, where its files hold more than 8 bits
     survey:bool = False       # in Table 1 of "Cats or CAT scans?", the survey before the paper
     @property
     def files(self)->tuple: return _files().get(self.fetch or self.name, ())

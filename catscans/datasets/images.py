@@ -11,16 +11,13 @@ import hashlib, io, json, struct, zipfile, zlib
 from dataclasses import dataclass, replace
 import numpy as np
 from ..core.basics import counted, patch_to, UserError
+from .depths import as_range, eight_bit_image, kind_of, pixel_kind, raw_values, to_eight, white_is_zero
+from .dicom import is_dicom, read_dicom
 
 # %% ../../nbs/datasets/03_images.ipynb #0b308608
 def _to_rgb(im):
-    "A Pillow image as 8-bit RGB."
+    "An 8-bit Pillow image as RGB."
     from PIL import Image
-    if im.mode.startswith("I"):                                         # "I;16", "I;16B", and "I" for some 16-bit PNGs
-        a = np.asarray(im).astype(np.int64)
-        if a.min() < 0 or a.max() > 65535: raise ValueError("32-bit pixels: convert the image to 8 or 16 bits first")
-        im = Image.fromarray((a >> 8).astype(np.uint8))
-    elif im.mode == "F": raise ValueError("floating-point pixels: convert the image to 8 or 16 bits first")
     if im.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in im.info:
         im = im.convert("RGBA")
         im = Image.alpha_composite(Image.new("RGBA", im.size, (0, 0, 0, 255)), im)
@@ -35,27 +32,68 @@ def _draft(im, size):
     before, made = im.size, im.draft(None, (size, size))
     return made[1] if made and im.size != before else None
 
+def _resized(im, size, resample, box=None):
+    from PIL import Image
+    if resample == "nearest": return im.resize((size, size), Image.Resampling.NEAREST)
+    if not box and im.size == (size, size): return im
+    return im.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=None if box else 3.0)
+
+def _stretched(im, range):
+    "An 8-bit picture; a range within 0 and 255 holds for it too, any other is that of images of more bits"
+    if not range or range[0] < 0 or range[1] > 255 or range == (0, 255): return im
+    return im.point(to_eight(np.arange(256), range).tolist()*len(im.getbands()))
+
+# %% ../../nbs/datasets/03_images.ipynb #93f26d6e
+def _eight_bit_file(im, size, resample, range=None):
+    "The pixels of a file of 8 bits"
+    from PIL import ImageOps
+    box = _draft(im, size) if resample == "draft" else None
+    im.load()                                             # PNG may hold its EXIF behind the pixels
+    # an image that is not turned would only be copied by exif_transpose: a tenth of the time
+    turned = im.getexif().get(0x0112, 1) != 1
+    if turned and box is None: im = ImageOps.exif_transpose(im)
+    if im.mode != "L" or "transparency" in im.info: im = _to_rgb(im)          # grey is resized as one channel
+    im = _resized(_stretched(im, range), size, resample, box)
+    return ImageOps.exif_transpose(im) if turned and box else im              # the box is that of the file
+
+# %% ../../nbs/datasets/03_images.ipynb #83bb406b
+def _of_array(a, range):
+    "A Pillow image of an array"
+    from PIL import Image
+    if a.dtype == bool: a = a.astype(np.uint8)*255
+    if (k := kind_of(a)) != "8": return eight_bit_image(a, k, range)
+    return _stretched(Image.fromarray(a[..., 0] if a.ndim == 3 and a.shape[-1] == 1 else a), range)
+
+def _of_dicom(src, range):
+    d = read_dicom(src)
+    if d.kind == "8": return _of_array(d.values if not d.inverted else 255 - d.values.astype(np.uint8), range)
+    if d.kind == "window" and range is None: return _of_array(d.shown if not d.inverted else 255 - d.shown, None)
+    return eight_bit_image(d.values, "float" if d.values.dtype.kind == "f" else "16", range, d.inverted)
+
+def _looks_like_dicom(src):
+    if isinstance(src, bytes): return is_dicom(src[:132])
+    with open(src, "rb") as f: return is_dicom(f.read(132))
+
+# %% ../../nbs/datasets/03_images.ipynb #95420e7f
+def _of_file(src, size, resample, range):
+    "A Pillow image of a file of any depth, at its size or already at `size`"
+    from PIL import Image
+    with Image.open(io.BytesIO(src) if isinstance(src, bytes) else src) as im:
+        if (k := pixel_kind(im)) == "8": return _eight_bit_file(im, size, resample, range)
+        return eight_bit_image(raw_values(im, src), k, range, white_is_zero(im), im.getexif().get(0x0112, 1))
+
 def decode(
-    src,                    # path, bytes of an image file, or a uint8/uint16 array (h, w[, 1 or 3])
+    src,                    # path, bytes of an image file, or an array (h, w[, 1 or 3])
     size:int,               # side of the result in pixels
     resample:str="draft",   # one of RESAMPLE: draft and bilinear are antialiased, nearest is Keras' default
+    range=None,             # (lo, hi) or bits that become black to white; default: what holds this one image
 )->np.ndarray: # (size, size, 3) uint8
-    "One image as RGB at `size` x `size`; `ValueError` where there is no one way to 8 bits."
-    from PIL import Image, ImageOps
-    if isinstance(src, np.ndarray): im = Image.fromarray(src[..., 0] if src.ndim == 3 and src.shape[-1] == 1 else src)
-    else: im = Image.open(io.BytesIO(src) if isinstance(src, bytes) else src)
-    with im:
-        box = _draft(im, size) if resample == "draft" else None
-        im.load()                                         # PNG may hold its EXIF behind the pixels
-        # an image that is not turned would only be copied by exif_transpose: a tenth of the time
-        turned = im.getexif().get(0x0112, 1) != 1
-        if turned and box is None: im = ImageOps.exif_transpose(im)
-        if im.mode != "L" or "transparency" in im.info: im = _to_rgb(im)      # grey is resized as one channel
-        if resample == "nearest": im = im.resize((size, size), Image.Resampling.NEAREST)
-        elif box or im.size != (size, size):
-            im = im.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=None if box else 3.0)
-        if turned and box: im = ImageOps.exif_transpose(im)                   # the box is that of the file
-        return np.asarray(_to_rgb(im))
+    "One image as RGB at `size` x `size`; `ValueError` where a range has to be stated."
+    range = as_range(range)
+    im = (_of_array(src, range) if isinstance(src, np.ndarray) else
+          _of_dicom(src, range) if _looks_like_dicom(src) else _of_file(src, size, resample, range))
+    if im.mode != "L" or "transparency" in im.info: im = _to_rgb(im)
+    return np.asarray(_to_rgb(_resized(im, size, resample)))
 
 # %% ../../nbs/datasets/03_images.ipynb #d7322db6
 @dataclass(frozen=True, eq=False)
@@ -66,17 +104,21 @@ class Listing:
     y:np.ndarray             # (n,) class index
     classes:list             # class names
     paths:list               # (n,) names by which errors and predictions speak of the images
-    signs:list               # (n,) what changes when the file changes: (size, mtime) or (size, CRC-32)
+    signs:list               # (n,) what changes when the file changes in most cases: (size, mtime) or (size, CRC-32)
     groups:np.ndarray=None   # (n,) patient, lesion or slide as str, or None
     split:np.ndarray=None    # (n,) official split as str, or None
     card:object=None         # datasets.cards.Card or None
+    sources:tuple|None=None  # files that are not one image (table, archive, .npz); None: other items are read
+    depth:object=None        # depths.Depth of all images, where it is known without opening them
+    whole:object=None        # the listing that this one is a subset of
 
     def __len__(self): return len(self.y)
     def subset(self, index):
         "The listing of these images only."
         index = np.asarray(index)
         pick = lambda v: None if v is None else v[index] if isinstance(v, np.ndarray) else [v[i] for i in index]
-        return replace(self, **{k: pick(getattr(self, k)) for k in ("items", "y", "paths", "signs", "groups", "split")})
+        cut = {k: pick(getattr(self, k)) for k in ("items", "y", "paths", "signs", "groups", "split")}
+        return replace(self, whole=self.whole or self, **cut)
 
 # %% ../../nbs/datasets/03_images.ipynb #b7239a1e
 @dataclass(eq=False)
@@ -92,6 +134,9 @@ class Images:
     paths:np.ndarray         # (n,) file names
     split:np.ndarray|None=None # (n,) official split as str, where the source has one
     left_out:tuple=()        # (name, why) of unreadable images that were allowed to be missing
+    range:tuple|None=None    # (lo, hi) that became black and white, where files hold more than 8 bits
+    notes:tuple=()           # what has to be said of them, a sentence each
+    content:str=""           # digest of the files' bytes, where they come from files
 
     def __len__(self): return len(self.y)
     @property
