@@ -31,10 +31,12 @@ for d in filter(None, rec["data"].values()): d["fingerprint"] = load(d["name"], 
 write(rec)
 """
 SIMILARITY = """
-import json
-from catscans.core.files import atomic, results_dir
-with atomic(results_dir(profile)/"records"/f"similarity-{protocol}-s{seed}.json") as tmp: tmp.write_text("{}")
-"""
+import sys
+sys.path.insert(0, "%s")
+from fakes import similarity_record
+from catscans.records.store import write
+write(similarity_record(profile, protocol, seed))
+""" % Path(__file__).resolve().parent
 DRAW = """
 from catscans.core.files import atomic, figures_dir
 with atomic(figures_dir({profile})/"fig3_auc.csv") as tmp: tmp.write_text("drawn")
@@ -77,6 +79,27 @@ def fake_project(folder):
         write_notebook(folder/"nbs"/"paper"/f"{name}.ipynb", code, parameters_cell(name))
     env = {k: v for k, v in os.environ.items() if not k.startswith("CATSCANS_")}
     return dict(env, CATSCANS_PROJECT=str(folder), PYTHONPATH=str(ROOT))
+
+
+def similarity_record(profile, protocol, seed):
+    "a record of distances, whole, of one made-up distance"
+    from catscans.records.store import ENV_KEYS
+    return dict(schema=1, kind="similarity", profile=profile, protocol=protocol, seed=seed, settings={}, env=dict.fromkeys(ENV_KEYS, ""), timing=dict(started="2000-01-01T00:00:00", wall_s=0.),
+                distances=[dict(measure="made up", source="a", target="b", value=1., sd=None, n=1)])
+
+
+def sound_record(run):
+    "a made-up fine-tuning whose metrics are those of the predictions that it holds"
+    from catscans.metrics.scores import summarise
+    from catscans.records.examples import example_record
+    from catscans.records.store import predictions
+    from catscans.transfer.run import fold_means
+    rec = example_record(run)
+    a, names = predictions(rec), list(rec["folds"][0]["per_class"])
+    for f in rec["folds"]:
+        at = a.fold == f["fold"]
+        f.update(summarise(a.y[at], a.p[at], names), n_test=int(at.sum()))
+    return rec | dict(metrics=fold_means(rec["folds"]))
 
 
 def command(*args): return [sys.executable, "-c", "import sys; from catscans.study import main; sys.exit(main())", *args]

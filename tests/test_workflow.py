@@ -12,7 +12,7 @@ from catscans.figures import report
 from catscans.study.cli import main
 from catscans.study import notebooks
 from catscans.study import done, plan
-from fakes import ROOT, catscans, command, fake_project, records_of
+from fakes import ROOT, catscans, command, fake_project, records_of, similarity_record, sound_record
 
 SMALL = "run --profile toy --source dtd stl10 --target chest --jobs 2".split()
 SLUGS = ["finetune-toy-dtd--toy-chest-grouped-s1", "finetune-toy-stl10--toy-chest-grouped-s1", "pretrain-toy-dtd-grouped-s1", "pretrain-toy-stl10-grouped-s1"]
@@ -167,7 +167,7 @@ def test_other_settings_and_lost_weights_are_run_again(finished):
     folder, env = finished
     path = folder/"results"/"toy"/"records"/"finetune-toy-dtd--toy-chest-grouped-s1.json"
     rec = json.loads(path.read_text())
-    path.write_text(json.dumps(rec | {"settings": rec["settings"] | {"size": 999}}))
+    store.write(rec | {"settings": rec["settings"] | {"size": 999}}, path)
     (folder/"work/toy/weights/pretrain-toy-dtd-grouped-s1.weights.h5").unlink()
     others = {f: f.stat().st_mtime_ns for f in path.parent.glob("*stl10*")}
     p = catscans(env, *SMALL)
@@ -221,13 +221,67 @@ def test_weights_are_compared_with_their_record_before_they_are_used(tmp_path, m
     assert done.damaged_weights(steps, {}) == {}                     # what nobody reads is not read
 
 
+@pytest.mark.parametrize("damage", ["stump", "no folds", "settings a list", "timing a list", "text for a number", "a digit", "another's", "cut", "not text"])
+def test_a_record_counts_only_when_it_is_whole(damage, tmp_path, monkeypatch, capsys):
+    "the right slug is not enough; and no question about a damaged record ends in a traceback"
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.setenv("CATSCANS_WORK", str(tmp_path/"work"))
+    [step] = [s for s in plan.plan("toy", ["dtd"], ["chest"]) if s.run.target]
+    rec = sound_record(step.run)
+    store.write(rec | dict(settings=rec["settings"] | done.expected_settings(step.run)))
+    assert done.problem(step) == "" and main(["check", "--profile", "toy"]) == 0 and "1 record, " in capsys.readouterr().out
+    text, rec = step.product.read_text(), json.loads(step.product.read_text())
+    bad = {"stump": json.dumps(dict(slug=step.slug)), "no folds": json.dumps(rec | dict(folds={})), "settings a list": json.dumps(rec | dict(settings=[])),
+           "timing a list": json.dumps(rec | dict(timing=[])), "text for a number": json.dumps(rec | dict(metrics=rec["metrics"] | dict(auc_ovr_weighted_mean="high"))),
+           "a digit": text.replace('"wall_s": 0.', '"wall_s": 1.'), "another's": json.dumps(examples.example_record(grid.Run("toy-dtd", "toy-isic2018"))), "cut": text[:700],
+           "not text": "\udcff\udcfe"}[damage]
+    step.product.write_text(bad, errors="surrogateescape")
+    assert done.problem(step).kind == "damaged"
+    assert main(["status"]) == 0 and main(["check", "--profile", "toy"]) == 1
+    out = capsys.readouterr().out
+    assert f"{step.product}: " in out and "1 thing is wrong" in out
+    assert main(["figures", "--profile", "toy"]) == 2                # not complete, and no traceback
+
+
+@pytest.mark.slow(6)
+def test_check_finds_every_planted_damage(tmp_path, monkeypatch):
+    "50 of them, in records, weights, image stores and figures"
+    import numpy as np
+    from catscans.datasets.loading import load
+    from catscans.models.weights import save_weights
+    from catscans.study.verify import verify
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.setenv("CATSCANS_WORK", str(tmp_path/"work"))
+    tuned, pre = grid.Run("toy-dtd", "toy-chest"), grid.Run("toy-dtd")
+    record = store.write(sound_record(tuned))
+    weights = dict(a=np.random.default_rng(0).normal(size=999).astype("float32"))
+    store.write(examples.example_record(pre) | dict(folds=[dict(weights_sha256=save_weights(weights, pre.weights))]))
+    pixels = load("toy-chest", size=32).x.filename
+    (fig := files.figures_dir("toy")/"fig3_auc.csv").parent.mkdir(parents=True)
+    fig.write_bytes(bytes(range(256)))
+    monkeypatch.setattr(notebooks, "drawn_from", lambda step: "now")
+    notebooks._sign(next(s for s in plan.plan("toy") if s.notebook == "results"))
+    wrong, said = verify("toy")
+    assert wrong == [] and "2 records, 1 weights file, 0 checkpoints, 1 image store, 1 figure; nothing is wrong" in said
+    rng = np.random.default_rng(1)
+    places = [(record, 0), (pre.weights, pre.weights.read_bytes().index(weights["a"].tobytes())), (files.Path(pixels), 128), (files.Path(pixels).with_name("labels.npy"), 128), (fig, 0)]
+    for i in range(50):
+        path, head = places[i % len(places)]
+        whole = path.read_bytes()
+        end = head + weights["a"].nbytes if path == pre.weights else len(whole)
+        if i < 10: path.write_bytes(whole[:-9] if i < 5 and path != pre.weights else whole[:len(whole)//2])
+        else: flip(path, int(rng.integers(head, end)))
+        wrong, _ = verify("toy")
+        assert len(wrong) == 1 and str(path.parent) in wrong[0], (path, wrong)
+        path.write_bytes(whole)
+    assert verify("toy")[0] == []
+
+
 @pytest.mark.slow(10)
 def test_damaged_record_and_one_of_other_generated_images_are_run_again(finished):
     folder, env = finished
     path, other = (folder/"results"/"toy"/"records"/f"{n}-grouped-s1.json" for n in ("finetune-toy-dtd--toy-chest", "pretrain-toy-stl10"))
     path.write_text(path.read_text()[:500])
     rec = json.loads(other.read_text())
-    other.write_text(json.dumps(rec | {"data": rec["data"] | {"source": rec["data"]["source"] | {"fingerprint": "made by yesterday's program"}}}))
+    store.write(rec | {"data": rec["data"] | {"source": rec["data"]["source"] | {"fingerprint": "made by yesterday's program"}}}, other)
     assert "left: pretrain toy-stl10 (made from other images of toy-stl10 than are made today)" in catscans(env, "status").stdout
     p = catscans(env, *SMALL)
     assert p.returncode == 0 and "2 of them now" in p.stdout, (p.stdout, p.stderr)
@@ -384,7 +438,7 @@ def test_wrong_data_are_found_before_anything_is_drawn(tmp_path, monkeypatch, ca
         rec = examples.example_record(r)
         store.write(rec | {"settings": rec["settings"] | done.expected_settings(r)})
     p = grid.PROFILES["lite"]
-    (files.results_dir("lite")/"records"/f"similarity-{p.protocol}-s{p.seed}.json").write_text("{}")
+    store.write(similarity_record("lite", p.protocol, p.seed))
     (drawn := files.figures_dir("lite")/"table1_datasets.csv").parent.mkdir(parents=True)
     drawn.write_text("the old ones")
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}

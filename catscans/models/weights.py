@@ -9,7 +9,7 @@ __all__ = ['weights_sha256', 'as_array', 'named_weights', 'save_weights', 'load_
 from pathlib import Path
 import numpy as np
 from ..core.basics import UserError
-from ..core.files import atomic, writing
+from ..core.files import atomic, settle, writing
 
 # %% ../../nbs/models/02_weights.ipynb #2a38e2e7
 def weights_sha256(weights:dict)->str:
@@ -43,11 +43,13 @@ def save_weights(
     import h5py
     weights = model if isinstance(model, dict) else named_weights(model)
     sha = weights_sha256(weights)
-    # nobody else knows `tmp`
-    with (writing("the weights", path, sum(v.nbytes for v in weights.values()), "make room and start again"),
-          atomic(path) as tmp, h5py.File(tmp, "w", locking=False) as f):
-        for k, v in weights.items(): f[k] = v
-        for k, v in (attrs | dict(sha256=sha)).items(): f.attrs[k] = v
+    with writing("the weights", path, sum(v.nbytes for v in weights.values()), "make room and start again"):
+        with atomic(path) as tmp:
+            with h5py.File(tmp, "w", locking=False) as f:      # nobody else knows `tmp`
+                for k, v in weights.items(): f[k] = v
+                for k, v in (attrs | dict(sha256=sha)).items(): f.attrs[k] = v
+            settle(tmp)
+        settle(Path(path).parent)
     return sha
 
 def load_weights(

@@ -18,7 +18,7 @@ from ..core.basics import UserError, choose, digest, pack, plain, unpack
 from ..core.files import atomic, locked, results_dir, try_lock, work_dir
 from ..core.grid import PROFILES, PROTOCOLS, Profile, Run, get_profile
 from ..core.commands import Parser, whole_number
-from ..records.store import equal, read, validate, write
+from ..records.store import FOLD_KEYS, equal, read, validate, write
 from ..metrics.scores import HEADLINES, summarise
 from ..datasets.catalogue import DATASETS
 from ..datasets.splits import thaw
@@ -106,6 +106,16 @@ def _put(rec)->Path:
 
 def _get(path)->dict: return json.loads(Path(path).read_text())
 
+def _waiting(rec, where="record")->dict:
+    "the record, whole but for the metrics that are still to come, or a `UserError`"
+    told = rec
+    if isinstance(rec, dict) and isinstance(rec.get("folds"), list) and all(isinstance(f, dict) for f in rec["folds"]):
+        told = rec | dict(folds=[dict.fromkeys(FOLD_KEYS) | f | dict(auc_ovr_weighted=0.) for f in rec["folds"]])
+    if isinstance(rec, dict) and isinstance(rec.get("metrics"), dict):
+        told |= dict(metrics=rec["metrics"] | dict(auc_ovr_weighted_mean=0.))
+    validate(told, where)
+    return rec
+
 # %% ../../nbs/slices/01_run.ipynb #abdb06cd
 def world_of(
     inputs:Inputs,
@@ -116,7 +126,7 @@ def world_of(
     def recipe_for(name, kind, dataset, protocol="grouped", source=None):
         return inputs.recipes[kind, dataset, source if kind == "finetune" else None]
     return World(profile=profile, images_of=images_of, recipe_for=recipe_for, trainer=_shared(), summarise=later,
-                 read=_get, write=_put, **_packed_folds(inputs))
+                 read=_get, write=_put, whole=_waiting, **_packed_folds(inputs))
 
 # %% ../../nbs/slices/01_run.ipynb #8000d40d
 def _counters(nvml, ctypes)->list|None: # millijoules

@@ -10,12 +10,12 @@ import sys
 from ..core.basics import UserError
 from ..core.files import data_dir, results_dir
 from ..core.grid import PROFILES
+from ..records.store import read
 from ..datasets.catalogue import DATASETS
 from ..datasets.splits import by_group, check_classes, make_splits
 from ..datasets.loading import absent, images_of, where
 from ..similarity.measure import SIZE
 from ..figures.design import shown_images
-from .plan import read_json
 from .done import expected_settings
 
 # %% ../../nbs/study/05_checks.ipynb #259d2a1c
@@ -58,12 +58,17 @@ def _needed(p, steps)->dict: # dataset -> image sides
     return need
 
 # %% ../../nbs/study/05_checks.ipynb #b79f25e2
+def _counting(path)->dict|None:
+    "a record, None where it is none that counts"
+    try: return read(path)
+    except UserError: return None
+
 def _finished(p, steps, protocol)->list:
     "records of a profile that these steps will not make anew"
     again = {s.slug for s in steps}
-    recs = (read_json(f) for f in results_dir(p.name).glob(f"records/*-{protocol}-s*.json"))
-    trained = [r for r in recs if isinstance(r, dict) and r.get("kind") in ("pretrain", "finetune")]
-    return [r for r in trained if r["slug"] not in again]
+    files = results_dir(p.name).glob(f"records/*-{protocol}-s*.json")
+    recs = [r for f in files if f.stem not in again and (r := _counting(f))]
+    return [r for r in recs if r["kind"] in ("pretrain", "finetune") and r["slug"] not in again]
 
 # %% ../../nbs/study/05_checks.ipynb #e3fa9144
 def _check_seen(images, size, p, finished):

@@ -54,6 +54,7 @@ def _study_options(subs):
     s.add_argument("--all", action="store_true", help="name every step that is left, not only the first 12")
     f = _command(subs, "figures", "draw every table and figure of a complete profile again", "toy")
     f.add_argument("--part", metavar="NAME", help="what a part of the grid can show, when that part is complete")
+    _command(subs, "check", "read every record, weights file, image store and figure again; a line for each thing wrong", "toy")
     _command(subs, "report", "write results/PROFILE/report.md from the executed results notebook", "lite")
     a = _command(subs, "audit", "the paper's claims: printed, recomputed from the authors' record, obtained by us")
     a.add_argument("--json", action="store_true", help="a list of objects instead of a table")

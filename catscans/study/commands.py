@@ -21,6 +21,7 @@ from .machine import check_backend
 from .status import in_clone, part_request
 from .reports import report
 from .engine import run
+from .verify import verify
 
 # %% ../../nbs/study/09_commands.ipynb #e2994243
 def _figures_of_part(profile, part):
@@ -36,8 +37,10 @@ def _refuse_incomplete(profile, notebooks):
     "figures need every step but their own"
     with looking(profile):
         steps = plan(profile)
-        other = other_images(steps)
-        missing = [s.slug for s in steps if s.notebook not in notebooks and (problem(s) or s.slug in other)]
+        needed = [s for s in steps if s.notebook not in notebooks]
+        bad = {s.slug for s in needed if problem(s)}
+        bad |= set(other_images([s for s in needed if s.slug not in bad]))
+        missing = [s.slug for s in needed if s.slug in bad]
     if not missing: return
     more = f" ... and {len(missing) - 5} more" if len(missing) > 5 else ""
     raise UserError(f"profile {profile} is not complete, {counted(len(missing), 'step is', 'steps are')} left: "
@@ -57,6 +60,11 @@ def _audit(as_json, record):
     table, width = audit(record), shutil.get_terminal_size((100, 24)).columns
     print(audit_json(table) if as_json else audit_text(table, max(80, min(160, width))))
     return 0
+
+def _check(profile):
+    wrong, said = verify(profile)
+    print("\n".join([*wrong, said]))
+    return 1 if wrong else 0
 
 def _report(profile):
     print(report(profile))
@@ -80,6 +88,7 @@ def do(
         return run(a.profile, a.source, a.target, a.protocol, a.jobs, a.engine, a.verbose, seeds=a.seeds, part=a.part)
     if a.command == "figures": return _figures(a.profile, a.part)
     if a.command == "report": return _report(a.profile)
+    if a.command == "check": return _check(a.profile)
     if a.command == "audit": return _audit(a.json, a.record)
     if a.command == "rank": return _rank(a)
     return _export(a.dir)

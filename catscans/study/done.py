@@ -65,7 +65,10 @@ def _training_problem(step, got, world)->Why:
 # %% ../../nbs/study/01_done.ipynb #0fbe54e5
 def _similarity_problem(step, got, world)->Why:
     "of the distances"
-    p, old = world.profile(step.profile), got.get("settings", {})
+    p, old = world.profile(step.profile), got["settings"]
+    # both are newer than the first records
+    if other := [k for k, v in step.parameters.items() if got.get(k, v) != v]:
+        return Why(f"its {other[0]} is {got[other[0]]!r}", "damaged")
     if "probe" in old: old = old | dict(probe=(old["probe"] or {}).get("name"))
     return _changed(old, dict(subsets=p.subsets, threads=p.threads, probe=p.probe))
 
@@ -85,8 +88,10 @@ def problem(
     got = read_json(step.product)
     if got is None: return Why("not run yet", "missing")
     if not isinstance(got, dict): return Why(got if isinstance(got, str) else "not a record", "damaged")
-    of = _training_problem if step.run else _similarity_problem if step.notebook == "similarity" else _drawing_problem
-    return of(step, got, world)
+    if not step.run and step.notebook != "similarity": return _drawing_problem(step, got, world)
+    try: world.whole(got)
+    except UserError as e: return Why(str(e), "damaged")
+    return (_training_problem if step.run else _similarity_problem)(step, got, world)
 
 # %% ../../nbs/study/01_done.ipynb #b069a00a
 def _code(path):

@@ -6,11 +6,11 @@
 __all__ = ['parameters_of', 'check_parameters', 'execute_notebook', 'job']
 
 # %% ../../nbs/study/02_notebooks.ipynb #b6d12d6f
-import ast, json, os, signal, sys, tempfile, threading, time
+import ast, hashlib, json, os, signal, sys, tempfile, threading, time
 from contextlib import contextmanager
 from pathlib import Path
 from ..core.basics import UserError
-from ..core.files import atomic, figures_dir, project_dir, try_lock, work_dir
+from ..core.files import atomic, figures_dir, project_dir, settle, try_lock, work_dir
 from ..core.grid import PROFILES
 from .plan import notebook, plan
 from .done import drawn_from
@@ -119,8 +119,12 @@ def _drawn_by(step, f)->bool:
 def _sign(step):
     "write down what the figures were drawn from"
     drawn = [f for f in sorted(figures_dir(step.profile).rglob("*")) if _drawn_by(step, f)]
-    said = dict(drawn_from=drawn_from(step), files=[str(f.relative_to(project_dir())) for f in drawn])
-    with atomic(step.product) as tmp: tmp.write_text(json.dumps(said, indent=1) + "\n")
+    sums = {str(f.relative_to(project_dir())): hashlib.sha256(f.read_bytes()).hexdigest() for f in drawn}
+    settle(*drawn)
+    said = dict(drawn_from=drawn_from(step), files=list(sums), sums=sums)
+    with atomic(step.product) as tmp:
+        tmp.write_text(json.dumps(said, indent=1) + "\n")
+        settle(tmp)
 
 # %% ../../nbs/study/02_notebooks.ipynb #6c5edf0a
 def _execute(step)->str:

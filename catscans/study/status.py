@@ -20,9 +20,9 @@ def _known(steps)->dict:
     known = {}
     for s in steps:
         m = read_json(s.marker)
-        if isinstance(m, dict) and m.get("state") == "done": known[s.slug] = m["seconds"]
+        if isinstance(m, dict) and m.get("state") == "done": known[s.slug] = m.get("seconds") or 0
         elif s.run and isinstance(r := read_json(s.product), dict):
-            known[s.slug] = r.get("timing", {}).get("wall_s") or 0
+            known[s.slug] = timing.get("wall_s") or 0 if isinstance(timing := r.get("timing"), dict) else 0
     return known
 
 # %% ../../nbs/study/04_status.ipynb #5ae62155

@@ -9,7 +9,7 @@ __all__ = ['HERE', 'World', 'settings_of']
 from dataclasses import asdict, dataclass, fields
 from collections.abc import Callable
 from ..core.grid import get_profile
-from ..records.store import read, write
+from ..records.store import read, whole, write
 from ..metrics.scores import summarise
 from ..datasets.splits import make_splits, single_split
 from ..datasets.loading import images_of
@@ -29,6 +29,7 @@ class World:
     summarise:Callable = summarise       # labels, probabilities, classes -> dict of metrics
     read:Callable = read                 # path -> record
     write:Callable = write               # record -> path
+    whole:Callable = whole               # what was read, how to call it -> record, or a `UserError`: it does not count
     def __repr__(self): return f"World({', '.join(f.name for f in fields(self) if getattr(self, f.name) is not f.default)})"   # what is not as here
 
 HERE = World()   # the datasets, folds and records of this machine
