@@ -275,6 +275,67 @@ def test_check_finds_every_planted_damage(tmp_path, monkeypatch):
     assert verify("toy")[0] == []
 
 
+def test_settings_that_would_stop_a_step_are_refused_before_anything_is_paid_for(project, monkeypatch, capsys):
+    folder, env = project
+    for k in [k for k in os.environ if k.startswith("CATSCANS_")]: monkeypatch.delenv(k)
+    monkeypatch.chdir(folder)
+    small = "run --source dtd --target chest".split()
+    def said(*args, **settings):
+        with monkeypatch.context() as m:
+            for k, v in settings.items(): m.setenv(k, str(v))
+            assert main(list(args)) == 2
+        out, err = capsys.readouterr()
+        assert len(err.splitlines()) == 1, err
+        return err
+    monkeypatch.setenv("CATSCANS_PROJECT", str(folder))
+    for n in ("x", "0", "1.5", "-1", "9999999"): assert f"CATSCANS_THREADS: received '{n}', allowed is a whole number" in said(*small, CATSCANS_THREADS=n)
+    assert "choose a folder without { and }" in said(*small, CATSCANS_WORK=folder/"{profile}")
+    assert "choose a folder without { and }" in said(*small, CATSCANS_PROJECT=folder/"a}")
+    lock = folder/"work"/"toy"/"run.lock"
+    lock.mkdir(parents=True)
+    assert f"cannot write the lock {lock} (Is a directory)" in said(*small)
+    assert main(["status"]) == 0                                     # no traceback
+    lock.rmdir()
+    from catscans.study import engine
+    def full(*a): raise OSError(28, "No space left on device", str(lock))
+    monkeypatch.setattr(engine, "_engine_command", full)
+    assert f"cannot write {lock} (No space left on device): make room" in said(*small)
+    assert not (folder/"results").exists()
+
+
+def test_where_work_lies_is_the_same_for_every_process(tmp_path, monkeypatch):
+    "steps run in other folders than the command: a path relative to one, or with ~, named another place for each"
+    from types import SimpleNamespace
+    from catscans.study import engine
+    monkeypatch.setenv("HOME", str(tmp_path)); monkeypatch.chdir(tmp_path)
+    for said, where in (("w", tmp_path/"w"), ("~/v", tmp_path/"v"), ("../u", tmp_path/".."/"u")):
+        monkeypatch.setenv("CATSCANS_WORK", said)
+        assert files.work_root() == where and files.work_root().is_absolute() and files.work_dir("toy") == where/"toy"
+        monkeypatch.setattr(engine, "_engine_command", lambda *a: [sys.executable, "-c", "import os; print(os.environ['CATSCANS_WORK'])"])
+        with open(tmp_path/"said", "w") as out: engine._start(dict(profile="toy"), [], SimpleNamespace(engine="local", verbose=False, lock=tmp_path, mark=""), out).wait()
+        assert (tmp_path/"said").read_text().strip() == str(where)
+
+
+def test_threads_that_were_asked_for_are_used_and_throw_no_record_away(tmp_path, monkeypatch):
+    from catscans.study import machine
+    from catscans.transfer.world import threads_for
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.setenv("CATSCANS_WORK", str(tmp_path/"work"))
+    step, said = plan.plan("toy", ["dtd"])[0], []
+    monkeypatch.setattr(machine, "cores", lambda: 8); monkeypatch.setattr(machine, "gpus", lambda: 0)
+    monkeypatch.setattr(notebooks, "execute_notebook", lambda *a: said.append(a[3]) or "")
+    monkeypatch.setattr(notebooks, "notebook", lambda name: name)
+    rec = examples.example_record(step.run)
+    for n in (1, 4):                                                 # the profile's, and the asked
+        monkeypatch.delenv("CATSCANS_THREADS", raising=False)
+        store.write(rec | dict(settings=rec["settings"] | done.expected_settings(step.run) | dict(threads=n)))
+        assert (done.problem(step).kind == "settings") == (n == 4)
+        monkeypatch.setenv("CATSCANS_THREADS", "4")
+        assert done.problem(step) == ""
+    assert threads_for(grid.PROFILES["toy"]) == 4 and machine.jobs_for("toy") <= 2
+    notebooks._execute(step)
+    assert said == [4]
+
+
 @pytest.mark.slow(10)
 def test_damaged_record_and_one_of_other_generated_images_are_run_again(finished):
     folder, env = finished

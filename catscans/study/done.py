@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from ..core.basics import UserError, choose, digest
-from ..core.files import project_dir, results_dir
+from ..core.files import project_dir, results_dir, work_root
 from ..core.grid import PROFILES, Run
 from ..records.store import trained_sha
 from ..datasets import toy
 from ..datasets.images import fingerprint
 from ..datasets.loading import load
 from ..models.weights import load_weights
-from ..transfer.world import HERE, World, settings_of
+from ..transfer.world import HERE, World, settings_of, threads_for
 from .plan import Step, notebook, read_json
 
 # %% ../../nbs/study/01_done.ipynb #4567ddbd
@@ -57,6 +57,8 @@ def _training_problem(step, got, world)->Why:
     old = dict(precision="float32") | got.get("settings", {})
     now = expected_settings(step.run, world)
     if now.get("precision") == "auto": del now["precision"]      # what it came to depends on the device
+    # a number that was asked for throws away no record of the profile's own
+    if old.get("threads") == threads_for(world.profile(step.profile)): del now["threads"]
     if why := _changed(old, now): return why
     was = old.get("source_weights_sha256")
     if not was or old.get("source_relation") != "none": return Why()
@@ -171,7 +173,7 @@ def damaged_weights(
 # %% ../../nbs/study/01_done.ipynb #00d515b1
 def _work(profile):
     "where the work of a profile lies; `work_dir` would make it"
-    return Path(os.environ.get("CATSCANS_WORK") or project_dir()/"work")/profile
+    return work_root()/profile
 
 # %% ../../nbs/study/01_done.ipynb #953246a0
 @contextmanager

@@ -6,15 +6,16 @@
 __all__ = ['run', 'cost_line']
 
 # %% ../../nbs/study/07_engine.ipynb #50f30703
-import json, os, shutil, signal, subprocess, sys, tempfile, time
+import errno, json, os, shutil, signal, subprocess, sys, tempfile, time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.basics import UserError, choose, counted
-from ..core.files import atomic, data_dir, figures_dir, project_dir, work_dir
+from ..core.files import atomic, data_dir, figures_dir, project_dir, work_dir, work_root
 from ..core.grid import PROFILES
 from ..records.frames import fixed_cost_line
+from ..transfer.world import threads_for
 from .plan import notebook, plan, read_json
 from .done import damaged_weights, left_of, looking, with_needs, Why
 from .machine import ENGINES, MARK, check_backend, gpus, jobs_for, only_one
@@ -39,7 +40,7 @@ def _engine_command(request, steps, way):
     if not (flow/"Snakefile").exists():
         raise UserError(f"no workflow {flow/'Snakefile'}: the study runs inside a clone of its project; "
                         "go there, or name it in CATSCANS_PROJECT")
-    threads = PROFILES[request["profile"]].threads if request["profile"] in PROFILES else 1
+    threads = threads_for(PROFILES[request["profile"]]) if request["profile"] in PROFILES else 1
     at_once = ["--cores", str(way.jobs*threads), "--resources", f"gpu={gpus()}"] if local else ["--jobs", str(way.jobs)]
     with atomic(here/"request.json") as tmp: tmp.write_text(json.dumps(dict(request, gpus=gpus() if local else 1)))
     return [sys.executable, "-m", "snakemake", "--snakefile", str(flow/"Snakefile"),
@@ -81,9 +82,37 @@ def _set_aside(steps, left):
     print(f"{steps[0].profile}: {n} moved to {work_dir(steps[0].profile, 'set-aside')}", file=sys.stderr)
 
 # %% ../../nbs/study/07_engine.ipynb #a3f69369
+def _drop(folder):
+    "remove a folder so that after a kill it is not there by its name"
+    if not folder.exists(): return
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".gone-") as tmp: os.replace(folder, Path(tmp)/"gone")
+
+def _restore_figures(here, kept):
+    "put the figures that were kept in their place"
+    _drop(here)
+    if any(kept.iterdir()): shutil.copytree(kept, here)
+
+def _drawing(steps)->list: return [s for s in steps if s.notebook in ("results", "audit")]
+
+def _whole_now(drawing)->bool:
+    "has every step signed the figures that are there?"
+    return all(isinstance(read_json(s.product), dict) for s in drawing)
+
+def _settle_figures(profile, steps):
+    "what a killed run has kept is put back at once, before anything newer is drawn; or dropped, where it ended well"
+    here, kept, drawing = figures_dir(profile), work_dir(profile)/"figures-before", _drawing(steps)
+    if not drawing or not kept.exists(): return
+    if not _whole_now(drawing):
+        for s in drawing: s.product.unlink(missing_ok=True)
+        if here.exists():                      # halves of the killed run, or drawn since: nobody knows
+            aside = work_dir(profile, "set-aside")/f"{time.strftime('%Y%m%d-%H%M%S')}-figures"
+            _drop(aside)
+            shutil.move(here, aside)
+        _restore_figures(here, kept)
+    _drop(kept)
+
 def _keep_figures(here, kept):
-    "a copy of the figures, whole; where a killed run has kept some, it is those"
-    if kept.exists(): return
+    "a copy of the figures, whole"
     with tempfile.TemporaryDirectory(dir=kept.parent) as tmp:
         copy = Path(tmp)/"figures"
         shutil.copytree(here, copy) if here.exists() else copy.mkdir()
@@ -93,7 +122,7 @@ def _keep_figures(here, kept):
 @contextmanager
 def _whole_figures(profile, steps):
     "keep a copy of the figures until every step that draws them has ended well"
-    drawing = [s for s in steps if s.notebook in ("results", "audit")]
+    drawing = _drawing(steps)
     if not drawing:
         yield
         return
@@ -103,9 +132,8 @@ def _whole_figures(profile, steps):
     finally:
         if not all(isinstance(m := read_json(s.marker), dict) and m.get("state") == "done" for s in drawing):
             for s in drawing: s.product.unlink(missing_ok=True)
-            if here.exists(): shutil.rmtree(here)
-            if any(kept.iterdir()): shutil.copytree(kept, here)
-        shutil.rmtree(kept)
+            _restore_figures(here, kept)
+        _drop(kept)
 
 # %% ../../nbs/study/07_engine.ipynb #237eab03
 def _now(watch)->str:
@@ -165,6 +193,23 @@ def _asked(request, only, again, weights=False)->tuple: # steps, why some have t
     return steps, left, [s for s in steps if s.slug in left]
 
 # %% ../../nbs/study/07_engine.ipynb #bd692bca
+@contextmanager
+def _said_in_one_line():
+    "a disk that is full or may not be written is the user's to mend"
+    try: yield
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM): raise
+        raise UserError(f"cannot write {e.filename or 'a file of this run'} ({e.strerror}): make room, or make the folder "
+                        "writable; the same command goes on from here") from None
+
+def _check_settings(profile):
+    "refuse settings that would stop a step only after others were paid for"
+    for name, d in dict(CATSCANS_PROJECT=project_dir(), CATSCANS_WORK=work_root()).items():
+        if set("{}") & set(str(d)):
+            raise UserError(f"{name}: received {d}; the workflow engine takes braces in a path for names of its own: "
+                            "choose a folder without { and }")
+    if profile in PROFILES: threads_for(PROFILES[profile])
+
 def _check(profile, doing, engine):
     "refuse what cannot be run, before anything is made"
     _check_engine(engine)
@@ -189,6 +234,7 @@ def run(
 )->int: # exit code
     "Run what is left of the study. What cannot be run raises `UserError` before anything is started."
     if part: sources, targets = part_request(profile, part, sources, targets)
+    _check_settings(profile)
     request = dict(profile=profile, sources=sources, targets=targets, protocol=protocol, seeds=seeds)
     with looking(profile):
         steps, _, doing = _asked(request, only, again)
@@ -197,7 +243,8 @@ def run(
             return 0
         _check(profile, doing, engine)
     if profile in PROFILES and engine == "local": check_data(doing)
-    with only_one(profile) as (lock, note, mark):
+    with _said_in_one_line(), only_one(profile) as (lock, note, mark):
+        _settle_figures(profile, plan(**request))
         steps, left, doing = _asked(request, only, again, weights=True)      # another run may have just ended
         if not doing: return 0
         _set_aside(doing, left)
@@ -207,7 +254,7 @@ def run(
 # %% ../../nbs/study/07_engine.ipynb #05472646
 def _start(request, doing, way, out):
     "start the engine in a process group of its own, its talk going to a file"
-    env = dict(os.environ, CATSCANS_PROJECT=str(project_dir()), **{MARK: way.mark})
+    env = dict(os.environ, CATSCANS_PROJECT=str(project_dir()), CATSCANS_WORK=str(work_root()), **{MARK: way.mark})
     if data_dir(): env["CATSCANS_DATA"] = str(data_dir())
     if way.engine == "local": env["CATSCANS_LOCK"] = str(way.lock)
     talk = {} if way.verbose else dict(stdout=out, stderr=subprocess.STDOUT)

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..core.basics import UserError
 from ..core.files import try_lock, work_dir
 from ..core.grid import PROFILES
+from ..transfer.world import threads_for
 from .plan import read_json
 
 # %% ../../nbs/study/03_machine.ipynb #04091bae
@@ -65,7 +66,10 @@ def only_one(
     """Hold the profile's lock, or raise `UserError`. Yields its path, what notes the engine down, and the mark that the
     engine and all it starts must bear in their environment (`MARK`)."""
     path, mark = work_dir(profile)/"run.lock", uuid.uuid4().hex
-    with open(path, "a+") as f:
+    try: lock = open(path, "a+")
+    except OSError as e:
+        raise UserError(f"cannot write the lock {path} ({e.strerror}): move away what lies there, or make it writable") from None
+    with lock as f:
         _take(f, path, profile)
         _end(_leftover(path))
         def note(engine=None):
@@ -93,7 +97,7 @@ def gpus()->int:
 def jobs_for(profile:str)->int:
     "How many notebooks to run at once: one per GPU, else by cores, and by memory at 1.5 GB each."
     if (n := gpus()): return n
-    threads = PROFILES[profile].threads if profile in PROFILES else 1
+    threads = threads_for(PROFILES[profile]) if profile in PROFILES else 1
     try: gb = os.sysconf("SC_PAGE_SIZE")*os.sysconf("SC_PHYS_PAGES")/2**30
     except (ValueError, OSError): gb = 4
     return max(1, min(cores()//threads, int(gb/1.5)))

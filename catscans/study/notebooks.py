@@ -12,6 +12,7 @@ from pathlib import Path
 from ..core.basics import UserError
 from ..core.files import atomic, figures_dir, project_dir, settle, try_lock, work_dir
 from ..core.grid import PROFILES
+from ..transfer.world import threads_for
 from .plan import notebook, plan
 from .done import drawn_from
 
@@ -129,8 +130,9 @@ def _sign(step):
 # %% ../../nbs/study/02_notebooks.ipynb #6c5edf0a
 def _execute(step)->str:
     "execute the notebook of a step; empty, or what went wrong"
-    threads = PROFILES[step.profile].threads if step.run else 1
-    try: return execute_notebook(notebook(step.notebook), step.executed, step.parameters, threads,
+    try:
+        threads = threads_for(PROFILES[step.profile]) if step.run else 1
+        return execute_notebook(notebook(step.notebook), step.executed, step.parameters, threads,
                                  work_dir(step.profile, "logs")/f"{step.slug}.log")
     except UserError as e: return f"UserError: {e}"
 

@@ -102,8 +102,9 @@ def part_request(
 # %% ../../nbs/study/04_status.ipynb #1d069bb1
 def _running(profile):
     "is somebody at this profile?"
-    if not (path := work_dir(profile)/"run.lock").exists(): return False
-    with open(path) as f: return not try_lock(f, shared=True)
+    try:
+        with open(work_dir(profile)/"run.lock") as f: return not try_lock(f, shared=True)
+    except OSError: return False      # there is none, or something else lies there
 
 # %% ../../nbs/study/04_status.ipynb #5b2c37d3
 def _done(steps, left)->list: # of lines

@@ -25,7 +25,7 @@ from ..models.resnet import resnet50
 from ..models.weights import is_head, load_weights, named_weights, save_weights, weights_sha256
 from ..training.recipes import Recipe, recipe_key, settled
 from ..training.engines import SECONDS
-from .world import HERE, World, settings_of
+from .world import HERE, World, settings_of, threads_for
 from .folds import finetune, pretrain
 
 # %% ../../nbs/transfer/02_run.ipynb #6bbae90c
@@ -106,7 +106,7 @@ def execute(
     A `UserError` says what cannot be run."""
     profile, clock = world.profile(run.profile), _Clock()
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    threads = set_threads(int(os.environ.get("CATSCANS_THREADS") or profile.threads))
+    threads = set_threads(threads_for(profile))
     import_s = time.time()-clock.t0
     recipe = settled(world.recipe_for(profile.recipe, run.kind, run.target or run.source, run.protocol, run.source))
     job = Job(run, profile, recipe, recipe.size or profile.size, show, world)
