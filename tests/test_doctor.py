@@ -9,7 +9,8 @@ from PIL import Image
 
 from catscans.core.basics import UserError
 from catscans.datasets.own import from_csv, from_folder, from_npz, from_path
-from catscans.datasets.readers import general
+from catscans.datasets.splits import make_splits, shared_group_rate, single_split, splits_of
+from catscans.datasets.tidy import part_of
 
 
 @pytest.fixture(autouse=True)
@@ -346,3 +347,76 @@ def test_a_column_that_does_not_is_not(column, values, tmp_path):
     p = labelled("csv", tmp_path/"set", list("abab"), list(values), f"path,class,{column}")
     with heard() as notes: from_csv(p, size=12)
     assert not notes
+
+
+# ---- splits
+
+
+def patients(kind, seed):
+    "labels and patients: one class each, several classes each, or a rare class in few of them"
+    rng = np.random.default_rng(seed)
+    if kind == "one class each": return np.repeat(rng.permutation([0]*14 + [1]*6), 5), np.repeat(np.arange(20), 5)
+    if kind == "several": return rng.permutation(np.repeat([0, 1, 2], [60, 30, 10])), np.repeat(np.arange(25), 4)
+    return np.r_[np.zeros(95, int), np.ones(6, int)], np.r_[np.repeat(np.arange(19), 5), [0, 1, 2, 3, 4, 4]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kind", ["one class each", "several", "rare"])
+def test_every_fold_holds_every_class_where_a_cut_can(kind, seed):
+    y, g = patients(kind, seed)
+    s = make_splits(y, g, "grouped", 5, seed)
+    assert all(set(y[f.test]) == set(y[f.train]) == set(y) for f in s) and shared_group_rate(s, g) == 0
+    assert sorted(np.concatenate([f.test for f in s])) == list(range(len(y)))
+    assert make_splits(y, g, "grouped", 5, seed).fingerprint == s.fingerprint
+    f = single_split(y, g, "grouped", seed) if kind != "rare" else None
+    if f: assert all(set(y[getattr(f, p)]) == set(y) for p in ("train", "valid", "test")) and not set(g[f.train]) & set(g[f.test])
+
+
+def test_a_cut_that_no_seed_finds_is_found():
+    "ten folds, ten patients with the rare class: each must go to a fold of its own"
+    y, g = np.r_[np.zeros(400, int), np.ones(10, int)], np.r_[np.repeat(np.arange(40), 10), np.arange(10)]
+    for seed in range(3):
+        s = make_splits(y, g, "grouped", 10, seed)
+        assert all(set(y[f.test]) == {0, 1} for f in s) and max(len(f.test) for f in s) <= 60
+
+
+@pytest.mark.parametrize("n", [2, 5, 8, 9])
+def test_fewer_than_ten_patients_are_one_line(n):
+    with pytest.raises(UserError, match=f"at least 10 groups .patients, lesions, slides., received {n}; give more"):
+        single_split(np.tile([0, 1], 60), [f"p{i//2 % n}" for i in range(120)])
+    assert len(single_split(np.tile([0, 1], 60), [f"p{i//2 % n}" for i in range(120)], "described").test) == 12
+
+
+def test_a_class_of_two_patients_is_one_line():
+    with pytest.raises(UserError, match="class 1 has images of 2 groups: 80/10/10 by group needs one in each of three parts"):
+        single_split(np.r_[np.zeros(200, int), np.ones(20, int)], np.r_[np.repeat(np.arange(40), 5), np.repeat([40, 41], 10)])
+
+
+def official(made, tmp_path):
+    "a dataset that carries its split: a column, folders, parts in classes, or arrays"
+    if made == "column":
+        p = labelled("csv", tmp_path/"set", list("abababab"))
+        p.write_text("path,class,split\n" + "\n".join(f"{i}.png,{'ab'[i % 2]},{w}" for i, w in enumerate(["Train", "train", "TRAIN", "training", "valid", "val", "Test", "testing"])))
+        return from_csv(p, size=12)
+    if made == "folders": return from_folder(as_folder(tmp_path/"set", tree("seg_train/a", "seg_train/b", "seg_dev/a", "seg_dev/b", "seg_test/a", "seg_test/b")), size=12, parts="pool")
+    if made == "in classes": return from_folder(as_folder(tmp_path/"set", tree("a/train", "b/train", "a/val", "b/val", "a/test", "b/test")), size=12)
+    x, y = np.zeros((4, 12, 12), np.uint8), np.array([0, 1, 0, 1])
+    np.savez(tmp_path/"m.npz", **{f"{p}_{k}": v for p in ("train", "val", "test") for k, v in (("images", x), ("labels", y))})
+    return from_npz(tmp_path/"m.npz", size=12)
+
+
+@pytest.mark.parametrize("made", ["column", "folders", "in classes", "arrays"])
+def test_the_split_that_the_data_carry_is_used_when_asked_for(made, tmp_path):
+    with heard(): images = official(made, tmp_path)
+    with heard() as notes: s = splits_of(images, "official")
+    f, = s.folds
+    part = lambda at: {part_of(images.split[i])[0] for i in at}
+    assert (part(f.train), part(f.valid), part(f.test)) == ({"train"}, {"val"}, {"test"}) and len(f.train) + len(f.valid) + len(f.test) == len(images)
+    assert notes == [f"{images.name}: the official split of the data: {len(f.train)} train, {len(f.valid)} val, {len(f.test)} test"]
+    with heard() as notes: splits_of(images, k=2)
+    assert "2 folds cut anew" in notes[0] and "official split that the data carry is not used" in notes[0]
+
+
+def test_without_one_it_is_said(tmp_path):
+    with pytest.raises(UserError, match="carries no official split"): splits_of(from_folder(as_folder(tmp_path/"set", CATS), size=12), "official")
+    with pytest.raises(UserError, match="allowed are folds and official"): splits_of(None, "offical")
