@@ -54,6 +54,7 @@ docs: env
 	@echo "the site is in _site/index.html"
 
 readme: env
+	$(BIN)/python -c "from catscans.figures.readme import refresh; refresh('nbs/index.ipynb')"
 	@$(BIN)/python -m nbconvert --log-level WARN --to markdown --output-dir . --output README nbs/index.ipynb
 
 lock:

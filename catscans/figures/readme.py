@@ -7,10 +7,15 @@ __all__ = ['gains_sentence', 'marked', 'fill', 'said', 'refresh']
 
 # %% ../../nbs/figures/18_readme.ipynb #a9882b7f
 import re
+from pathlib import Path
 import pandas as pd
 from ..core.basics import UserError, listed
+from ..core.files import atomic
 from ..records.view import study
 from ..datasets.catalogue import label
+from ..published.verdicts import audit
+from ..published.findings import headline, in_short, numbers_frame, numbers_text
+from ..recommend import evidence
 from .auc import gain_frame
 
 # %% ../../nbs/figures/18_readme.ipynb #d0d90b2b
@@ -57,14 +62,17 @@ def fill(
 # %% ../../nbs/figures/18_readme.ipynb #aa75599e
 def said()->dict: # name -> sentence
     "Every sentence of the README that states a result, from the records as they are."
-    return dict(lite=gains_sentence(gain_frame(study("lite"))))
+    table, choice = audit(profiles=()), evidence.said()
+    return dict(numbers=numbers_text(numbers_frame(table)), headline=headline(table), paper=in_short(table),
+                lite=gains_sentence(gain_frame(study("lite"))), **choice)
 
 # %% ../../nbs/figures/18_readme.ipynb #b3488148
 def refresh(
-    nb, # notebook (nbformat), whose Markdown may hold marks
+    path, # of a notebook whose Markdown may hold marks
 ):
-    "The notebook with its marked sentences as they are said now."
-    now = said()
+    "Write the marked sentences of a notebook anew, as they are said now."
+    import nbformat
+    nb, now = nbformat.read(path, 4), said()
     for c in nb.cells:
         if c.cell_type == "markdown": c.source = fill(c.source, now)
-    return nb
+    with atomic(Path(path)) as tmp: nbformat.write(nb, tmp)
