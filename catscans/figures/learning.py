@@ -9,8 +9,15 @@ __all__ = ['draw']
 from ..core.basics import UserError
 from ..records.view import Study
 from ..datasets.catalogue import DATASETS, label
-from ..transfer.curves import points
+from ..transfer.curves import finding, points
 from .style import canvas, colour, legend, style
+
+# %% ../../nbs/figures/05_learning.ipynb #3754af73
+def _said(f, metric):
+    "a `transfer.curves.finding` in two lines"
+    name = metric.removesuffix("_ovr_weighted").replace("_", " ").replace("auc", "AUC")
+    return (f"With {f['n_train']:.0f} images {f['k']} folds {'tell' if f['told'] else 'cannot tell'} {label(f['source'])}\n"
+            f"({name} {f['mean']:.2f}) from random initialisation ({f['baseline']:.2f})")
 
 # %% ../../nbs/figures/05_learning.ipynb #b8c1b544
 def draw(
@@ -19,7 +26,8 @@ def draw(
     profile="toy",  # whose images they are, for the line under the figure
     metric="auc_ovr_weighted",
 ):  # matplotlib Figure
-    """AUC against the number of training images on a logarithmic axis: means over folds and their intervals.
+    """AUC against the number of training images on a logarithmic axis: means over folds and their intervals. The title is
+    what `transfer.curves.finding` says.
     `UserError` for several targets."""
     import matplotlib as mpl
     from matplotlib.lines import Line2D
@@ -30,9 +38,10 @@ def draw(
     with mpl.rc_context(style()):
         st = Study(profile, protocol, tuple(sources), tuple(targets), tuple((s, targets[0]) for s in sources), "random",
                    watermark)
-        fig, [[ax]] = canvas(st, f"{label(targets[0])}: AUC from few training images", (5.6, 3.3), 1, 1,
-            f"{len(frame)} trainings",
-            "Marks: mean over folds; lines: 95 % interval, Nadeau-Bengio corrected as for whole training parts. "
+        both = "random" in sources and len(sources) > 1
+        title = _said(finding(frame, metric), metric) if both else f"{label(targets[0])}: AUC from few training images"
+        fig, [[ax]] = canvas(st, title, (5.6, 3.5), 1, 1, f"{label(targets[0])}, {len(frame)} trainings",
+            "Marks: mean over folds; lines: its 95 % interval, corrected for training images that folds share. "
             "Subsets are nested and keep groups whole; every share is scored on the same held-out images.",
             "catscans.transfer.curves")
         # a colour's second source has another line
@@ -43,14 +52,14 @@ def draw(
             d = p[p.source == s].sort_values("n_train")
             # side by side, so that no interval hides another
             x = d.n_train*1.035**(i - (len(sources)-1)/2)
-            ax.vlines(x, d.lo, d.hi.clip(upper=1), color=tint(s), lw=1.3, alpha=.6)
+            ax.vlines(x, d.lo, d.hi, color=tint(s), lw=1.3, alpha=.6)
             ax.plot(x, d["mean"], ms=4.5, **marks[s])
         n = p.groupby("share").n_train.mean()
         ax.set_xscale("log")
         ax.set_xticks(n, [f"{v:.0f}\n{100*s:g} %" for s, v in n.items()])
         ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
         ax.axhline(.5, color="#999999", lw=.8, ls=(0, (1, 2)))
-        low = min(.48, p["mean"].min()-.03)
+        low = max(0, min(.48, p.lo.min()-.03))
         ax.set(xlabel="training images (mean over folds), share of all",
                ylabel="AUC" if metric.startswith("auc") else metric.replace("_", " "), ylim=(low, 1.01))
         ax.grid()
