@@ -41,7 +41,9 @@ def fold_ratio(
     folds:int|None=None, # of one cross-validation; default: k, a cross-validation that is not repeated
 )->float:
     """What stands in the place of n_test/n_train: 1/(folds - 1) for repeated cross-validation, a third of it where folds
-    are cut once. `UserError` where k folds cannot be made of whole cross-validations."""
+    are cut once. The third is calibrated by simulation, not derived: the level is 0.03 to 0.06 in 24 of 30 settings
+    of five folds, at most 0.072 (nearest neighbours); the whole term has 0.012 to 0.035. `UserError` where k folds
+    cannot be made of whole cross-validations."""
     folds = k if folds is None else folds
     if folds < 2 or k % folds:
         raise UserError(f"folds: received {k} in all and {folds} of one cross-validation; give at least 2, and k a multiple of them")
