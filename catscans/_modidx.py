@@ -1751,6 +1751,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'catscans/recommend/evidence.py'),
                                              'catscans.recommend.evidence.on_distance': ( 'recommend/evidence.html#on_distance',
                                                                                           'catscans/recommend/evidence.py'),
+                                             'catscans.recommend.evidence.on_lists': ( 'recommend/evidence.html#on_lists',
+                                                                                       'catscans/recommend/evidence.py'),
                                              'catscans.recommend.evidence.on_scores': ( 'recommend/evidence.html#on_scores',
                                                                                         'catscans/recommend/evidence.py'),
                                              'catscans.recommend.evidence.oracle': ( 'recommend/evidence.html#oracle',

@@ -199,7 +199,7 @@ def test_what_an_oracle_could_show_follows_the_record():
     assert o.moved["all 15 sources"] == 4 and o.p["all 15 sources"] == .125 and o.text["all 15 sources"].startswith(model.CANNOT) and o.always["all 15 sources"] == "imagenet"
     assert o.text["12 single medical sources"] == "an oracle beats the prior" and o.prior.tolist() == pytest.approx([.657, .498], abs=.001) and o.prior.iloc[1] == pytest.approx(model.validate(d)[0].shrunk.mean())
     said = evidence.what_could_be_told(d)
-    assert "gains 0.50 AUC points on it, which the record cannot tell from nothing (4 of 10 families" in said and "gains 0.66 AUC points on it, which the record can tell" in said
+    assert "gains 0.50 AUC points, which the record cannot tell from nothing (4 of 10 families" in said and "gains 0.66 AUC points, which the record can tell" in said
     r = np.random.default_rng(0)
     noise = d.assign(auc=.8 + .05*r.random(len(d)))
     assert "cannot tell" not in evidence.what_could_be_told(noise), "where every family has something to gain, it could be told"
@@ -211,7 +211,7 @@ def test_what_is_said_of_scores_and_of_the_distance_follows_the_record():
     assert "2 did better than the prior and none did worse" in evidence.on_scores(pd.DataFrame(dict(claim=[model.BEATS]*2)))
     assert "4 of the 162 pairs have that distance" in evidence.on_distance() and "could not be tested" in evidence.on_distance()
     assert "No" not in (said := evidence.on_distance(model.candidates(only=SINGLE, known=printed(dict(zip(SINGLE, np.eye(12))))))) and "is learned from the record" in said
-    assert evidence.said(table=table) == dict(take=evidence.take(), always=evidence.same_as_always(), prior=evidence.what_could_be_told(), scores=evidence.on_scores(table), distance=evidence.on_distance())
+    assert evidence.said(table=table) == dict(take=evidence.take(), always=evidence.same_as_always(), prior=evidence.what_could_be_told(), scores=evidence.on_scores(table), lists=evidence.on_lists(), distance=evidence.on_distance())
 
 
 def test_a_fixed_list_stands_beside_every_score():
@@ -220,11 +220,13 @@ def test_a_fixed_list_stands_beside_every_score():
     t = evidence.static_lists(d).set_index(["candidates", "ranker"])
     pool = "12 single medical sources"
     one = t.loc[pool]
-    assert len(one) == 12 and one.fixed.sum() == 3 and one.targets.eq(11).all() and one.text[one.p.notna()].tolist() == ["the mean score does worse than the fixed list"]
+    assert len(one) == 12 and one.fixed.sum() == 3 and one.targets.eq(11).all() and one.text[one.p.notna()].tolist() == ["the mean of the scores does worse than the fixed list"]
     assert one.rank_sd[one.fixed].max() < 1 < one.rank_sd[extra].min() and one.outcome_sd.iloc[0] == pytest.approx(evidence.spread(d[d.source.isin(SINGLE)]).sd_rank.mean())
     assert one.less_list[extra].mean() == pytest.approx(one.less_list[evidence.ALL_SCORES]) and one.less_list["lp"] == pytest.approx(one.weighted_tau["prior"] - one.weighted_tau["lp"])
-    wise = evidence.static_lists(d.assign(**{e: d.auc for e in extra})).set_index(["candidates", "ranker"]).loc[pool]
-    assert wise.weighted_tau["lp"] == 1 and wise.regret["lp"] == 0 and wise.less_list["lp"] < 0 and wise.text[wise.p.notna()].tolist() == ["the mean score beats the fixed list"]
+    wise_all = evidence.static_lists(d.assign(**{e: d.auc for e in extra}))
+    wise = wise_all.set_index(["candidates", "ranker"]).loc[pool]
+    assert wise.weighted_tau["lp"] == 1 and wise.regret["lp"] == 0 and wise.less_list["lp"] < 0 and wise.text[wise.p.notna()].tolist() == ["the mean of the scores beats the fixed list"]
+    assert evidence.on_lists(t.reset_index()).startswith("None of 16 orders") and evidence.on_lists(wise_all).startswith("16 of 16 orders")
     c = evidence.compared()
     assert c.text[c.candidates == pool].eq("the recommender does exactly what the prior does").all() and c.text[4:].nunique() == 2
     assert c.set_index(["candidates", "outcome"]).difference["all 15 sources", "rho"] == pytest.approx((c.shrunk - c.recommender)[6])

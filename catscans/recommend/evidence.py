@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LISTS', 'ALL_SCORES', 'named', 'compared', 'oracle', 'spread', 'static_lists', 'take', 'same_as_always',
-           'what_could_be_told', 'on_scores', 'on_distance', 'said']
+           'what_could_be_told', 'on_scores', 'on_lists', 'on_distance', 'said']
 
 # %% ../../nbs/recommend/04_evidence.ipynb #d61ce923
 import numpy as np, pandas as pd
@@ -108,7 +108,7 @@ def static_lists(
             if k in less: got |= dict(zip(("less_list", "less_list_lo", "less_list_hi"), over_groups(less[k], group)))
             rows.append(dict(candidates=pool, ranker=k, fixed=k in LISTS, targets=len(group), outcome_sd=truth) | got)
         loss[pool], groups[pool] = less[ALL_SCORES], group
-    return _stated(pd.DataFrame(rows), claims(loss, groups, who="the mean score"))
+    return _stated(pd.DataFrame(rows), claims(loss, groups, who="the mean of the scores"))
 
 def _stated(frame, said):
     "the frame with what may be said of the mean of the scores"
@@ -154,10 +154,10 @@ def what_could_be_told(
     out = []
     for pool, o in oracle(d).iterrows():
         can = not o.text.startswith((CANNOT, SAME)) and o.p <= .05
-        out.append(f"among {pool} an oracle gains {o.prior:.2f} AUC points on it, "
+        out.append(f"among {pool} an oracle gains {o.prior:.2f} AUC points, "
                    + ("which the record can tell from nothing" if can else "which the record cannot tell from nothing")
                    + f" ({o.moved} of {o.families} families of targets have anything to gain, p = {o.p:.2g})")
-    return f"The prior, how a source did elsewhere, leaves little to win: {'; '.join(out)}."
+    return f"What is left to gain on the prior, how a source did elsewhere: {'; '.join(out)}."
 
 # %% ../../nbs/recommend/04_evidence.ipynb #5c8bf43f
 def on_scores(
@@ -171,6 +171,21 @@ def on_scores(
     return (f"Of {len(t)} ways to use similarity, alone or beside the prior, read together, {count[BEATS] or 'none'} did "
             f"better than the prior and {count[WORSE] or 'none'} did worse; {count[SAME]} chose as the prior does{none}, "
             f"and for {count[CANNOT]} the record has too few families of targets to tell.")
+
+# %% ../../nbs/recommend/04_evidence.ipynb #3b61adc8
+def on_lists(
+    table=None,  # frame as of `static_lists`; default: the published scores
+)->str:
+    "How the published scores order sources, beside lists that never look at the target."
+    t = static_lists() if table is None else table
+    each = t[t.ranker != ALL_SCORES]
+    best = each[each.fixed].groupby("candidates").weighted_tau.max()
+    scores = each[~each.fixed]
+    better = int((scores.weighted_tau > scores.candidates.map(best)).sum())
+    mean = "; ".join(f"among {r.candidates}, {r.text} \"mean rank elsewhere\" (weighted tau {-r.less_list:+.2f}, "
+                     f"p = {r.p_holm:.2g})" for r in t[t.text != ""].itertuples())
+    return (f"{better or 'None'} of {len(scores)} orders by a published score agree better with the outcomes than the best "
+            f"fixed list, which never looks at the target: {mean}.")
 
 # %% ../../nbs/recommend/04_evidence.ipynb #d2d3cf86
 def on_distance(
@@ -189,7 +204,7 @@ def said(
     d=None,        # frame as of `recommend.model.candidates`; default: the record
     table=None,    # frame as of `recommend.model.ablation`; default: the published scores (half a minute)
     distances=None,# frame as of `recommend.model.candidates` with prints; default: the record and the package's prints
-)->dict: # take, always, prior, scores, distance -> sentence
+)->dict: # take, always, prior, scores, lists, distance -> sentence
     "The sentences on choosing a source."
     return dict(take=take(d), always=same_as_always(d), prior=what_could_be_told(d), scores=on_scores(table),
-                distance=on_distance(distances))
+                lists=on_lists(), distance=on_distance(distances))
