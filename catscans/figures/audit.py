@@ -357,8 +357,9 @@ def distance_maps(rec=None):
     if bad:
         more += (f"Boxed: expert distances that contradict each other, {label(bad[0][0])} to {label(bad[0][2])} being "
                  f"further than by way of {label(bad[0][1])}.")
-    title = " and ".join(([f"ImageNet's Task2Vec distances are those of {label(copy)}"] if copy else [])
-                         + ([f"{counted(len(bad), 'expert distance')} cannot be"] if bad else []))
+    against = counted(len(bad), "expert distance contradicts", "expert distances contradict")
+    title = "; ".join(([f"ImageNet's Task2Vec distances are {label(copy)}'s"] if copy else [])
+                      + ([f"{against} others"] if bad else []))
     fig, [axes] = _canvas(rec, title or "The distances behind Fig. 4 are measured and agree", (7.2, 3.3), 1, 2,
                           f"{ex.notna().sum().sum()} expert distances and {tv.notna().sum().sum()} Task2Vec distances",
                           more, sharey=True)
