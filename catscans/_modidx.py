@@ -819,6 +819,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'catscans.figures.atlas._there': ('figures/atlas.html#_there', 'catscans/figures/atlas.py'),
                                         'catscans.figures.atlas.describe': ('figures/atlas.html#describe', 'catscans/figures/atlas.py'),
                                         'catscans.figures.atlas.draw': ('figures/atlas.html#draw', 'catscans/figures/atlas.py'),
+                                        'catscans.figures.atlas.finding': ('figures/atlas.html#finding', 'catscans/figures/atlas.py'),
                                         'catscans.figures.atlas.frame': ('figures/atlas.html#frame', 'catscans/figures/atlas.py'),
                                         'catscans.figures.atlas.sibling_rate': ( 'figures/atlas.html#sibling_rate',
                                                                                  'catscans/figures/atlas.py')},

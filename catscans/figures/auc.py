@@ -34,13 +34,16 @@ def auc_summary(
 # %% ../../nbs/figures/01_auc.ipynb #bc62373d
 def drawn_rows(st): return st.sources + (("random",) if ("random", st.targets[0]) in st.pairs else ())
 
+# %% ../../nbs/figures/01_auc.ipynb #0bc34fe3
 def counted_folds(sources):
     "How many pairs these are, one source for each: a baseline is none."
     n, k = len(sources), sum(s == "random" for s in sources)
     return counted(n-k, "pair") + (f" and {counted(k, 'baseline')}" if k else "")
 
+# %% ../../nbs/figures/01_auc.ipynb #b039fc48
 def _counted(d): return counted_folds(d.drop_duplicates(["source", "target"]).source)
 
+# %% ../../nbs/figures/01_auc.ipynb #c11cba65
 def seeds_note(
     df:pd.DataFrame,  # source, target, seed
 )->str: # empty: there is one
@@ -50,6 +53,7 @@ def seeds_note(
     fewer = [f"{label(s)} on {label(t)} ({v})" for (t, s), v in k.items() if v < k.max()]
     return f" Means are over {k.max()} seeds" + (f"; fewer have {', '.join(fewer)}" if fewer else " of each pair") + "."
 
+# %% ../../nbs/figures/01_auc.ipynb #e7aff493
 def _absent(st, source, target):
     "Why a pair has no number."
     if st.of_authors: return "not recorded"
@@ -58,6 +62,7 @@ def _absent(st, source, target):
     return ("self pair: left out"
             if source == target or len(archives) == 2 and archives[0] and archives[0] == archives[1] else "not run")
 
+# %% ../../nbs/figures/01_auc.ipynb #e9dbe37e
 def _origins(st):
     "Legend entries for the colours of the sources."
     from matplotlib.patches import Patch
@@ -87,7 +92,8 @@ def _fig3_panel(ax, st, target, d, each, sd):
     got = [rows[i] for i in at]
     tones = [colour(s) for s in got]
     ax.hlines(at, d.loc[got, "mean"] - d.loc[got, sd], d.loc[got, "mean"] + d.loc[got, sd], colors=tones, lw=1.6)
-    if many: ax.scatter(each.loc[got], np.repeat(at, len(each.columns)), s=7, c=np.repeat(tones, len(each.columns)), alpha=.55, lw=0)
+    if many: ax.scatter(each.loc[got], np.repeat(at, len(each.columns)), s=7, c=np.repeat(tones, len(each.columns)),
+                        alpha=.55, lw=0)
     ax.scatter(d.loc[got, "mean"], at, s=26, ec=tones, lw=1.2, zorder=3, gid="means",
                fc=["white" if s == target else c for s, c in zip(got, tones)])
     for i, s in enumerate(rows):
@@ -97,13 +103,13 @@ def _fig3_panel(ax, st, target, d, each, sd):
     if (base := st.baseline_of(target)) in d.index:
         ax.axvline(d.loc[base, "mean"], color="#333333", lw=.8, ls=(0, (3, 2)), zorder=0)
 
+# %% ../../nbs/figures/01_auc.ipynb #511de383
 @styled
 @of_study
 def fig3(
     st:Study|str,  # what is shown; a profile's name stands for all of it
 ):
     "AUC per source and target: mean over folds and seeds, one standard deviation."
-    from matplotlib.lines import Line2D
     folds = st.fold_auc()
     data, many = auc_summary(folds), folds.seed.nunique() > 1
     sd = "sd_seeds" if many else ("sd_population", "sd_sample")[setting("error_bars", st.protocol)["fig3"]]
@@ -114,7 +120,8 @@ def fig3(
         f"{'n' if sd == 'sd_population' else 'n-1'}){'; small dots: single seeds' if many else ''}. "
         f"AUC is one-vs-rest, weighted by class share.{seeds_note(folds)}",
         sub="AUC after fine-tuning, per source and target", sharey=True, sharex=True)
-    low, high = _limits(data["mean"], data[sd].fillna(0), folds.groupby(["target", "source", "seed"]).auc_ovr_weighted.mean())
+    low, high = _limits(data["mean"], data[sd].fillna(0),
+                        folds.groupby(["target", "source", "seed"]).auc_ovr_weighted.mean())
     for ax, target in zip(axes, st.targets):
         each = folds[folds.target == target].pivot_table(index="source", columns="seed", values="auc_ovr_weighted")
         _fig3_panel(ax, st, target, data[data.target == target].set_index("source"), each, sd)
@@ -129,12 +136,14 @@ def fig3(
     fig.frame = data
     return fig
 
+# %% ../../nbs/figures/01_auc.ipynb #8f3dd2b8
 def _limits(mean, spread, seeds):
     "ends of the axis: all that is drawn, in steps that suit its width"
     low, high = min((mean - spread).min(), seeds.min()), max((mean + spread).max(), seeds.max())
     step = .05 if high - low > .1 else .01
     return np.floor(low/step)*step, min(np.ceil(high/step)*step, 1)
 
+# %% ../../nbs/figures/01_auc.ipynb #c0ec294e
 def _fig3_extra(st):
     "Legend entries for the self pair and the baseline."
     from matplotlib.lines import Line2D
@@ -153,6 +162,7 @@ def _heat_frame(st):
     data = auc_summary(folds)
     return folds, data.assign(points_below_best=100*(data.groupby("target")["mean"].transform("max") - data["mean"]))
 
+# %% ../../nbs/figures/01_auc.ipynb #67b8793d
 def heat_finding(
     data:pd.DataFrame,  # target, points_below_best
 )->str:
@@ -161,6 +171,7 @@ def heat_finding(
     return "From first to last: " + listed([f"{v:.1f} AUC points on {label(t)}" if i == 0 else f"{v:.1f} on {label(t)}"
                                             for i, (t, v) in enumerate(apart.items())])
 
+# %% ../../nbs/figures/01_auc.ipynb #d25a7d3a
 @styled
 @of_study
 def rank_heatmap(
@@ -173,12 +184,14 @@ def rank_heatmap(
     rank, mean, below = (data.pivot(index="source", columns="target", values=v).reindex(index=rows, columns=st.targets)
                          for v in ("rank", "mean", "points_below_best"))
     top = max(below.max().max(), 1e-9)
-    fig, [[ax]] = canvas(st, heat_finding(data), (max(4.6, 1.9+.95*len(st.targets)), 1.35+.26*len(rows)), 1, 1, _counted(data),
+    fig, [[ax]] = canvas(st, heat_finding(data), (max(4.6, 1.9+.95*len(st.targets)), 1.35+.26*len(rows)), 1, 1,
+                         _counted(data),
         "Rank 1 is the highest mean AUC (small print). Colour: AUC points below the target's best, dark is 0, light "
         f"{top:.1f}.{seeds_note(folds)}", sub="Rank of the sources by mean AUC")
     ax.imshow(below, cmap=mpl.colormaps["YlGnBu_r"].with_extremes(bad="#F4F4F4"), vmin=0, vmax=top*1.15, aspect="auto")
     for i, s in enumerate(rows):
-        for j, t in enumerate(st.targets): _heat_cell(ax, j, i, rank.loc[s, t], mean.loc[s, t], below.loc[s, t]/top, _absent(st, s, t))
+        for j, t in enumerate(st.targets): _heat_cell(ax, (j, i), (rank.loc[s, t], mean.loc[s, t]),
+                                                      below.loc[s, t]/top, _absent(st, s, t))
     ax.set_xticks(range(len(st.targets)), [label(t) for t in st.targets])
     ax.set_yticks(range(len(rows)), [label(s) for s in rows])
     for text, s in zip(ax.get_yticklabels(), rows): text.set_color(colour(s))
@@ -191,8 +204,10 @@ def rank_heatmap(
     fig.frame = data[["target", "source", "rank", "mean", "points_below_best", "seeds"]]
     return fig
 
-def _heat_cell(ax, x, y, rank, mean, share, why):
+# %% ../../nbs/figures/01_auc.ipynb #7b8fb52e
+def _heat_cell(ax, xy, cell, share, why):
     "a rank and its AUC, or why there is none; `share`: of the largest distance from the best"
+    (x, y), (rank, mean) = xy, cell
     if np.isnan(rank):
         ax.text(x, y, why, ha="center", va="center", color="#777777", fontsize=6.5, style="italic")
         return
@@ -210,8 +225,10 @@ def gain_frame(
     return pd.concat([minus_baseline(df[(df.target == t) & (df.seed == k)], st.baseline_of(t)).assign(seed=k)
                       for t in st.targets for k in df[df.target == t].seed.unique()], ignore_index=True)
 
+# %% ../../nbs/figures/01_auc.ipynb #c4a0ad10
 def _per(st): return "the self pair" if st.baseline == "self" else "random initialisation"
 
+# %% ../../nbs/figures/01_auc.ipynb #98a3d935
 def gain_finding(
     data:pd.DataFrame,  # from `gain_frame`
     per:str,            # what the differences are from
@@ -224,7 +241,8 @@ def gain_finding(
     if (seeds := each.seed.nunique()) < 2:
         return f"{int(told.sum()) or 'None'} of {len(each)} differences from {per} can be told from zero{after}"
     always = told.groupby([each.target, each.source]).sum().eq(seeds).sum()
-    return (f"{int(told.sum()) or 'None'} of {len(each)} differences from {per} over {seeds} seeds can be told from zero{after}"
+    return (f"{int(told.sum()) or 'None'} of {len(each)} differences from {per} over {seeds} seeds can be told from "
+            f"zero{after}"
             + (f"; with every seed {counted(int(always), 'source')}" if told.any() else ""))
 
 # %% ../../nbs/figures/01_auc.ipynb #7d8cc786
@@ -244,6 +262,7 @@ def _gain_panel(ax, st, t, rows, data):
             ax.plot(r.mean_difference, y, marker="D" if s == "mean of sources" else "o", color=c, mew=1.1,
                     ms=5 if len(seeds) == 1 else 3.6, mfc=c if r.lo > 0 or r.hi < 0 else "white")
 
+# %% ../../nbs/figures/01_auc.ipynb #d5eeced9
 @styled
 @of_study
 def gain(
@@ -252,11 +271,13 @@ def gain(
     "Each source's AUC minus the baseline's: mean difference and corrected 95 % interval, for each seed."
     data = gain_frame(st)
     rows, seeds = [*st.sources, "mean of sources"], list(data.seed.unique())
-    fig, [axes] = canvas(st, gain_finding(data, _per(st)), (7.2, 1.3+(.2 if len(seeds) == 1 else .1 + .13*len(seeds))*len(rows)), 1,
+    fig, [axes] = canvas(st, gain_finding(data, _per(st)),
+                         (7.2, 1.3+(.2 if len(seeds) == 1 else .1 + .13*len(seeds))*len(rows)), 1,
         len(st.targets), f"{(data.source != 'mean of sources').sum()} differences",
         "Dots: mean difference over folds; lines: 95 % interval, Nadeau-Bengio corrected for overlapping training "
         "sets; filled where it excludes zero. Holm: over the sources of a target."
-        + (f" Each source has a line for each seed, from above: {', '.join(map(str, seeds))}." if len(seeds) > 1 else ""),
+        + (f" Each source has a line for each seed, from above: {', '.join(map(str, seeds))}." if len(seeds) > 1
+           else ""),
         sub=f"AUC of a source minus that of {_per(st)}", sharey=True, sharex=True)
     for ax, t in zip(axes, st.targets):
         _gain_panel(ax, st, t, rows, data)
@@ -275,6 +296,7 @@ def gain(
 # ranks of two sources say nothing
 def comparable(st): return [t for t in st.targets if sum(u == t for _, u in st.pairs) >= 3]
 
+# %% ../../nbs/figures/01_auc.ipynb #e86aa0d1
 @of_study
 def rank_frame(
     st:Study|str,  # what is shown; a profile's name stands for all of it
@@ -286,10 +308,12 @@ def rank_frame(
             if part.source.nunique() < 3: continue        # a seed that has just begun
             f = friedman_nemenyi(part, t)
             out += [dict(target=t, seed=k, source=s, mean_rank=r, critical_difference=f["critical_difference"],
-                         chi2=f["chi2"], p=f["p"], groups=" ".join(str(i) for i, g in enumerate(f["groups"], 1) if s in g))
+                         chi2=f["chi2"], p=f["p"], groups=" ".join(str(i) for i,
+                                                                   g in enumerate(f["groups"], 1) if s in g))
                     for s, r in f["mean_ranks"].items()]
     return pd.DataFrame(out)
 
+# %% ../../nbs/figures/01_auc.ipynb #131ba786
 def rank_finding(
     data:pd.DataFrame,  # from `rank_frame`
 )->str:

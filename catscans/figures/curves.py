@@ -25,6 +25,7 @@ def _fall(loss):
     return (100*(1 - np.exp(np.polyfit(np.arange(len(last)), np.log(last), 1)[0]))
             if len(last) > 1 and (last > 0).all() else np.nan)
 
+# %% ../../nbs/figures/04_curves.ipynb #707f5d72
 @of_study
 def fall_frame(
     st:Study|str,  # what is shown; a profile's name stands for all of it
@@ -50,10 +51,13 @@ def fall_finding(
 )->str:
     "How many runs had not come to rest, in one sentence."
     left = int((runs.fall_percent > FALLING).sum())
-    return f"In {left or 'none'} of {len(runs)} runs the training loss still fell by more than {FALLING} % an epoch at the end"
+    return (f"In {left or 'none'} of {len(runs)} runs the training loss still fell by more than {FALLING} % an epoch "
+            "at the end")
 
-def _loss_panels(top, low, rows, look, d, e, r):
+# %% ../../nbs/figures/04_curves.ipynb #53d9d013
+def _loss_panels(axes, rows, look, frames_of):
     "one part: the losses above, how fast they fell below"
+    (top, low), (d, e, r) = axes, frames_of
     for i, s in enumerate(rows):
         if not (d.source == s).any(): continue
         m = e[e.source == s].groupby("epoch").loss.mean()
@@ -71,6 +75,7 @@ def _loss_panels(top, low, rows, look, d, e, r):
     low.tick_params(axis="y", length=0)
     low.locator_params(axis="x", nbins=5)
 
+# %% ../../nbs/figures/04_curves.ipynb #e1212577
 @styled
 @of_study
 def curves(
@@ -87,13 +92,18 @@ def curves(
                     ls="--" if s == "random" else DASHES[[r for r in rows if origin(r) == origin(s)].index(s)])
             for s in rows}
     fig, axes = canvas(st, fall_finding(mean), (7.2, 3.2+.17*len(rows)), 2, len(parts),
-        f"{len(data)} trainings", height_ratios=[1.5, .3+.17*len(rows)], sub="Training loss, and how fast it fell at the end",
+        f"{len(data)} trainings", height_ratios=[1.5, .3+.17*len(rows)],
+        sub="Training loss, and how fast it fell at the end",
         more="Blue: non-medical sources, orange: medical. Upper: mean over folds"
-             f"{' and seeds' if h.seed.nunique() > 1 else ''}. Lower: fall per epoch over the last quarter of the epochs "
-             "(at least four), one dot per training, a bar for the mean loss of a run's folds; to the right of the red line a "
-             f"loss still fell by more than {FALLING} % an epoch. Losses of images that were held out were not recorded.")
+             f"{' and seeds' if h.seed.nunique() > 1 else ''}. Lower: fall per epoch over the last quarter of the "
+             "epochs "
+             "(at least four), one dot per training, a bar for the mean loss of a run's folds; to the right of the "
+             "red line a "
+             f"loss still fell by more than {FALLING} % an epoch. Losses of images that were held out were not "
+             "recorded.")
     for j, (title, t) in enumerate(parts):
-        _loss_panels(*axes[:, j], rows, look, *(f[f.target.isna() if t is None else f.target == t] for f in (data, h, mean)))
+        _loss_panels(*axes[:, j], rows, look, *(f[f.target.isna() if t is None else f.target == t]
+                                                for f in (data, h, mean)))
         axes[0, j].set_title(title)
         axes[1, j].set_yticks(range(len(rows)), [label(s) for s in rows] if j == 0 else [])
         axes[1, j].set_xlim(*_span(data.fall_percent))
@@ -103,6 +113,7 @@ def curves(
     fig.frame = data
     return fig
 
+# %% ../../nbs/figures/04_curves.ipynb #12b3f7ff
 def _span(v):
     "one range for all panels"
     lo, hi = min(v.min(), 0), max(v.max(), FALLING)

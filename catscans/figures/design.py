@@ -100,11 +100,14 @@ def measured(
     try: rec = similarity_record(st)
     except UserError: return []
     names = list(dict.fromkeys(d["measure"] for d in rec["distances"]))
-    others = {d["measure"] for d in rec.get("estimates") or ()} | {m for m in names if m not in ("experts", "task2vec_cosine")}
+    others = {d["measure"] for d in rec.get("estimates") or ()} | {m for m in names
+                                                                   if m not in ("experts", "task2vec_cosine")}
     who = observer(st.profile, st.protocol)
-    said = dict(experts=f"six questions answered by {who}" if who else "six questions answered by observers", task2vec_cosine="Task2Vec")
+    said = dict(experts=f"six questions answered by {who}" if who else "six questions answered by observers",
+                task2vec_cosine="Task2Vec")
     return [said[m] for m in said if m in names] + ([counted(len(others), "other estimator")] if others else [])
 
+# %% ../../nbs/figures/03_design.ipynb #1a8bbd02
 def _sources(ax, st, ys, given):
     "the left part: a box per source, and its weights"
     for s, y in ys.items():
@@ -116,6 +119,7 @@ def _sources(ax, st, ys, given):
         ax.plot([1.38, 1.72], [y, y], color=colour(s), lw=1)
         _box(ax, 1.72, y, .66, .27, "given" if s in given else "weights", colour(s), fc="#F5F5F5", fontsize=7)
 
+# %% ../../nbs/figures/03_design.ipynb #8d9bf258
 def _targets(ax, st, ys, yt, k, mid):
     "the middle: a box per target with its folds, and what leads to it"
     for t, c in zip(st.targets, TARGETS):
@@ -132,11 +136,13 @@ def _targets(ax, st, ys, yt, k, mid):
         _fold_icon(ax, 4.54, yt[t]-.02, k, c)
         _flow(ax, 5.04, yt[t], 5.5, mid + .06*(yt[t]-mid), c)
 
+# %% ../../nbs/figures/03_design.ipynb #4c8d3159
 def _compared(ax, ys, yt, mid, how):
     "the lower part: how datasets were compared, and what that is held against"
     grey, lines = dict(color="#777777", lw=1), "; ".join(how)
     if len(lines) > 50: lines = ";\n".join([how[0], "; ".join(how[1:])])
-    _box(ax, 1.72, -.7, 3.32, .44, f"how near source and target are:\n{lines}", "#333333", fontsize=6.4 if "\n" in lines else 7)
+    _box(ax, 1.72, -.7, 3.32, .44, f"how near source and target are:\n{lines}", "#333333",
+         fontsize=6.4 if "\n" in lines else 7)
     _box(ax, 5.5, -.7, 1.42, .42, "does distance tell\ntransfer? Fig. 4", "#333333", fontsize=7)
     sources = [y for s, y in ys.items() if s != "random"]                       # sources and targets are also looked at
     ax.plot([-.08, -.08, 1.72], [sources[0], -.7, -.7], **grey)
@@ -145,6 +151,7 @@ def _compared(ax, ys, yt, mid, how):
     ax.plot([5.04, 5.5], [-.7, -.7], **grey)
     ax.plot([6.21, 6.21], [mid-.3, -.49], **grey)
 
+# %% ../../nbs/figures/03_design.ipynb #c931c817
 @styled
 @of_study
 def fig2(
@@ -155,7 +162,8 @@ def fig2(
     n, m, step, how = len(rows), len(st.targets), .36, measured(st)
     given = {"imagenet"} if st.of_authors else set()                            # a source that came with its weights
     fig, [[ax]] = canvas(st, _asked(st, k), (7.2, n*step + (1.75 if how else 1.05)), 1, 1,
-        f"{len(st.sources)-len(given)} pretrainings{' a seed' if len(st.seeds) > 1 else ''}, {counted_folds([s for s, _ in st.pairs])}",
+        f"{len(st.sources)-len(given)} pretrainings{' a seed' if len(st.seeds) > 1 else ''}, "
+        f"{counted_folds([s for s, _ in st.pairs])}",
         ("Dotted lines: self pairs. " if any(s == t for s, t in st.pairs) else "")
         + "Squares: folds, the held-out part filled."
         + ("" if how else " This profile's records hold no distances between its datasets."),
@@ -179,9 +187,11 @@ def fig2(
     fig.frame = pd.DataFrame(st.pairs, columns=["source", "target"]).assign(folds=k, seeds=len(st.seeds))
     return fig
 
+# %% ../../nbs/figures/03_design.ipynb #13097c7e
 def _asked(st, k):
     "what the study asks, in one sentence"
     total = len(st.pairs)*len(st.seeds)
     over = f", {len(st.seeds)} seeds" if len(st.seeds) > 1 else ""
-    return (f"Which of {counted(len(st.sources), 'source')} prepares best for {counted(len(st.targets), 'target')}? {total} fine-tunings "
+    return (f"Which of {counted(len(st.sources), 'source')} prepares best for {counted(len(st.targets), 'target')}? "
+            f"{total} fine-tunings "
             f"of {k} folds{over}")

@@ -30,6 +30,7 @@ def measures(
     who = observer(st.profile, st.protocol)
     return MEASURES | ({"experts": f"Ratings by {who}"} if who else {})
 
+# %% ../../nbs/figures/02_distance.ipynb #102ebc7c
 @of_study
 def observed(
     st:Study|str,  # what is shown; a profile's name stands for all of it
@@ -38,13 +39,16 @@ def observed(
     if st.of_authors: return ""
     who = observer(st.profile, st.protocol)
     return ((f"The ratings are those of {who}, not of people. " if who else "")
-            + "The six questions are those of the authors' pilot, not those of section IV.B, whose wording is not in their record.")
+            + "The six questions are those of the authors' pilot, not those of section IV.B, whose wording is not in "
+              "their record.")
 
+# %% ../../nbs/figures/02_distance.ipynb #8f133108
 def distances_of(st):
     if not st.of_authors: return frames.distances(st.profile, st.protocol)
     return pd.concat([authors.distances(name, protocol=st.protocol).rename("value").reset_index().assign(measure=m)
                       for m, name in (("experts", "experts"), ("task2vec_cosine", "task2vec"))])
 
+# %% ../../nbs/figures/02_distance.ipynb #e3f0041b
 def _fig4_sd(st): return ("sd_population", "sd_sample")[setting("error_bars", st.protocol)["fig4"]]
 
 # %% ../../nbs/figures/02_distance.ipynb #e470dba4
@@ -71,6 +75,7 @@ def printed_rho(
     "What section V.B prints as Spearman's rho: claims 8 and 9 of the record."
     return float(record().claims.set_index("id").printed[{"experts": 8, "task2vec_cosine": 9}[measure]])
 
+# %% ../../nbs/figures/02_distance.ipynb #c914c5b0
 def correlated(
     d:pd.DataFrame, # `transfer_frame` of one measure
 )->dict: # as of `correlation.correlation`, and `undefined`: why there is none, else None
@@ -81,6 +86,7 @@ def correlated(
                     undefined=None)
     except UserError as e: return dict(n=len(d), undefined=str(e).split(";")[0])
 
+# %% ../../nbs/figures/02_distance.ipynb #b5955a22
 def _correlation_lines(st, d, measure):
     c = correlated(d)
     if c["undefined"]: return f"no correlation: {c['undefined']}"
@@ -110,13 +116,16 @@ def distance_finding(
     "Whether a distance is shown to tell which source transfers, in one sentence."
     got = {m: c for m, d in data.groupby("measure", sort=False) if not (c := correlated(d))["undefined"]}
     if not got: return "Too few pairs to say whether distance tells which source transfers"
-    one = lambda c, k: next(((c[f"{k}{e}"], c[f"{k}{e}_perm_p"]) for e in ("_within", "") if c.get(f"{k}{e}") is not None), (None, None))
+    one = lambda c, k: next(((c[f"{k}{e}"], c[f"{k}{e}_perm_p"]) for e in ("_within", "")
+                             if c.get(f"{k}{e}") is not None), (None, None))
     where = "Within targets" if any("spearman_rho_within" in c for c in got.values()) else "Over all pairs"
     said = {m: one(c, "spearman_rho") for m, c in got.items()}
-    told = [f"{names[m].split(' (')[0]} (ρ {r_text(r)}, {p_text(p)})" for m, (r, p) in said.items() if p is not None and p < alpha]
+    told = [f"{names[m].split(' (')[0]} (ρ {r_text(r)}, {p_text(p)})" for m,
+            (r, p) in said.items() if p is not None and p < alpha]
     if told: return f"{where}, transfer goes with {listed(told)}".replace("-0", "−0")
     return (f"{where}, no distance is shown to tell which source transfers (Spearman's ρ "
-            + listed([f"{r_text(r)}, {p_text(p)}" for r, p in said.values() if p is not None]).replace(" and ", "; ") + ")").replace("-0", "−0")
+            + listed([f"{r_text(r)}, {p_text(p)}" for r, p in said.values() if p is not None]).replace(" and ", "; ")
+            + ")").replace("-0", "−0")
 
 # %% ../../nbs/figures/02_distance.ipynb #d5bc5c38
 def _apart(d, order, step=.09):
@@ -125,6 +134,8 @@ def _apart(d, order, step=.09):
     place, many = at.groupby("distance").cumcount(), at.groupby("distance").distance.transform("size")
     return ((place - (many - 1)/2)*np.minimum(step, .7/many)).reindex(d.index)
 
+
+# %% ../../nbs/figures/02_distance.ipynb #3f7de1bd
 def _fig4_panel(ax, st, d, m, sd):
     "the pairs under one distance"
     from matplotlib.ticker import MaxNLocator
@@ -140,6 +151,7 @@ def _fig4_panel(ax, st, d, m, sd):
     ax.grid()
     if m == "experts": ax.xaxis.set_major_locator(MaxNLocator(integer=True))          # it counts properties
 
+# %% ../../nbs/figures/02_distance.ipynb #5b6319bc
 @styled
 @of_study
 def fig4(

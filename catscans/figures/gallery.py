@@ -135,12 +135,14 @@ def _said(r, k, short=False):
     return (f"{name} {say(r[k])}{around}{top}"
             + (f"; chance {say(r.regret_random)}" if k == "regret" and not short else ""))
 
+# %% ../../nbs/figures/09_gallery.ipynb #e29e4656
 def _said_p(r, short=False):
     "the p of weighted tau and what Holm leaves of it; in narrow panels what a random choice loses stands here"
     p = ("" if r.permutation_p is None or pd.isna(r.permutation_p)
          else f"p of τ {r.permutation_p:.2g}, Holm {r.permutation_p_holm:.2g}")
     return "; ".join(t for t in (f"chance {r.regret_random:.2f}" if short else "", p) if t)
 
+# %% ../../nbs/figures/09_gallery.ipynb #585d71f5
 def _about_ceiling(stat):
     "what the numbers beside the statistics are, and how a score can lie above them"
     tau, top = stat.weighted_tau.astype(float), stat.weighted_tau_ceiling.astype(float)
@@ -235,12 +237,15 @@ def _noise(st):
     each = pd.DataFrame([fold_noise(folds[folds.seed == k]) for k in folds.seed.unique()])
     return ((each**2).mean()/each.notna().sum())**.5
 
+
+# %% ../../nbs/figures/09_gallery.ipynb #604f9e28
 @of_study
 def agreement_of(
     st:Study|str,  # what is shown; a profile's name stands for all of it
     **kw,          # of `table`
-)->pd.DataFrame: # as of `table`, the highest weighted tau first; with `title` and, for each statistic k, k_each: target -> value
-    "How far each measure of a profile agrees with transfer. `UserError` where the profile has no distances of its pairs."
+)->pd.DataFrame: # as of `table`, highest weighted tau first; `title`; for each statistic k, k_each: target -> value
+    """How far each measure of a profile agrees with transfer. `UserError` where the profile has no distances of its
+    pairs."""
     many = pairs_of(st)
     directions, names = _directions(st, many), TITLES | measures(st)
     t = table(many, _noise(st).to_dict(), directions, **kw)
@@ -249,6 +254,7 @@ def agreement_of(
                  **{f"{k}_each": [each[n][k].to_dict() for n in t.index] for k in _NAMES})
     return t.loc[t.weighted_tau.astype(float).sort_values(ascending=False, kind="stable").index]
 
+# %% ../../nbs/figures/09_gallery.ipynb #6af3eb5a
 def agreement_finding(
     t:pd.DataFrame,  # from `agreement_of`
     alpha=.05,
@@ -257,12 +263,16 @@ def agreement_finding(
     held, p = t[t.permutation_p_holm.astype(float) < alpha], t.permutation_p.astype(float)
     if p.isna().all(): return "No score orders the sources at all"
     if len(held):
-        return (f"{len(held)} of {len(t)} scores {'is' if len(held) == 1 else 'are'} told from chance after Holm's correction, first "
+        return (f"{len(held)} of {len(t)} scores {'is' if len(held) == 1 else 'are'} told from chance after Holm's "
+                "correction, first "
                 f"{held.title.iloc[0]} (τ {held.weighted_tau.iloc[0]:.2f})").replace("-0", "−0")
     first = p.idxmin()
-    return (f"None of {len(t)} scores is told from chance after Holm's correction; the smallest p is that of {t.title[first]} "
-            f"(τ {t.weighted_tau[first]:.2f}{', the wrong way round' if t.weighted_tau[first] < 0 else ''}, {p_text(p[first])} alone)").replace("-0", "−0")
+    return (f"None of {len(t)} scores is told from chance after Holm's correction; the smallest p is that of "
+            f"{t.title[first]} "
+            f"(τ {t.weighted_tau[first]:.2f}{', the wrong way round' if t.weighted_tau[first] < 0 else ''}, "
+            f"{p_text(p[first])} alone)").replace("-0", "−0")
 
+# %% ../../nbs/figures/09_gallery.ipynb #118003d9
 def _rung(ax, t, k, targets):
     "one statistic: a row per score, a dot per target, the mean, chance and what two repeats of the study agree to"
     for i, r in enumerate(t.itertuples()):
@@ -270,37 +280,46 @@ def _rung(ax, t, k, targets):
         ax.vlines(chance, i-.5, i+.5, color="#333333", lw=.8, linestyles=(0, (3, 2)), zorder=1)
         if top is not None: ax.vlines(top, i-.5, i+.5, color="#B9B9B9", lw=3, zorder=0)
         for u, v in getattr(r, f"{k}_each").items():
-            if len(targets) <= len(TARGETS): ax.plot(v, i, "o", ms=3.6, mew=0, color=TARGETS[targets.index(u)], alpha=.8, zorder=3)
+            if len(targets) <= len(TARGETS): ax.plot(v, i, "o", ms=3.6, mew=0, color=TARGETS[targets.index(u)],
+                                                     alpha=.8, zorder=3)
         lo, hi, m = getattr(r, f"{k}_lo"), getattr(r, f"{k}_hi"), getattr(r, k)
         if lo is not None and not pd.isna(lo): ax.plot([lo, hi], [i, i], color="black", lw=1, zorder=2)
         if m is not None and not pd.isna(m): ax.plot(m, i, "|", ms=9, mew=1.8, color="black", zorder=4)
     ax.grid(axis="y")
     ax.tick_params(axis="y", length=0)
 
+# %% ../../nbs/figures/09_gallery.ipynb #60fb4a0d
 @styled
 @of_study
 def estimators(
     st:Study|str,  # what is shown; a profile's name stands for all of it
     **kw,          # of `table`
 ):  # matplotlib Figure
-    """One row for every measure of a profile's similarity record: how far it agrees with transfer. `UserError` where the
-    profile has no distances of its pairs."""
+    """One row for every measure of a profile's similarity record: how far it agrees with transfer.
+    `UserError` where the profile has no distances of its pairs."""
     from matplotlib.lines import Line2D
     t = agreement_of(st, **kw)
     targets = list(dict.fromkeys(u for e in t.regret_each for u in e))
-    fig, [axes] = canvas(st, agreement_finding(t), (7.2, 1.75 + .17*len(t)), 1, 3, f"{int(t.pairs.max())} pairs", sharey=True,
+    fig, [axes] = canvas(st, agreement_finding(t), (7.2, 1.75 + .17*len(t)), 1, 3, f"{int(t.pairs.max())} pairs",
+                         sharey=True,
         sub="How far each score agrees with transfer, rows by their mean τ",
-        more="Dots: one target each; black bars: means" + (" with their 95 % interval over families" if t.weighted_tau_lo.notna().any() else "")
-             + ". Regret: AUC points lost by taking the source with the best score. Dashed: what a random choice gives. Grey: what two "
-             "repeats of the study, with the noise between its folds, would agree to: no score can be expected beyond it, but with few "
-             "targets chance carries some there; where it lies at chance, the sources differ no more than the noise. p: permutation "
+        more="Dots: one target each; black bars: means"
+        + (" with their 95 % interval over families" if t.weighted_tau_lo.notna().any() else "")
+             + ". Regret: AUC points lost by taking the source with the best score. Dashed: what a random choice "
+               "gives. Grey: what two "
+             "repeats of the study, with the noise between its folds, would agree to: no score can be expected "
+             "beyond it, but with few "
+             "targets chance carries some there; where it lies at chance, the sources differ no more than the noise. "
+             "p: permutation "
              f"within targets.{' ' + observed(st) if 'experts' in t.index else ''}".rstrip())
-    for ax, (k, name) in zip(axes, (("weighted_tau", "weighted Kendall τ"), ("spearman_rho", "Spearman ρ"), ("regret", "regret, AUC points"))):
+    for ax, (k, name) in zip(axes, (("weighted_tau", "weighted Kendall τ"), ("spearman_rho", "Spearman ρ"),
+                                    ("regret", "regret, AUC points"))):
         _rung(ax, t, k, targets)
         ax.set_xlabel(f"{name}\n({'less' if k == 'regret' else 'more'} is better)")
         if k != "regret": ax.set_xlim(-1.05, 1.05)
     axes[0].set(yticks=range(len(t)), yticklabels=t.title, ylim=(len(t)-.5, -.5))
-    legend(fig, ([Line2D([], [], ls="", marker="o", ms=4, color=c, label=f"target {label(u)}") for u, c in zip(targets, TARGETS)]
+    legend(fig, ([Line2D([], [], ls="", marker="o", ms=4, color=c, label=f"target {label(u)}") for u,
+                  c in zip(targets, TARGETS)]
                  if len(targets) <= len(TARGETS) else [])
            + [Line2D([], [], ls="", marker="|", ms=9, mew=1.8, color="black", label="mean"),
               Line2D([], [], color="#333333", lw=.8, ls=(0, (3, 2)), label="chance"),
@@ -310,6 +329,7 @@ def estimators(
     fig.table = t
     return fig
 
+# %% ../../nbs/figures/09_gallery.ipynb #47b8882d
 @of_study
 def estimator_table(
     st:Study|str,  # what is shown; a profile's name stands for all of it
@@ -325,7 +345,6 @@ def estimator_table(
     out = t[keep].dropna(axis=1, how="all").infer_objects()    # too few targets: no intervals
     numbers = out.select_dtypes("number").columns
     out = out.assign(**(out[numbers].round(12) + 0), **values)     # a mean that is zero but for the last bit is zero
-    out.attrs["note"] = ("Above 0, the sources that a measure puts first transfer better. A distance puts the nearest "
-                         "first: its "
+    out.attrs["note"] = ("Above 0, the sources that a measure puts first transfer better. A distance puts the nearest first: its "
                          "signs are those of nearness_rho_within in table 6, the opposite of the distance's own.")
     return out

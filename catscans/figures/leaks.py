@@ -65,7 +65,8 @@ def finding(
     p, sure = 100*prices.price, int(((prices.lo > 0) | (prices.hi < 0)).sum())
     number = lambda v: f"{v:+.1f}".replace("-", "−")
     other = [label(t) for t in change.target[~change.same_top.astype(bool)]]
-    return (f"The leak adds {number(p.min())} to {number(p.max())} AUC points (mean {number(p.mean())}): {sure or 'none'} of {len(p)} can be told from "
+    return (f"The leak adds {number(p.min())} to {number(p.max())} AUC points (mean {number(p.mean())}): "
+            f"{sure or 'none'} of {len(p)} can be told from "
             f"zero, and {'the best source changes on ' + listed(other) if other else 'the best source stays'}")
 
 # %% ../../nbs/figures/13_leaks.ipynb #82db5336
@@ -94,7 +95,8 @@ def figure(
             + ("One frozen network and one classifier: only the folds differ." if "classifier" in grouped
                else "The protocols also differ in what is watched and in BatchNorm.")
             + (f" Not run under both: {', '.join(f'{label(s)} on {label(t)} (not {p})' for s, t, p in missing)}."
-               if missing else ""), where, sub=f"What the leak adds to the AUC{f': {how}' if how else ''}", sharey=True, sharex=True)
+               if missing else ""), where, sub=f"What the leak adds to the AUC{f': {how}' if how else ''}",
+               sharey=True, sharex=True)
         for ax, t in zip(axes, targets):
             ax.axvline(0, color="#333333", lw=.8, ls=(0, (3, 2)))
             for i, s in enumerate(rows): _dot(ax, i, colour(s), d[(d.target == t) & (d.source == s)])

@@ -7,7 +7,7 @@ __all__ = ['atlas_of', 'matrices_of', 'map_finding', 'atlas']
 
 # %% ../../nbs/figures/08_maps.ipynb #03f064ca
 import numpy as np, pandas as pd
-from ..core.basics import UserError, counted
+from ..core.basics import UserError
 from ..records import authors
 from ..records.view import of_study, Study
 from ..datasets.catalogue import label, origin
@@ -36,6 +36,7 @@ def matrices_of(
         got = {m: matrix(rec, m).clip(lower=0) for m in sorted(rec["matrices"], key=lambda m: (first + [m]).index(m))}
     return {m: d for m, d in got.items() if len(d) > 2 and np.allclose(d, d.T) and (d.to_numpy() >= 0).all()}
 
+# %% ../../nbs/figures/08_maps.ipynb #82657a95
 def _turned(xy, to):
     "`xy` turned and mirrored, so that it resembles `to` as far as they share datasets"
     from scipy.linalg import orthogonal_procrustes
@@ -65,9 +66,10 @@ def _box_of(ax, x, y, names, size, where):
     y0 = py + (4*far*dpi if dy > 0 else -4*far*dpi - h if dy < 0 else -h/2)
     return x0, y0, x0 + w, y0 + h
 
+# %% ../../nbs/figures/08_maps.ipynb #56fa4784
 def _place(ax, spots, size=6.8):
-    """Write the labels, (x, y, dataset names), where they overlap least and stay inside: each tries eight places near its
-    point and further off, most crowded spots first. Each name has the colour of its kind."""
+    """Write the labels, (x, y, dataset names), where they overlap least and stay inside: each tries eight places near
+    its point and further off, most crowded spots first. Each name has the colour of its kind."""
     taken = [(*(ax.transData.transform((x, y)) - 5), *(ax.transData.transform((x, y)) + 5)) for x, y, _ in spots]
     frame, dpi = ax.get_window_extent(), ax.figure.dpi/72
     taken.append((frame.x0, frame.y0, frame.x0 + .26*frame.width, frame.y0 + .12*frame.height))      # the bar of length
@@ -81,11 +83,15 @@ def _place(ax, spots, size=6.8):
         x0, y0, x1, y1 = _box_of(ax, x, y, lines, size, best)
         taken.append((x0, y0, x1, y1))
         if best[2] > 1:
-            ax.annotate("", (x, y), (min(max(ax.transData.transform((x, y))[0], x0), x1), y1 if best[1] < 0 else y0 if best[1] > 0 else (y0 + y1)/2),
-                        xycoords="data", textcoords="figure pixels", arrowprops=dict(arrowstyle="-", lw=.5, color="#999999")).set_in_layout(False)
+            ax.annotate("", (x, y), (min(max(ax.transData.transform((x, y))[0], x0), x1),
+                                     y1 if best[1] < 0 else y0 if best[1] > 0 else (y0 + y1)/2),
+                        xycoords="data", textcoords="figure pixels",
+                        arrowprops=dict(arrowstyle="-", lw=.5, color="#999999")).set_in_layout(False)
         for i, (n, line) in enumerate(zip(names, lines)):
-            ax.annotate(line, (x0 if best[0] >= 0 else x1, y1 - (i + .5)*size*1.25*dpi), xycoords="figure pixels", fontsize=size,
-                        color=colour(n), ha="left" if best[0] >= 0 else "right", va="center", zorder=5).set_in_layout(False)
+            ax.annotate(line, (x0 if best[0] >= 0 else x1, y1 - (i + .5)*size*1.25*dpi), xycoords="figure pixels",
+                        fontsize=size,
+                        color=colour(n), ha="left" if best[0] >= 0 else "right", va="center",
+                        zorder=5).set_in_layout(False)
 
 # %% ../../nbs/figures/08_maps.ipynb #73aad413
 def _map(ax, xy, within, title):
@@ -146,9 +152,11 @@ def atlas_of(
     side = min(7.2/cols, 3.8)
     fig, axes = canvas(st, map_finding(matrices), (max(cols*side, 4.6), rows*(side + .2) + .95), rows, cols,
         what, where=where, sub="The datasets in two dimensions",
-        more="Metric multidimensional scaling; stress: how much of the distances is lost on paper (normalised stress-1; 0: "
+        more="Metric multidimensional scaling; stress: how much of the distances is lost on paper (normalised "
+             "stress-1; 0: "
              "nothing). The bar is a length in the distance's own unit; maps are turned alike."
-             + (" A disc's diameter is the mean distance between two samples of the same dataset; without a disc it was not "
+             + (" A disc's diameter is the mean distance between two samples of the same dataset; without a disc it "
+                "was not "
                 "measured."
                 if any((np.diag(d) > 0).any() for d in matrices.values()) else "") + (f" {more}" if more else ""))
     parts, first = [], None
@@ -188,4 +196,5 @@ def atlas(
             "than the rest." if probe.startswith("source:") else "")
     return atlas_of(got, st, f"{max(map(len, got.values()))} datasets" if got else "",
                     more="ImageNet was never embedded, and the experts' distances are known from sources to "
-                         "targets only: they give no map." if published else f"{told} {observed(st) if 'experts' in got else ''}".strip())
+                         "targets only: they give no map." if published
+                         else f"{told} {observed(st) if 'experts' in got else ''}".strip())

@@ -18,7 +18,7 @@ from ..records.view import of_study, study, Study
 from ..datasets.catalogue import label
 from .style import markdown, provenance, save, save_table, small, Text
 from .auc import auc_summary, comparable, critical_difference, fig3, gain, gain_frame, rank_heatmap
-from .auc import gain_finding, heat_finding, rank_finding, rank_frame, seeds_note
+from .auc import heat_finding, rank_finding, rank_frame
 from .distance import correlated, correlations, fig4, measures, observed, printed_rho, transfer_frame
 from .distance import within_text
 from .design import fig1, fig2
@@ -44,7 +44,8 @@ TITLES = dict(table1_datasets="The datasets", fig1_samples="Examples of the data
 _MAKE = dict(table1_datasets=table1, fig1_samples=fig1, fig2_design=fig2, table2_pretraining=table2,
     table3_settings=table3, table3_finetuning=table3_finetuning, fig3_auc=fig3, table4_auc=table4, fig4_distance=fig4,
     table6_correlations=correlations, fig5_ranks=rank_heatmap, fig6_gain=gain,
-    fig7_critical_difference=critical_difference, fig8_curves=curves, table5_metrics=table5, table9_metrics_agree=table9,
+    fig7_critical_difference=critical_difference, fig8_curves=curves, table5_metrics=table5,
+    table9_metrics_agree=table9,
     table7_cost=table7,
     fig9_gallery=estimators, table8_estimators=estimator_table, fig10_atlas=atlas, fig11_seeds=seeds)
 _ONLY_OURS = ("fig1_samples", "fig8_curves", "table5_metrics", "table9_metrics_agree", "table7_cost")
@@ -138,13 +139,17 @@ def _best_said(st):
     return "Highest mean AUC: " + "; ".join(
         f"{label(s)} on {label(u)} ({m:.3f})" for s, u, m in best[["source", "target", "mean"]].to_numpy()) + "."
 
+# %% ../../nbs/figures/16_report.ipynb #72357a0e
 def _own_task(st):
     "how well the sources learned their own task: their best and their worst"
     t = table2(st).set_index("source")["test AUC"].astype(float)
     low, high = t.idxmin(), t.idxmax()
-    return (f"On the test part of their own tasks the sources reach AUCs from {t[low]:.3f} ({low}) to {t[high]:.3f} ({high}); 0.5 is guessing."
-            if low != high else f"On the test part of its own task {low} reaches an AUC of {t[low]:.3f}; 0.5 is guessing.")
+    return (f"On the test part of their own tasks the sources reach AUCs from {t[low]:.3f} ({low}) to {t[high]:.3f} "
+            f"({high}); 0.5 is guessing."
+            if low != high else f"On the test part of its own task {low} reaches an AUC of {t[low]:.3f}; 0.5 is "
+                                "guessing.")
 
+# %% ../../nbs/figures/16_report.ipynb #9a254f8a
 def _gains_said(st):
     each = gain_frame(st).query("source != 'mean of sources'")
     up, down = each[each.lo > 0], each[each.hi < 0]
@@ -152,13 +157,17 @@ def _gains_said(st):
     k = each.seed.nunique()
     return (f"Of {len(each)} differences from {per}{f' ({k} seeds side by side)' if k > 1 else ''}, {len(up)} "
             f"{'lies' if len(up) == 1 else 'lie'} above zero with their whole interval, {len(down)} below, and "
-            f"{len(each)-len(up)-len(down)} cannot be told from zero; after Holm's correction over the sources of a target "
+            f"{len(each)-len(up)-len(down)} cannot be told from zero; after Holm's correction over the sources of a "
+            "target "
             f"{int((each.p_holm < .05).sum())} can.")
 
+# %% ../../nbs/figures/16_report.ipynb #c3fbc706
 def _heat_said(st):
     d = auc_summary(st.fold_auc())
-    return heat_finding(d.assign(points_below_best=100*(d.groupby("target")["mean"].transform("max") - d["mean"]))) + "."
+    best = d.groupby("target")["mean"].transform("max")
+    return heat_finding(d.assign(points_below_best=100*(best - d["mean"]))) + "."
 
+# %% ../../nbs/figures/16_report.ipynb #34a52739
 def _distance_said(st):
     titles, t = measures(st), transfer_frame(st)
     printed = lambda m: f" (the text prints Spearman's ρ = {printed_rho(m)})" if st.of_authors else ""
@@ -172,26 +181,34 @@ def _distance_said(st):
                "differs between the targets." if t.target.nunique() > 1 else "")
     return "; ".join(cor) + f".{between}" + f" {observed(st)}".rstrip()
 
+# %% ../../nbs/figures/16_report.ipynb #258e9cea
 def _subsets_said(st):
     "how many pairs each correlation has, and which of them are in doubt"
     c = correlations(st)
     few, all_of = int(c.n.min()), int(c.n[c.pairs == "all"].max())
     doubt = " and without ImageNet, whose distances are STL-10's," if st.of_authors else ""
-    return (f"Pairs of one target are not independent of each other, so each correlation stands here for all {all_of} pairs{doubt} and for smaller "
-            f"choices, down to {counted(few, 'pair')}. Over all pairs it also holds what differs between the targets; whether distance says "
+    return ("Pairs of one target are not independent of each other, so each correlation stands here for all "
+            f"{all_of} pairs{doubt} and for smaller "
+            f"choices, down to {counted(few, 'pair')}. Over all pairs it also holds what differs between the "
+            "targets; whether distance says "
             "which source will transfer is told by the columns `within`.")
 
+# %% ../../nbs/figures/16_report.ipynb #143c5721
 def _cost_said(st):
     recs = [r for k in st.seeds for r in frames.load_all(st.profile, st.protocol, k)]
     s = st.of_seeds(frames.settings_frame)
     total = f"All {counted(len(s), 'run')} together took {s.wall_s.sum()/60:.0f} minutes."
     return f"{total} {fixed_cost_line(recs)}" if s.fixed_s.notna().any() else total
 
+# %% ../../nbs/figures/16_report.ipynb #8298b019
 # name -> what it shows, in words made from its numbers; empty where there is nothing to say
-_SAY = dict(table2_pretraining=_own_task, fig8_curves=lambda st: _still_falling(st), fig3_auc=_best_said, fig5_ranks=_heat_said,
-    fig6_gain=_gains_said, fig7_critical_difference=lambda st: rank_finding(rank_frame(st)) + ".", fig11_seeds=seeds_sentence,
+_SAY = dict(table2_pretraining=_own_task, fig8_curves=lambda st: _still_falling(st), fig3_auc=_best_said,
+            fig5_ranks=_heat_said,
+    fig6_gain=_gains_said, fig7_critical_difference=lambda st: rank_finding(rank_frame(st)) + ".",
+    fig11_seeds=seeds_sentence,
     table9_metrics_agree=metrics_sentence, fig4_distance=_distance_said, table6_correlations=_subsets_said,
-    fig9_gallery=lambda st: agreement_finding(agreement_of(st)) + ".", fig10_atlas=lambda st: map_finding(matrices_of(st)) + ".",
+    fig9_gallery=lambda st: agreement_finding(agreement_of(st)) + ".",
+    fig10_atlas=lambda st: map_finding(matrices_of(st)) + ".",
     table7_cost=_cost_said)
 
 @of_study
@@ -203,10 +220,13 @@ def sentences(
     can = lambda n: not why_not(st, n) and _recorded(st, n)
     return {n: said for n, say in _SAY.items() if (only is None or n in only) and can(n) and (said := say(st))}
 
+# %% ../../nbs/figures/16_report.ipynb #23e57a09
 def _recorded(st, name):
     "whether what a sentence needs lies in the records: of a study that is not finished the others are told"
-    if name not in ("fig4_distance", "table6_correlations", "fig9_gallery", "fig10_atlas", "table2_pretraining"): return True
-    try: {"table2_pretraining": table2, "fig10_atlas": matrices_of, "fig9_gallery": pairs_of}.get(name, transfer_frame)(st)
+    if name not in ("fig4_distance", "table6_correlations", "fig9_gallery", "fig10_atlas",
+                    "table2_pretraining"): return True
+    try: {"table2_pretraining": table2, "fig10_atlas": matrices_of, "fig9_gallery": pairs_of}.get(name,
+                                                                                                  transfer_frame)(st)
     except UserError: return False
     return True
 

@@ -66,6 +66,7 @@ def _seed_panel(ax, g, r, tone):
     ax.annotate(_line(r), (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", fontsize=6.8,
                 color=GREY, va="bottom")
 
+# %% ../../nbs/figures/10_seeds.ipynb #ef05953e
 @styled
 @of_study
 def seeds(
@@ -86,11 +87,14 @@ def seeds(
     rows = -(-len(targets)//cols)
     fig, axes = canvas(st, seeds_finding(r), (7.2, (.2*len(order) + 1.)*rows + .85), rows, cols,
         f"{len(d)} AUCs", sub="The AUC of every source with every seed",
-        more="Dots: seeds, each with other initial weights, pretrainings, data order and folds; black bars: means; lines: 95 % "
-             "interval of a mean, from the noise that all sources of a target share. Noise: of one AUC, without what a seed adds "
+        more="Dots: seeds, each with other initial weights, pretrainings, data order and folds; black bars: means; "
+             "lines: 95 % "
+             "interval of a mean, from the noise that all sources of a target share. Noise: of one AUC, without what "
+             "a seed adds "
              "to all sources. All sources equal: F test. Random initialisation is no candidate.", sharey=True)
     for ax, t in zip(axes.flat, targets):
-        _seed_panel(ax, d[d.target == t].pivot(index="source", columns="seed", values="auc").reindex(order), r.loc[t], tone)
+        _seed_panel(ax, d[d.target == t].pivot(index="source", columns="seed", values="auc").reindex(order), r.loc[t],
+                    tone)
         ax.set_title(label(t), pad=33)
         if "random" in order: ax.axhline(.5, color="#CCCCCC", lw=.7)
     for ax in axes.flat[len(targets):]: ax.set_axis_off()
@@ -117,8 +121,10 @@ def seeds_sentence(
     return (f"Of {r.attrs['note'].split(';')[0]}: chance moves one AUC by {100*a.sd:.1f} points (standard deviation). "
             "That all sources of a target are equal: "
             f"{', '.join(f'{p_text(p)} on {label(t)}' for t, p in r.p_sources[:-1].items())} (F test over seeds). "
-            f"Whoever takes the best source of one seed has the best of another in {100*a.top1:.0f} % of pairs of seeds and loses "
-            f"{a.regret:.1f} AUC points there; a source taken at random loses {a.regret_random:.1f}. The order of the sources repeats with a "
+            f"Whoever takes the best source of one seed has the best of another in {100*a.top1:.0f} % of pairs of "
+            "seeds and loses "
+            f"{a.regret:.1f} AUC points there; a source taken at random loses {a.regret_random:.1f}. The order of "
+            "the sources repeats with a "
             f"consistency of {a.icc:.2f} (ICC(3,1); 1: always the same, 0 or less: not at all)."
             + (f" Pretraining on the sources, as a mean, is worth {100*gain.mean():+.1f} points against random "
                f"initialisation ({', '.join(f'{100*v:+.1f}' for v in gain)} by target and seed)." if len(gain) else ""))

@@ -62,8 +62,10 @@ def provenance(
 )->str:
     "The line under every figure and table."
     where = where or st.where
-    return f"Profile {st.profile}, protocol {st.protocol}{_seeds_of(st, one_seed)}: {what + ' from ' if what else ''}{where}."
+    return (f"Profile {st.profile}, protocol {st.protocol}{_seeds_of(st, one_seed)}: "
+            f"{what + ' from ' if what else ''}{where}.")
 
+# %% ../../nbs/figures/00_style.ipynb #c537ca8e
 def _seeds_of(st, one):
     "which of a profile's seeds are shown, where it has several"
     p = PROFILES.get(st.profile)
@@ -72,6 +74,7 @@ def _seeds_of(st, one):
     return (f", seed {shown[0]} of {len(p.seeds)}" if len(shown) == 1
             else f", seeds {', '.join(map(str, shown))}" + (f" of {len(p.seeds)}" if len(shown) < len(p.seeds) else ""))
 
+# %% ../../nbs/figures/00_style.ipynb #b2f1d598
 @functools.cache
 def _shown():
     "A `Figure` that a notebook shows, although pyplot does not know it."
@@ -87,7 +90,8 @@ def _inches(line, size):
     "width of a line of bold letters; hinted ones are a little wider"
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
-    return 1.06*TextPath((0, 0), line, prop=FontProperties(family="DejaVu Sans", weight="bold", size=size)).get_extents().width/72
+    return 1.06*TextPath((0, 0), line, prop=FontProperties(family="DejaVu Sans", weight="bold",
+                                                           size=size)).get_extents().width/72
 
 def _fit(text, width, size):
     "`text` in lines that are no wider than `width` inches; its own line breaks stay"
@@ -121,7 +125,8 @@ def canvas(
     fig = _shown()(size, layout="constrained")
     fig.suptitle(title, x=.008, **(dict(y=1-.06/size[1], va="top") if head else {}), ha="left")
     if sub:
-        fig.text(.008, 1 - (.25 + beyond)/size[1], sub, va="top", fontsize=8, color=GREY, linespacing=1.2, gid="subtitle")
+        fig.text(.008, 1 - (.25 + beyond)/size[1], sub, va="top", fontsize=8, color=GREY, linespacing=1.2,
+                 gid="subtitle")
     # hinted letters are wider in small pictures
     line = textwrap.fill(f"{provenance(st, what, where, one_seed)} {more}".strip(), int(size[0]*19),
                          break_on_hyphens=False)
@@ -132,6 +137,7 @@ def canvas(
     if st.watermark: _mark(fig, st.watermark, size)
     return fig, fig.subplots(rows, cols, squeeze=False, **kw)
 
+# %% ../../nbs/figures/00_style.ipynb #0d5a3ada
 def _mark(fig, mark, size):
     "the mark of images that are not real: a tag in the corner, and large letters behind the panels"
     fig.text(.992, 1 - .045/size[1], mark.upper(), ha="right", va="top", fontsize=7.5, weight="bold",
@@ -157,10 +163,12 @@ def _settle(fig):
     fig.set_layout_engine("none")
     for ax, b in zip(fig.axes, where): ax.set_position(np.round(b, 6))
 
+# %% ../../nbs/figures/00_style.ipynb #50d50df7
 def write_csv(frame:pd.DataFrame, path:Path):
     with atomic(path) as tmp: frame.to_csv(tmp, index=False, float_format="%.10g", lineterminator="\n")
     return Path(path)
 
+# %% ../../nbs/figures/00_style.ipynb #723a5935
 @styled
 def save(
     fig,                    # matplotlib Figure
@@ -182,6 +190,7 @@ def _cell(v):
     if isinstance(v, (float, np.floating)): return f"{v:.3f}" if 1e-3 <= abs(v) < 1e3 and v % 1 else f"{v:,.4g}"
     return f"{v:,}" if isinstance(v, (int, np.integer)) and not isinstance(v, bool) else str(v)
 
+# %% ../../nbs/figures/00_style.ipynb #9dabf67f
 def markdown(
     frame:pd.DataFrame,   # a table
     line="",              # set under it
@@ -193,6 +202,7 @@ def markdown(
     out = [bar(map(str, frame.columns)), bar("---:" if r else "---" for r in right), *map(bar, rows)]
     return "\n".join(out) + (f"\n\n{line}" if line else "") + "\n"
 
+# %% ../../nbs/figures/00_style.ipynb #5df39146
 def save_table(
     frame:pd.DataFrame,  # a table
     profile:str,         # folder under figures/

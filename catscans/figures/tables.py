@@ -135,6 +135,7 @@ def table4(
     out.attrs["note"] = f"± standard deviation over {'seeds' if s.seeds.max() > 1 else 'folds'}."
     return out
 
+# %% ../../nbs/figures/07_tables.ipynb #a594cb27
 _METRICS = {"auc_ovr_weighted": "AUC weighted", "auc_ovr_weighted_as_trained": "AUC weighted, BatchNorm as trained",
             "auc_ovr_macro": "AUC macro", "average_precision_macro": "average precision macro",
             "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "brier": "Brier score"}
@@ -155,7 +156,7 @@ def table5(
 @of_study
 def metric_values(
     st:Study|str,  # what is shown; a profile's name stands for all of it
-)->pd.DataFrame: # target, source, a column for each key of `METRICS`; attrs["left_out"]: runs without usable predictions
+)->pd.DataFrame: # target, source, a column for each key of `METRICS`; attrs["left_out"]: runs that cannot be scored
     """Each pair under each metric, from the recorded predictions: mean over folds and seeds. `UserError` for the
     authors' record, which holds no predictions."""
     _need_records(st, "predictions")
@@ -163,24 +164,28 @@ def metric_values(
     for r in st.records():
         if r["source"] == "random": continue
         try: f = by_fold(store.predictions(r))
-        except UserError as e: lost.append(f"{label(r['source'])} on {label(r['target'])}, seed {r['seed']} ({str(e).split(':')[0]})")
+        except UserError as e: lost.append(f"{label(r['source'])} on {label(r['target'])}, seed {r['seed']} "
+                                           f"({str(e).split(':')[0]})")
         else: rows.append(f.assign(target=r["target"], source=r["source"]))
     d = pd.concat(rows) if rows else pd.DataFrame(columns=["target", "source", *METRICS])
     out = d.groupby(["target", "source"], sort=False)[list(METRICS)].mean().reset_index()
     out.attrs["left_out"] = lost
     return out
 
+# %% ../../nbs/figures/07_tables.ipynb #5b968464
 def _by_target(st, values):
     "label of a target -> sources x metrics"
-    return {label(t): g.set_index(g.source.map(label))[list(METRICS)] for t in st.targets if len(g := values[values.target == t])}
+    return {label(t): g.set_index(g.source.map(label))[list(METRICS)] for t in st.targets
+            if len(g := values[values.target == t])}
 
+# %% ../../nbs/figures/07_tables.ipynb #6a1303e8
 @of_study
 def table9(
     st:Study|str,  # what is shown; a profile's name stands for all of it
     values:pd.DataFrame|None=None,  # default: `metric_values`
 )->pd.DataFrame: # metrics, a column per target, mean, same best source; attrs["note"]
-    """Kendall's tau of the orders that two metrics give to the sources, per target and in the mean; empty where a metric
-    holds all sources equal. `UserError` for the authors' record, which holds no predictions."""
+    """Kendall's tau of the orders that two metrics give to the sources, per target and in the mean; empty where a
+    metric holds all sources equal. `UserError` for the authors' record, which holds no predictions."""
     values = metric_values(st) if values is None else values
     each = _by_target(st, values)
     tau = {t: orders_agree(g).set_index(["a", "b"]).kendall_tau for t, g in each.items()}
@@ -193,8 +198,10 @@ def table9(
     out.insert(0, "metrics", names)
     out["same best source"] = same
     lost = values.attrs.get("left_out", [])
-    out.attrs["note"] = ("Kendall's τ-b: 1 is the same order, 0 no relation, −1 the order turned round; an empty cell: a metric holds "
-                         "all sources equal. From the recorded predictions, mean over folds and seeds. The Brier score is an error: lower "
+    out.attrs["note"] = ("Kendall's τ-b: 1 is the same order, 0 no relation, −1 the order turned round; an empty "
+                         "cell: a metric holds "
+                         "all sources equal. From the recorded predictions, mean over folds and seeds. The Brier "
+                         "score is an error: lower "
                          "is better." + (f" Left out: {'; '.join(lost)}." if lost else ""))
     return out
 
@@ -211,17 +218,21 @@ def metrics_sentence(
         by = {}
         for m, s in best_sources(g).items(): by.setdefault(" and ".join(s), []).append(METRICS[m][0])
         said.append(f"On {t} all metrics name {next(iter(by))}" if len(by) == 1 else
-                    f"On {t} the best source changes with the metric: " + "; ".join(f"{s} by {listed(ms)}" for s, ms in by.items()))
+                    f"On {t} the best source changes with the metric: "
+                    + "; ".join(f"{s} by {listed(ms)}" for s, ms in by.items()))
     tau = table9(st, values).set_index("metrics")["mean"].dropna() if said else ()
-    return " ".join(f"{s}." for s in (*said, _tau_said(tau, len(each), min(len(g) for g in each.values())) if len(tau) else "") if s)
+    return " ".join(f"{s}." for s in (*said, _tau_said(tau, len(each), min(len(g) for g in each.values()))
+                                      if len(tau) else "") if s)
 
+# %% ../../nbs/figures/07_tables.ipynb #24aca78e
 def _tau_said(tau, targets, sources):
     "how far the orders agree, in the mean over targets"
     number, ahead = lambda v: f"{v:.2f}".replace("-", "−"), METRICS["auc_ovr_weighted"][0]
     beside = [f"{number(v)} with {k.split(', ')[1]}" for k, v in tau.items() if k.startswith(f"{ahead}, ")]
     where = "In the mean over targets the" if targets > 1 else "The"
     return ((f"{where} order of sources by {ahead} has Kendall's τ of {listed(beside)}; " if beside else "")
-            + f"the two metrics that agree least are {' and '.join(tau.idxmin().split(', '))} ({number(tau.min())}). With {sources} sources an "
+            + f"the two metrics that agree least are {' and '.join(tau.idxmin().split(', '))} ({number(tau.min())}). "
+              f"With {sources} sources an "
             f"exchange of two neighbours moves τ by {4/(sources*(sources - 1)):.2f}")
 
 # %% ../../nbs/figures/07_tables.ipynb #54601fc5

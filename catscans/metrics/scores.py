@@ -170,7 +170,8 @@ def summarise(
 
 # %% ../../nbs/metrics/01_scores.ipynb #050e9120
 # key of `summarise` -> name, and +1 where larger is better
-METRICS = dict(auc_ovr_weighted=("AUC weighted", 1), auc_ovr_macro=("AUC macro", 1), average_precision_macro=("average precision", 1),
+METRICS = dict(auc_ovr_weighted=("AUC weighted", 1), auc_ovr_macro=("AUC macro", 1),
+               average_precision_macro=("average precision", 1),
                balanced_accuracy=("balanced accuracy", 1), brier=("Brier score", -1))
 
 def by_fold(
@@ -180,7 +181,8 @@ def by_fold(
     import pandas as pd
     fold, y, p = (np.asarray(v) for v in (predictions.fold, predictions.y, predictions.p))
     scored = {int(k): summarise(y[fold == k], p[fold == k]) for k in np.unique(fold)}
-    return pd.DataFrame([dict(fold=k, **{m: s[m] for m in METRICS}) for k, s in scored.items()], columns=["fold", *METRICS])
+    return pd.DataFrame([dict(fold=k, **{m: s[m] for m in METRICS}) for k, s in scored.items()],
+                        columns=["fold", *METRICS])
 
 # %% ../../nbs/metrics/01_scores.ipynb #9aa982ac
 def orders_agree(
@@ -216,6 +218,7 @@ def _curves(y, p, classes, one):
     return pd.concat([pd.DataFrame(one(y == c, _ranking(p, c))).assign(**{"class": str(k), "n": n[c]})
                       for c, k in enumerate(classes) if n[c]], ignore_index=True)
 
+# %% ../../nbs/metrics/01_scores.ipynb #24c09df8
 def roc(
     y,            # (n,) class index
     p,            # (n, C) softmax scores
@@ -226,6 +229,7 @@ def roc(
     names = "false_positive_rate true_positive_rate threshold".split()
     return _curves(y, p, classes, lambda t, s: dict(zip(names, roc_curve(t, s))))
 
+# %% ../../nbs/metrics/01_scores.ipynb #70bd2214
 def precision_recall(
     y,            # (n,) class index
     p,            # (n, C) softmax scores

@@ -87,6 +87,7 @@ def complete(
     df = pd.DataFrame(rows, columns=["slug", "kind", "source", "target", "done"])
     return df if kind is None else df[df.kind == kind].reset_index(drop=True)
 
+# %% ../../nbs/records/03_frames.ipynb #3c6543f9
 def require(
     profile:str, protocol:str|None=None, kind:str|None=None,
     sources=None, targets=None, seeds=None,  # all as for `complete`
@@ -98,6 +99,7 @@ def require(
                         f"{', '.join(missing)}; do catscans run --profile {profile}{_parts_of(profile)}")
     return list(df.slug)
 
+# %% ../../nbs/records/03_frames.ipynb #f3ae480e
 def _parts_of(profile):
     names = " or ".join(n for n, *_ in get_profile(profile).parts)
     return names and f", or draw one part of it: catscans figures --profile {profile} --part {names}"

@@ -74,13 +74,16 @@ class Survey:
     def _keep_form(self):
         "questions other than the pilot's lie beside the answers, so that nobody takes these for answers to the pilot's"
         beside, pilot = self.path.parent/FORM, self.form == form_of()
-        there = form_of(beside) if beside.is_file() else form_of() if [*self.path.parent.glob("observer-*.csv")] else None
+        begun = [*self.path.parent.glob("observer-*.csv")]
+        there = form_of(beside) if beside.is_file() else form_of() if begun else None
         if there is not None and there != self.form:
-            raise UserError(f"{self.path.parent} holds answers to other questions ({', '.join(there)}); choose another folder for this form")
+            raise UserError(f"{self.path.parent} holds answers to other questions ({', '.join(there)}); choose "
+                            "another folder for this form")
         if pilot or there is not None: return
         beside.parent.mkdir(parents=True, exist_ok=True)
         with atomic(beside) as tmp, open(tmp, "w", newline="", encoding="utf-8") as f:
-            csv.writer(f, lineterminator="\n").writerows([("key", "question", "answers"), *((k, p.question, "|".join(p.answers)) for k, p in self.form.items())])
+            rows = [(k, p.question, "|".join(p.answers)) for k, p in self.form.items()]
+            csv.writer(f, lineterminator="\n").writerows([("key", "question", "answers"), *rows])
 
     def _read(self): return self.path.read_bytes() if self.path.exists() else None
     @property

@@ -25,7 +25,9 @@ class Property:
     answers:tuple   # allowed answers; the first of tied ones wins a vote
     pilot:str = field(default="", compare=False)  # column of the authors' pilot questionnaire
 
-_COPY = ("copy its six questions from the paper into a CSV with the columns key, question and answers (separated by |), "
+# %% ../../nbs/similarity/00_experts.ipynb #8c589977
+_COPY = ("copy its six questions from the paper into a CSV with the columns key, question and answers (separated by "
+         "|), "
          "and give the path of that file as form")
 
 def _properties(rows, where):
@@ -34,16 +36,19 @@ def _properties(rows, where):
     out = {}
     for r in rows:
         if missing := [c for c in need if not (r.get(c) or "").strip()]:
-            raise UserError(f"{where}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing in {dict(r)}; a form has the "
+            raise UserError(f"{where}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing in "
+                            f"{dict(r)}; a form has the "
                             f"columns {', '.join(need)}")
         answers = tuple(a.strip() for a in r["answers"].split("|"))
         if r["key"] in out or len(answers) < 2 or "" in answers or len(set(answers)) < len(answers):
-            raise UserError(f"{where}: received key {r['key']!r} with answers {r['answers']!r}; each key stands once and has two or more "
+            raise UserError(f"{where}: received key {r['key']!r} with answers {r['answers']!r}; each key stands once "
+                            "and has two or more "
                             "different answers, separated by |")
         out[r["key"]] = Property(r["question"], answers, r.get("pilot") or "")
     if not out: raise UserError(f"{where}: a form needs at least one question")
     return out
 
+# %% ../../nbs/similarity/00_experts.ipynb #d51bb342
 def form_of(
     form="pilot",  # "pilot", or a CSV with the columns key, question and answers; what it gave before is given back
 )->dict: # key -> Property
@@ -53,13 +58,16 @@ def form_of(
     if isinstance(form, str) and form in ("pilot", "paper"):
         text = (files("catscans")/"data"/"experts_forms.csv").read_text(encoding="utf-8")
         rows = [r for r in csv.DictReader(l for l in text.splitlines() if not l.startswith("#")) if r["form"] == form]
-        if not rows: raise UserError(f"form {form!r}: the wording of section IV.B is not in the authors' record; {_COPY}")
+        if not rows: raise UserError(f"form {form!r}: the wording of section IV.B is not in the authors' record; "
+                                     f"{_COPY}")
         return _properties(rows, f"form {form}")
     path = Path(form).expanduser()
-    if not path.is_file(): raise UserError(f"form: received {str(form)!r}, allowed are pilot, paper or the path of a CSV; for the paper's, {_COPY}")
+    if not path.is_file(): raise UserError(f"form: received {str(form)!r}, allowed are pilot, paper or the path of a "
+                                           f"CSV; for the paper's, {_COPY}")
     lines = [l for l in path.read_text(encoding="utf-8-sig").splitlines() if l.strip() and not l.startswith("#")]
     return _properties(csv.DictReader(lines), str(path))
 
+# %% ../../nbs/similarity/00_experts.ipynb #f01ed4ec
 PROPERTIES = form_of()     # the form of the answers that come with the package
 OBSERVERS, IMAGES = 5, 9   # section IV.B
 
@@ -84,10 +92,12 @@ def asked(answers:pd.DataFrame)->dict:
     "The form that answers or votes belong to, as they remember it: that of the package where they do not."
     return answers.attrs.get("form", PROPERTIES)
 
+# %% ../../nbs/similarity/00_experts.ipynb #520dd96a
 def _remember(frame, form):
     frame.attrs["form"] = form
     return frame
 
+# %% ../../nbs/similarity/00_experts.ipynb #18ed6cb1
 def check_answers(
     answers:pd.DataFrame,   # dataset, observer, property, answer; `by`, where it is no person who answered
     where:str="answers",    # how to call them in a message
@@ -124,6 +134,7 @@ def _table(path):
     return (t.assign(observer=t.observer.astype(int))
             if "observer" in t and t.observer.str.fullmatch(r"\d+").all() else t)
 
+# %% ../../nbs/similarity/00_experts.ipynb #940e6d96
 FORM = "form.csv"   # beside answers to other questions than the pilot's
 
 def read_answers(
@@ -139,7 +150,8 @@ def read_answers(
     if path.is_dir():
         if not (files := sorted(path.glob("observer-*.csv"))):
             raise UserError(f"no answers in {path}: it holds no file observer-1.csv, observer-2.csv, ...")
-        return check_answers(pd.concat([read_answers(f, gaps, form) for f in files], ignore_index=True), str(path), gaps, form)
+        return check_answers(pd.concat([read_answers(f, gaps, form) for f in files], ignore_index=True), str(path),
+                             gaps, form)
     if not path.exists(): raise UserError(f"no answers at {path}")
     try: got = _table(path)
     except (ValueError, OSError, csv.Error) as e:
@@ -173,7 +185,8 @@ def agreement(
     answers:pd.DataFrame,  # as from `check_answers`
 )->pd.Series: # property -> mean majority share over datasets
     "Share of observers who gave the majority's answer."
-    return majority_vote(answers).groupby("property").share.mean().reindex(list(asked(answers))).rename("majority share")
+    share = majority_vote(answers).groupby("property").share.mean()
+    return share.reindex(list(asked(answers))).rename("majority share")
 
 # %% ../../nbs/similarity/00_experts.ipynb #e6fc7fd5
 def hamming(
@@ -214,6 +227,7 @@ def _toy_answers(names):
     return pd.DataFrame([dict(dataset=n, observer=o, property=p, answer=toy.expert_answers(n, o)[p]) for n in names
                          for o in range(1, OBSERVERS+1) for p in PROPERTIES])
 
+# %% ../../nbs/similarity/00_experts.ipynb #35aa188d
 def answers_for(
     names,                      # dataset names
     path:str|Path|None=None,    # a file or folder of answers that goes before the package's own
@@ -232,6 +246,8 @@ def answers_for(
     if missing := [n for n in names if n not in found]:
         raise UserError(f"no expert answers for {', '.join(missing)}: the students' answers are not public; give a CSV "
                         f"with the columns {', '.join(COLUMNS)}"
-                        + ("" if form == PROPERTIES else ", of the same form: the package's answers are to the pilot's questions"))
+                        + ("" if form == PROPERTIES
+                           else ", of the same form: the package's answers are to the pilot's questions"))
     out = check_answers(pd.concat(parts, ignore_index=True), form=form)
-    return _remember(out.sort_values("dataset", key=lambda s: s.map(names.index), kind="stable", ignore_index=True), form)
+    return _remember(out.sort_values("dataset", key=lambda s: s.map(names.index), kind="stable", ignore_index=True),
+                     form)
