@@ -2925,6 +2925,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'catscans/transfer/level.py'),
                                          'catscans.transfer.level._auc': ('transfer/level.html#_auc', 'catscans/transfer/level.py'),
                                          'catscans.transfer.level._between': ('transfer/level.html#_between', 'catscans/transfer/level.py'),
+                                         'catscans.transfer.level._counted': ('transfer/level.html#_counted', 'catscans/transfer/level.py'),
                                          'catscans.transfer.level._discriminant': ( 'transfer/level.html#_discriminant',
                                                                                     'catscans/transfer/level.py'),
                                          'catscans.transfer.level._error': ('transfer/level.html#_error', 'catscans/transfer/level.py'),

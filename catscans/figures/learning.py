@@ -16,8 +16,8 @@ from .style import canvas, colour, legend, style
 def _said(f, metric):
     "a `transfer.curves.finding` in two lines"
     name = metric.removesuffix("_ovr_weighted").replace("_", " ").replace("auc", "AUC")
-    return (f"With {f['n_train']:.0f} images {f['k']} folds {'tell' if f['told'] else 'cannot tell'} {label(f['source'])}\n"
-            f"({name} {f['mean']:.2f}) from random initialisation ({f['baseline']:.2f})")
+    return (f"With {f['n_train']:.0f} images {f['k']} folds {'tell' if f['told'] else 'cannot tell'} "
+            f"{label(f['source'])}\n({name} {f['mean']:.2f}) from random initialisation ({f['baseline']:.2f})")
 
 # %% ../../nbs/figures/05_learning.ipynb #b8c1b544
 def draw(
@@ -26,8 +26,8 @@ def draw(
     profile="toy",  # whose images they are, for the line under the figure
     metric="auc_ovr_weighted",
 ):  # matplotlib Figure
-    """AUC against the number of training images on a logarithmic axis: means over folds and their intervals. The title is
-    what `transfer.curves.finding` says.
+    """AUC against the number of training images on a logarithmic axis: means over folds and their intervals. The title
+    is what `transfer.curves.finding` says.
     `UserError` for several targets."""
     import matplotlib as mpl
     from matplotlib.lines import Line2D

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['LOOKS', 'folds', 'families']
 
-# %% ../../nbs/figures/17_level.ipynb #654c5ea2
-import numpy as np
+# %% ../../nbs/figures/17_level.ipynb #6bc78380
 from ..records.view import Study
 from ..transfer.level import BAND, inside
 from .style import PALETTE, canvas, legend, styled
 
-# %% ../../nbs/figures/17_level.ipynb #8403ae85
+# %% ../../nbs/figures/17_level.ipynb #2bc14789
 LOOKS = {  # test of `transfer.level.TESTS` -> words, colour, marker
     "paired t": ("paired t-test, no correction", PALETTE[2], "s"),
     "corrected, capped sizes": ("corrected, sizes of the training part", PALETTE[3], "v"),
@@ -33,10 +32,12 @@ def _rows(frame):
 def _title(f):
     "what the rows say of the calibrated test, and of the one with the sizes of a capped part"
     c, low = inside(f), f[(f.test == "corrected, capped sizes") & f.capped].power
-    most = "" if low.isna().all() else f";\nwith the sizes of a capped part a better source is found in {low.median():.0%} of studies"
-    return f"The calibrated test has a level of {BAND[0]:g} to {BAND[1]:g} in {c['inside']} of {c['settings']} settings{most}"
+    most = "" if low.isna().all() else (
+        f";\nwith the sizes of a capped part a better source is found in {low.median():.0%} of studies")
+    return (f"The calibrated test has a level of {BAND[0]:g} to {BAND[1]:g} in {c['inside']} of "
+            f"{c['settings']} settings{most}")
 
-# %% ../../nbs/figures/17_level.ipynb #c3382c3e
+# %% ../../nbs/figures/17_level.ipynb #1f73b467
 def _panel(ax, f, value, right):
     "dots of one value, one colour a test, with two standard errors"
     for i, (test, (_, color, marker)) in enumerate(LOOKS.items()):
@@ -49,6 +50,7 @@ def _panel(ax, f, value, right):
     ax.grid(axis="x")
     ax.tick_params(axis="y", length=0)
 
+# %% ../../nbs/figures/17_level.ipynb #370df551
 @styled
 def folds(
     frame,  # of `transfer.level.long_table`
@@ -58,9 +60,9 @@ def folds(
     from matplotlib.lines import Line2D
     f, labels = _rows(frame)
     fig, [axes] = canvas(_study(), _title(f), (7.2, 2. + .34*len(labels)), 1, 4, f"{len(labels)} worlds and models",
-        "Dots: share of simulated studies, with two standard errors. Level: two equally good sources are told apart, at "
-        f"0.05 (line) and {BAND[0]:g} to {BAND[1]:g} (grey). Power: a better source is told from the others. Capped: every "
-        "training part is cut to 300 images, or to the number given.", where, sharey=True)
+        "Dots: share of simulated studies, with two standard errors. Level: two equally good sources are told apart, "
+        f"at 0.05 (line) and {BAND[0]:g} to {BAND[1]:g} (grey). Power: a better source is told from the others. "
+        "Capped: every training part is cut to 300 images, or to the number given.", where, sharey=True)
     for ax, (value, capped) in zip(axes, ((v, c) for v in ("level", "power") for c in (False, True))):
         d = f[f.capped == capped]
         _panel(ax, d, value, 1.08*max((f[value] + 2*f[f"{value}_error"]).max(), .1))
@@ -75,7 +77,7 @@ def folds(
     fig.frame = f.drop(columns=["row", "capped", "label"])
     return fig
 
-# %% ../../nbs/figures/17_level.ipynb #6c4341b2
+# %% ../../nbs/figures/17_level.ipynb #865fa8cd
 _WAYS = {"bootstrap of families": (PALETTE[2], "s"), "Student's t": (PALETTE[1], "D"), "sign flips": (PALETTE[0], "o")}
 
 def _coverage_title(frame):
@@ -84,7 +86,8 @@ def _coverage_title(frame):
     least = frame[(frame.families == frame.families.min()) & (frame["shape"] == shape)]
     share = least.set_index("interval").coverage
     said = ", ".join(f"{n.removesuffix(' of families')} {share[n]:.0%}" for n in _WAYS)
-    return f"How often 95 % intervals over {frame.families.min()} families hold the truth ({shape} differences):\n{said}"
+    k = frame.families.min()
+    return f"How often 95 % intervals over {k} families hold the truth ({shape} differences):\n{said}"
 
 @styled
 def families(
@@ -96,8 +99,8 @@ def families(
     shapes, counts = list(frame["shape"].unique()), sorted(frame.families.unique())
     fig, [axes] = canvas(_study(), _coverage_title(frame), (7.2, 3.2), 1, len(shapes),
         f"{int(frame.studies.max()):,} studies a dot",
-        "Dots: share of intervals that hold the true mean, with two standard errors; the line is at 95 %. One difference a "
-        "family, drawn from the distribution above the panel.", where, sharey=True)
+        "Dots: share of intervals that hold the true mean, with two standard errors; the line is at 95 %. One difference "
+        "a family, drawn from the distribution above the panel.", where, sharey=True)
     for ax, shape in zip(axes, shapes):
         ax.axhline(.95, color="#333333", lw=.8)
         for i, (name, (color, marker)) in enumerate(_WAYS.items()):

@@ -46,7 +46,8 @@ def fold_ratio(
     cannot be made of whole cross-validations."""
     folds = k if folds is None else folds
     if folds < 2 or k % folds:
-        raise UserError(f"folds: received {k} in all and {folds} of one cross-validation; give at least 2, and k a multiple of them")
+        raise UserError(f"folds: received {k} in all and {folds} of one cross-validation; "
+                        "give at least 2, and k a multiple of them")
     return (THIRD if folds == k else 1)/(folds - 1)
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #6f21401c
@@ -197,7 +198,7 @@ def holm(
 def pairwise_tests(
     frame,                    # tidy frame: source, target, fold, value
     target=None,              # one target; default: each of the frame, Holm within each
-    n_train=None,             # as in `corrected_t_test`; default: `fold_ratio`, with the frame's `folds` where it has them
+    n_train=None,             # as in `corrected_t_test`; default: `fold_ratio`, with the frame's `folds` if there
     n_test=None,
     value="auc_ovr_weighted", # column
     level=.95,
@@ -260,5 +261,6 @@ def told_from_zero(
     g = gains[gains.source != "mean of sources"]
     count = lambda k: f"{k} {'is' if k == 1 else 'are'}" if k else "none is"
     told, after = int(((g.lo > 0) | (g.hi < 0)).sum()), int((g.p_holm <= .05).sum())
-    return (f"of {len(g)} differences from {baseline}, {g.mean_difference.min():.3f} to {g.mean_difference.max():.3f} AUC, "
-            f"{count(told)} told from zero" + (f" and {after or 'none'} after correction for their number" if told else ""))
+    return (f"of {len(g)} differences from {baseline}, {g.mean_difference.min():.3f} to {g.mean_difference.max():.3f} "
+            f"AUC, {count(told)} told from zero"
+            + (f" and {after or 'none'} after correction for their number" if told else ""))

@@ -27,7 +27,8 @@ def _student(v):
 
 def _flips(v):
     r = sign_flips(v, np.arange(len(v)))
-    return (-math.inf, math.inf) if r["lo"] is None else (r["lo"], r["hi"])     # below six families none is short enough
+    # below six families none is short enough
+    return (-math.inf, math.inf) if r["lo"] is None else (r["lo"], r["hi"])
 
 INTERVALS = {  # name -> f(one difference per family) -> lower, upper of nominally 95 %
     "bootstrap of families": lambda v: bootstrap_interval(v, n_boot=1000)[:2],

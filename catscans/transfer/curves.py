@@ -157,9 +157,9 @@ def finding(
     frame,                     # from `learning_curve`, of one target and several sources
     metric="auc_ovr_weighted", # column
     baseline="random",         # source that the others are compared with
-)->dict: # n_train, source (the best but the baseline), mean, baseline (their means), difference, lo, hi, k, told (from zero)
-    """The best source against the baseline at the smallest share, by `corrected_t_test`. `UserError` where one of them is
-    missing or has fewer than two folds."""
+)->dict: # n_train, source (the best but the baseline), mean, baseline (its mean), difference, lo, hi, k, told (from 0)
+    """The best source against the baseline at the smallest share, by `corrected_t_test`. `UserError` where one of them
+    is missing or has fewer than two folds."""
     least = frame[frame.share == frame.share.min()]
     wide = least.pivot(index="fold", columns="source", values=metric)
     if baseline not in wide or wide.shape[1] < 2:

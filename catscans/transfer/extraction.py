@@ -58,7 +58,7 @@ def classify(
     repeats:int=1,             # of the whole cross-validation, with other folds
     seed:int=1,
     max_train:int|None=None,   # training images per fold cut to this many
-)->list:  # per fold: fold, folds (of one cross-validation), n_train, n_test, sibling_share (None: groups unknown) and the metrics of `summarise`
+)->list:  # per fold: fold, folds (of one cross-validation), n_train, n_test, sibling_share (None: unknown), metrics
     """Cross-validated metrics of a classifier on frozen features. Repeated folds are numbered through.
     `UserError` where features and images differ in number."""
     make = CLASSIFIERS[choose("classifier", classifier, CLASSIFIERS)]
@@ -73,7 +73,8 @@ def classify(
             p = np.zeros((len(f.test), len(images.classes)))
             p[:, m.classes_] = m.predict_proba(features[f.test])
             share = float(has_sibling(f, images.groups).mean()) if images.groups is not None else None
-            out.append(dict(fold=r*folds+i+1, folds=folds, n_train=len(f.train), n_test=len(f.test), sibling_share=share)
+            out.append(dict(fold=r*folds+i+1, folds=folds, n_train=len(f.train), n_test=len(f.test),
+                            sibling_share=share)
                        | summarise(images.y[f.test], p, images.classes))
     return out
 

@@ -7,8 +7,8 @@ __all__ = ['MODELS', 'EQUAL', 'TESTS', 'WORLDS', 'SETTINGS', 'BAND', 'World', 'g
            'rejects', 'needed', 'smooth_level', 'level_and_power', 'Setting', 'long_table', 'setting_name', 'inside',
            'calibration', 'answer']
 
-# %% ../../nbs/transfer/05_level.ipynb #229302ff
-from dataclasses import dataclass, field, replace
+# %% ../../nbs/transfer/05_level.ipynb #ae45c2d0
+from dataclasses import dataclass, replace
 from typing import Callable
 import math
 import numpy as np
@@ -18,7 +18,7 @@ from ..datasets.loading import load
 from ..datasets.splits import cap as cap_training
 from ..datasets.splits import make_splits
 
-# %% ../../nbs/transfer/05_level.ipynb #9d1f1b78
+# %% ../../nbs/transfer/05_level.ipynb #ab1d2879
 @dataclass(frozen=True)
 class World:
     "Classes and patients of n images, and what a source sees of them: sources of one gain are equally good."
@@ -45,7 +45,7 @@ def gaussian_world(
         return step*np.float32(gain) + own*np.float32(math.sqrt(1-alike)) + shared[groups]*np.float32(math.sqrt(alike))
     return World(y, groups, see)
 
-# %% ../../nbs/transfer/05_level.ipynb #35d2b5e6
+# %% ../../nbs/transfer/05_level.ipynb #e66e3a98
 def pixel_world(
     x,                  # (n, ...) pixel values of n images, any unit
     y,                  # (n,) class: the most frequent against all others
@@ -57,19 +57,20 @@ def pixel_world(
     "Real images through the noise of a source. `UserError` where images, classes and patients differ in number."
     from sklearn.decomposition import PCA
     if not len(x) == len(y) == len(groups):
-        raise UserError(f"received {len(x)} images, {len(y)} classes and {len(groups)} patients: give one of each per image")
+        raise UserError(f"received {len(x)} images, {len(y)} classes and {len(groups)} patients: "
+                        "give one of each per image")
     of = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
     keep = np.argsort(np.random.default_rng(0).permutation(of.max()+1)[of], kind="stable")[:most]
     kind, patient = (np.unique(v, return_inverse=True)[1] for v in (y, of[keep]))
-    z = PCA(d, whiten=True, svd_solver="randomized", random_state=0).fit_transform(np.reshape(x, (len(x), -1))[keep]/255)
-    z = z.astype(np.float32)
+    rows = np.reshape(x, (len(x), -1))[keep]/255
+    z = PCA(d, whiten=True, svd_solver="randomized", random_state=0).fit_transform(rows).astype(np.float32)
     def see(rng, gain=1.):
         turn = np.linalg.qr(rng.standard_normal((d, d)))[0].astype(np.float32)
         own, shared = (rng.standard_normal((m, d), dtype=np.float32) for m in (len(z), patient.max()+1))
         return z @ turn + np.float32(noise/gain*math.sqrt(.5))*(own + shared[patient])
     return World((kind == np.bincount(kind).argmax())[keep].astype(int), patient, see)
 
-# %% ../../nbs/transfer/05_level.ipynb #e20f609a
+# %% ../../nbs/transfer/05_level.ipynb #64924e2c
 def _discriminant(x, y, new, start):
     x, y = x - x.mean(0), y - y.mean()
     return new @ np.linalg.solve(x.T @ x + 1e-6*np.eye(x.shape[1]), x.T @ y)
@@ -91,8 +92,9 @@ def _network(x, y, new, start):
         m = MLPClassifier((16,), solver="lbfgs", max_iter=15, alpha=1., random_state=start).fit(x, y)
     return m.predict_proba(new)[:, 1]
 
+# name -> f(features (n, d), classes (n,), features to score (m, d), seed) -> (m,) scores
 MODELS = {"linear discriminant": _discriminant, "logistic regression": _logistic, "15 nearest neighbours": _neighbours,
-          "small network": _network}   # name -> f(features (n, d), classes (n,), features to score (m, d), seed) -> (m,) scores
+          "small network": _network}
 
 def _auc(score, y):
     "of one class against the other; ties count half"
@@ -100,7 +102,7 @@ def _auc(score, y):
     one = int(y.sum())
     return (rankdata(score)[y == 1].sum() - one*(one+1)/2)/(one*(len(y)-one))
 
-# %% ../../nbs/transfer/05_level.ipynb #935a6b8e
+# %% ../../nbs/transfer/05_level.ipynb #7aceeff4
 def cut(
     world:World,
     caps=(None, 300),  # images that a fold trains on; None: all that are not held out
@@ -113,12 +115,11 @@ def cut(
     for c in range(cuts):
         seeds = range(c*repeats, (c+1)*repeats)
         whole = [(s, i, f) for s in seeds for i, f in enumerate(make_splits(world.y, world.groups, "grouped", k, s))]
-        capped = lambda m: [f if m is None else replace(f, train=cap_training(f.train, world.y, m, seed_for("cap", s, i)))
-                            for s, i, f in whole]
-        out.append([capped(m) for m in caps])
+        capped = lambda f, m, s, i: cap_training(f.train, world.y, m, seed_for("cap", s, i))
+        out.append([[f if m is None else replace(f, train=capped(f, m, s, i)) for s, i, f in whole] for m in caps])
     return out
 
-# %% ../../nbs/transfer/05_level.ipynb #bc8d76e1
+# %% ../../nbs/transfer/05_level.ipynb #338435d2
 EQUAL = 4   # sources of a simulated study that are equally good
 
 def simulate(
@@ -132,13 +133,15 @@ def simulate(
     "The AUC of every fold of every source."
     train, rng = MODELS[choose("model", model, MODELS)], np.random.default_rng(seed)
     gains = [1.]*EQUAL + ([gain] if gain != 1 else [])
-    def score(x, f): return _auc(train(x[f.train], world.y[f.train], x[f.test], int(rng.integers(2**31))), world.y[f.test])
+    def score(x, f):
+        start = int(rng.integers(2**31))
+        return _auc(train(x[f.train], world.y[f.train], x[f.test], start), world.y[f.test])
     def study(parts):
         seen = (world.see(rng, g) for g in gains)
         return [[[score(x, f) for f in of_cap] for of_cap in parts] for x in seen]
     return np.array([study(folds[i % len(folds)]) for i in range(replicates)])
 
-# %% ../../nbs/transfer/05_level.ipynb #ad2a7387
+# %% ../../nbs/transfer/05_level.ipynb #7e257865
 TESTS = {  # name -> f(folds of one cross-validation, all folds, images, images of a training part) -> ratio
     "paired t": lambda folds, k, n, train: 0.,
     "corrected, capped sizes": lambda folds, k, n, train: n/folds/train,
@@ -146,6 +149,7 @@ TESTS = {  # name -> f(folds of one cross-validation, all folds, images, images 
     "calibrated": lambda folds, k, n, train: fold_ratio(k, folds),
 }
 
+# %% ../../nbs/transfer/05_level.ipynb #668ecf63
 def rejects(
     d,            # (..., k) differences per fold
     ratio:float,  # in the place of n_test/n_train
@@ -172,38 +176,49 @@ def smooth_level(
     from scipy.stats import t
     return float(2*t.sf(t.ppf(1-alpha/2, k-1)*math.sqrt((1/k + ratio)/max(1/k + right, .1/k)), k-1))
 
-# %% ../../nbs/transfer/05_level.ipynb #d7e82084
-def _between(v): return np.stack([v[:, i] - v[:, j] for i in range(EQUAL) for j in range(i)], 1)   # (studies, pairs, k)
-def _error(x): return float(x.mean(-1).std(ddof=1)/math.sqrt(len(x)))                              # over studies
+# %% ../../nbs/transfer/05_level.ipynb #02654165
+def _between(v):
+    "differences of all pairs of equal sources: (studies, pairs, k)"
+    return np.stack([v[:, i] - v[:, j] for i in range(EQUAL) for j in range(i)], 1)
 
+def _error(x):
+    "standard error over studies: the pairs of one study hang together"
+    return float(x.mean(-1).std(ddof=1)/math.sqrt(len(x)))
+
+def _counted(equal, better, ratio):
+    "level and, where there is a better source, power of one test, each with its error"
+    hit = rejects(equal, ratio)
+    out = dict(level=hit.mean(), level_error=_error(hit))
+    if better is None: return out
+    found = rejects(better, ratio) & (better.mean(-1) > 0)
+    return out | dict(power=found.mean(), power_error=_error(found), better=better.mean())
+
+# %% ../../nbs/transfer/05_level.ipynb #f161155d
 def level_and_power(
-    v,            # (studies, sources, caps, k) of `simulate`
-    n:int,        # images
-    caps=(None, 300),  # of `cut`
+    v,                   # (studies, sources, caps, k) of `simulate`
+    n:int,               # images
+    caps=(None, 300),    # of `cut`
     folds:int|None=None, # of one cross-validation; default: k
     n_boot:int=200,      # resamples of studies, for the error of `smooth`
-): # DataFrame: cap, test, ratio, level, level_error, smooth, smooth_error, power, power_error, better (AUC), auc, needed, studies
+): # DataFrame: cap, test, ratio, smooth, level, power (each with ..._error), better (AUC), auc, needed, studies
     "How often each test tells equal sources apart, and a better one from them; a row for every cap and test."
     import pandas as pd
-    k, rows, rng = v.shape[-1], [], np.random.default_rng(0)
+    k, rows = v.shape[-1], []
     folds = folds or k
-    draws = rng.integers(0, len(v), (n_boot, len(v)))
+    draws = np.random.default_rng(0).integers(0, len(v), (n_boot, len(v)))
     for c, m in enumerate(caps):
         equal, train = _between(v[:, :, c]), min(m or n, n*(folds-1)/folds)
         better = v[:, EQUAL:, c] - v[:, :EQUAL, c] if v.shape[1] > EQUAL else None
         right, boot = needed(equal), [needed(equal[i]) for i in draws]
         for test, f in TESTS.items():
             ratio = f(folds, k, n, train)
-            hit = rejects(equal, ratio)
-            row = dict(cap=m, test=test, ratio=ratio, level=hit.mean(), level_error=_error(hit),
-                       smooth=smooth_level(right, ratio, k), smooth_error=np.std([smooth_level(b, ratio, k) for b in boot]))
-            if better is not None:
-                found = rejects(better, ratio) & (better.mean(-1) > 0)
-                row |= dict(power=found.mean(), power_error=_error(found), better=better.mean())
-            rows.append(row | dict(auc=v[:, :EQUAL, c].mean(), needed=right, studies=len(v)))
+            error = np.std([smooth_level(b, ratio, k) for b in boot])
+            rows.append(dict(cap=m, test=test, ratio=ratio, smooth=smooth_level(right, ratio, k), smooth_error=error)
+                        | _counted(equal, better, ratio)
+                        | dict(auc=v[:, :EQUAL, c].mean(), needed=right, studies=len(v)))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/transfer/05_level.ipynb #c6d2985d
+# %% ../../nbs/transfer/05_level.ipynb #5d9bc852
 @dataclass(frozen=True)
 class Setting:
     "One simulation of the long table."
@@ -241,9 +256,11 @@ SETTINGS = (
     Setting("skin lesions", "15 nearest neighbours", 400, 1.3),
     Setting("normal features", k=3), Setting("normal features", k=10, replicates=600),
     Setting("normal features", repeats=4, replicates=400),
-    Setting("1,000 chest X-rays", "logistic regression", 600), Setting("1,000 chest X-rays", "15 nearest neighbours", 400),
+    Setting("1,000 chest X-rays", "logistic regression", 600),
+    Setting("1,000 chest X-rays", "15 nearest neighbours", 400),
 )
 
+# %% ../../nbs/transfer/05_level.ipynb #73286343
 def long_table(
     settings=SETTINGS,
     show=None,          # called with a line per setting
@@ -260,7 +277,7 @@ def long_table(
     first = ["world", "model", "images", "folds", "repeats"]
     return pd.concat(out, ignore_index=True)[[*first, *(c for c in out[0] if c not in first)]]
 
-# %% ../../nbs/transfer/05_level.ipynb #07f62447
+# %% ../../nbs/transfer/05_level.ipynb #aad269ee
 BAND = (.03, .06)   # levels that are taken for 5 %
 
 def _five(frame, test="calibrated"):
@@ -272,7 +289,8 @@ def setting_name(
 )->str:
     "A setting in words."
     cap = "all training images" if r.cap != r.cap else f"capped at {int(r.cap):,}"
-    folds = f", {int(r.repeats)} x {int(r.folds)} folds" if r.repeats > 1 else f", {int(r.folds)} folds" if r.folds != 5 else ""
+    folds = f", {int(r.repeats)} x {int(r.folds)} folds" if r.repeats > 1 else f", {int(r.folds)} folds"
+    if (r.repeats, r.folds) == (1, 5): folds = ""
     return f"{r.world}, {r.model}, {cap}{folds}"
 
 def inside(
@@ -285,6 +303,7 @@ def inside(
     return dict(settings=len(f), inside=int(ok.sum()), lowest=float(f.level.min()), highest=float(f.level.max()),
                 outside={setting_name(r): float(r.level) for r in f[~ok].itertuples()})
 
+# %% ../../nbs/transfer/05_level.ipynb #48ab7fa2
 def calibration(
     frame,  # of `long_table`
 )->str:
@@ -292,7 +311,8 @@ def calibration(
     c = inside(frame)
     within = _five(frame).level[lambda v: v.between(*BAND)]
     odd = "; ".join(f"{n}: {v:.3f}" for n, v in c["outside"].items())
-    return (f"its level is {within.min():.3f} to {within.max():.3f} in {c['inside']} of {c['settings']} settings of five folds"
+    return (f"its level is {within.min():.3f} to {within.max():.3f} in {c['inside']} of {c['settings']} "
+            "settings of five folds"
             + (f" ({odd})" if odd else ""))
 
 def answer(
@@ -301,6 +321,6 @@ def answer(
     "Can five folds tell two sources apart? In a sentence."
     f = _five(frame).dropna(subset="power")
     often = "Seldom" if f.power.median() < .5 else "Often, not always" if f.power.median() < .8 else "Mostly"
-    return (f"{often}: where one source is better by {f.better.min():.3f} to {f.better.max():.3f} AUC, the calibrated test of "
-            f"five folds tells it apart in {f.power.min():.0%} to {f.power.max():.0%} of simulated studies, and two that are "
-            f"equally good in {f.level.min():.0%} to {f.level.max():.0%}, where 5% is what it promises.")
+    return (f"{often}: where one source is better by {f.better.min():.3f} to {f.better.max():.3f} AUC, the calibrated test "
+            f"of five folds tells it apart in {f.power.min():.0%} to {f.power.max():.0%} of simulated studies, and two that "
+            f"are equally good in {f.level.min():.0%} to {f.level.max():.0%}, where 5% is what it promises.")
