@@ -11,7 +11,7 @@ import textwrap
 import numpy as np, pandas as pd
 from ..records import view
 from ..recommend.evidence import ALL_SCORES, LISTS, named, spread
-from ..recommend.model import BEATS, CANNOT, LEVEL, MARGIN, SAME, WORSE, coverage
+from ..recommend.model import BEATS, LEVEL, MARGIN, WORSE, coverage
 from . import style
 
 # %% ../../nbs/figures/15_recommend.ipynb #e81bc81d
@@ -31,13 +31,15 @@ def sources(
 ):  # matplotlib Figure
     "How each source did on each target, about the mean of the target's candidates; and its rank there."
     of = d.groupby("target").auc
-    f = d[["source", "target"]].assign(points=100*(d.auc - of.transform("mean")), best=d.auc == of.transform("max"))
+    f = d[["source", "target"]].assign(points=100*(d.auc - of.transform("mean")),
+                                       best=d.auc == of.transform("max"))
     mean, rank = f.groupby("source").points.mean().sort_values(), spread(d)
     at, first = {s: i for i, s in enumerate(mean.index)}, mean.index[-1]
-    title = f"{named(first)} did best on average, and was the best on {rank.best[first]} of {f.target.nunique()} targets"
+    title = (f"{named(first)} did best on average, and was the best on {rank.best[first]} of "
+             f"{f.target.nunique()} targets")
     fig, axes = style.canvas(_study(), title, (7.2, .2*len(at) + 1.75), what=f"{len(f)} pairs", where=WHERE,
-                             more="One dot per target, dark where no source did better; the bar is the mean. Right: the "
-                                  "source's rank, mean ± standard deviation over targets.")
+                             more="One dot per target, dark where no source did better; the bar is the mean. Right: "
+                                  "the source's rank, mean ± standard deviation over targets.")
     ax = axes[0, 0]
     ax.axvline(0, color="#BBBBBB", lw=.7)
     for is_best, c, label in ((False, LIGHT, "a target"), (True, DARK, "a target of which it is the best source")):
@@ -66,8 +68,8 @@ def _regret_title(f):
     "the finding: what loses least, and whether the recommender is anything but the prior"
     own = next((r.split(" = ") for r in f.index if "recommender" in r.split(" = ")), [])
     if NAMES["shrunk"] not in own: return f"least is lost by: {f.index[0]}"
-    too = f", and so does {NAMES['imagenet']}" if NAMES["imagenet"] in own else ""
-    return f"the recommender loses exactly what the prior loses{too}"
+    too = f" and {NAMES['imagenet']} lose" if NAMES["imagenet"] in own else " loses"
+    return f"the recommender loses exactly what the prior{too}"
 
 # %% ../../nbs/figures/15_recommend.ipynb #3ff1f2fa
 @style.styled
@@ -80,7 +82,8 @@ def regrets(
     f = _merged(per.set_index("target")[ways].T)
     f = f[f.mean().sort_values(ascending=False).index]
     shown, labels = f.assign(mean=f.mean(axis=1)), [textwrap.fill(w, 34) for w in f.index]
-    fig, axes = style.canvas(_study(), f"{among}: {_regret_title(f)}", (7.2, .16*sum(1 + x.count("\n") for x in labels) + 1.55),
+    height = .16*sum(1 + x.count("\n") for x in labels) + 1.55
+    fig, axes = style.canvas(_study(), f"{among}: {_regret_title(f)}", (7.2, height),
                              what=f"{f.shape[1]} targets", where=WHERE,
                              more="AUC points below the best candidate. Targets from the hardest to the easiest, "
                                   "methods from the best; those that lose the same everywhere share a row.")
@@ -137,9 +140,10 @@ def ablations(
     sets = list(f.features.unique())[::-1]
     fig, axes = style.canvas(_study(), _ablation_title(t), (7.2, .3*len(sets) + 1.6), 1, len(pools), sharey=True,
                              what=f"{t.targets.iloc[0]} targets", where=WHERE,
-                             more="The prior is the shrunken one. Left of 0 is better. Bars: 95 % intervals over families of "
-                                  "targets, not corrected. Filled: told from 0 with all statements of both panels read "
-                                  f"together (Holm). Grey band: the {MARGIN:g} points that the recommender may lose.")
+                             more="The prior is the shrunken one. Left of 0 is better. Bars: 95 % intervals over "
+                                  "families of targets, not corrected. Filled: told from 0 with all statements of "
+                                  "both panels read together (Holm). Grey band: the "
+                                  f"{MARGIN:g} points that the recommender may lose.")
     for ax, pool in zip(axes[0], pools): _panel(ax, f[f.candidates == pool], sets, pool)
     axes[0, 0].set_yticks(range(len(sets)), [NAMES.get(s, s) for s in sets])
     label = {"both": "both, trust learned (the recommender)"}
@@ -161,24 +165,26 @@ def _list_title(t):
 def lists(
     t,  # frame as of `recommend.evidence.static_lists`
 ):  # matplotlib Figure
-    "Weighted tau of every score and of fixed lists, with intervals; beside it how much a ranker's ranks differ over targets."
+    "Weighted tau of scores and fixed lists, with intervals; beside it how much their ranks differ over targets."
     f, pools = t[t.ranker != ALL_SCORES], list(t.candidates.unique())
     order = f.groupby("ranker").weighted_tau.mean().sort_values().index
-    at = {k: i for i, k in enumerate(order)}
+    at, truth = {k: i for i, k in enumerate(order)}, " and ".join(f"{v:.1f}" for v in t.outcome_sd.unique())
     fig, axes = style.canvas(_study(), _list_title(t), (7.2, .21*len(order) + 1.7), 1, len(pools), sharey=True,
                              what=f"{t.targets.iloc[0]} targets", where=WHERE,
-                             more="1: the order of the outcomes; 0: none. Bars: 95 % intervals over families of targets; dark: fixed "
-                                  "lists. Right: standard deviation over targets of the rank that a source is given (that of "
-                                  f"the outcomes: {' and '.join(f'{v:.1f}' for v in t.outcome_sd.unique())}).")
+                             more="1: the order of the outcomes; 0: none. Bars: 95 % intervals over families of "
+                                  "targets; dark: fixed lists. Right: standard deviation over targets of the rank that "
+                                  f"a source is given (that of the outcomes: {truth}).")
     for ax, pool in zip(axes[0], pools):
         g = f[f.candidates == pool]
         ax.axvline(0, color="#BBBBBB", lw=.7)
         for is_fixed, c in ((True, DARK), (False, OTHER)):
             h = g[g.fixed == is_fixed]
-            ax.hlines(h.ranker.map(at), h.weighted_tau_lo.astype(float), h.weighted_tau_hi.astype(float), color=c, lw=1.2)
+            lo, hi = h.weighted_tau_lo.astype(float), h.weighted_tau_hi.astype(float)
+            ax.hlines(h.ranker.map(at), lo, hi, color=c, lw=1.2)
             ax.plot(h.weighted_tau, h.ranker.map(at), "o", ms=4.2, color=c, mew=0)
         for k, v in zip(g.ranker, g.rank_sd):
-            ax.text(1.01, at[k], f"{v:.1f}", transform=ax.get_yaxis_transform(), va="center", fontsize=6.8, color=style.GREY)
+            ax.text(1.01, at[k], f"{v:.1f}", transform=ax.get_yaxis_transform(), va="center", fontsize=6.8,
+                    color=style.GREY)
         ax.set(title=pool, xlabel="weighted tau with the outcomes",
                ylim=(-.6, len(order) - .4))
         ax.tick_params(axis="y", length=0)
@@ -201,8 +207,8 @@ def intervals(
         (7.2, 3.3), 1, 2,
         what=f"{len(f)} pairs", where=WHERE,
         more="Predictions for families of targets that were left out. Left: the band is the median half width of the "
-             f"intervals, {w:.1f} points; red: outside its own. Right: share of pairs inside; the bar below is its mean "
-             "with a 95 % interval over families.")
+             f"intervals, {w:.1f} points; red: outside its own. Right: share of pairs inside; the bar below is its "
+             "mean with a 95 % interval over families.")
     a, b = axes[0]
     ends = np.array([f.predicted.min() - .5, f.predicted.max() + .5])
     a.fill_between(ends, ends - w, ends + w, color=DARK, alpha=.12, lw=0)

@@ -131,10 +131,11 @@ def sign_flips(
     level:float=.95,    # of the interval, a share
     limit:int=ORDERS,   # patterns of signs tried; with more families, a sample of as many
     seed:int=SEED,      # of the sample
-)->dict: # mean (over targets), lo, hi (unit of the values; None: no interval at this level), p, least_p, families, moved, exact
+)->dict: # mean, lo, hi (unit of the values), p, least_p, families, moved, exact
     """Exact two-sided test, and interval, of a mean over targets: were there nothing, each family's sum could as well
-    have had the other sign. least_p: the smallest p that these families could have given; moved: families whose sum is
-    not 0; exact: all patterns were tried. `UserError` where there is not one family per value, or level is no share."""
+    have had the other sign. lo, hi: None where there is no interval at this level; least_p: the smallest p that these
+    families could have given; moved: families whose sum is not 0; exact: all patterns were tried. `UserError` where
+    there is not one family per value, or level is no share."""
     if not 0 < level < 1: raise UserError(f"level: received {level}, allowed is a share between 0 and 1")
     total, count = _sums(values, groups)
     none = dict(mean=None, lo=None, hi=None, p=None, least_p=None, families=0, moved=0, exact=True)
@@ -155,8 +156,9 @@ def over_groups(
     values,           # (n,) one per target, any unit; NaN is left out
     groups,           # (n,) family of each
     level:float=.95,  # of the interval, a share
-)->tuple: # mean over targets, lower, upper; None, None where families are too few for an interval of this level (below 6 for 95 %)
-    """Mean with the interval of all values that the test of `sign_flips` does not refuse.
+)->tuple: # mean over targets, lower, upper
+    """Mean with the interval of all values that the test of `sign_flips` does not refuse; None, None where families are
+    too few for an interval of this level (below 6 for 95 %).
     `UserError` where there is not one family per value, or level is no share."""
     f = sign_flips(values, groups, level)
     return f["mean"], f["lo"], f["hi"]

@@ -244,9 +244,11 @@ def validate(
     rivals=(),        # columns that choose a source by themselves
     imagenet:str="imagenet",
     **kw,             # of `choose_trust`
-)->tuple: # frame per target: group, chosen, trust, regret (AUC points) of each method; frame per pair: target, group, source, points, predicted, width, and what each method says
-    """Leave one family of targets out. Methods: recommender; shrunk, the prior that it falls back to; prior, the mean
-    rank; random; largest; imagenet; and the rivals. `UserError` where there are too few families to choose settings."""
+)->tuple: # frame per target, frame per pair
+    """Leave one family of targets out. Per target: group, chosen, trust, regret (AUC points) of each method. Per pair:
+    target, group, source, points, predicted, width, and what each method says. Methods: recommender; shrunk, the prior
+    that it falls back to; prior, the mean rank; random; largest; imagenet; and the rivals.
+    `UserError` where there are too few families to choose settings."""
     import pandas as pd
     per, pairs = [], []
     for g in d.group.unique():
@@ -257,12 +259,14 @@ def validate(
             p, names = ways["recommender"], f.source.tolist()
             per.append(dict(target=t, group=g, chosen=names[int(p.argmax())], trust=models[0].penalties[1],
                             **{k: float(regret(v, f.auc.to_numpy())) for k, v in ways.items()}))
+            said = {k: v for k, v in ways.items() if k != "recommender"}
             pairs.append(pd.DataFrame(dict(target=t, group=g, source=names, points=rows(f).points, predicted=p,
-                                           width=models[0].width) | {k: ways[k] for k in ways if k != "recommender"}))
+                                           width=models[0].width) | said))
     return pd.DataFrame(per), pd.concat(pairs, ignore_index=True)
 
 # %% ../../nbs/recommend/02_model.ipynb #a7689396
-OUTCOMES = dict(regret="AUC points lost by the first choice", squared_error="squared error of the predicted differences",
+OUTCOMES = dict(regret="AUC points lost by the first choice",
+                squared_error="squared error of the predicted differences",
                 rho="Spearman's rho with the outcomes", tau="Kendall's tau with the outcomes")
 BETTER = dict(regret=-1, squared_error=-1, rho=1, tau=1)   # -1: smaller is better
 
@@ -276,8 +280,8 @@ def _order(said, points):
 def outcomes(
     pairs,                  # second frame of `validate`
     method:str="predicted", # column: predicted or shrunk (AUC points), or another whose order alone has a meaning
-):  # DataFrame, index target: group, and the keys of `OUTCOMES`; squared_error is NaN where the method says no AUC points
-    "How well a method knows the order of each target's sources."
+):  # DataFrame, index target: group, and the keys of `OUTCOMES`
+    "How well a method knows the order of a target's sources; squared_error is NaN where it says no AUC points."
     import pandas as pd
     out = {t: dict(group=f.group.iloc[0]) | _order(f[method].to_numpy(float), f.points.to_numpy())
            for t, f in pairs.groupby("target", sort=False)}
@@ -295,7 +299,8 @@ def _cannot(flips, statements):
     "why nothing could be told, in words"
     among = f", not small enough where {statements} statements are read together" if statements > 1 else ""
     moved, of = flips["moved"], flips["families"]
-    some = f"there are only {of} families of targets" if moved == of else f"only {moved} of {of} families of targets differ"
+    some = f"only {moved} of {of} families of targets differ"
+    if moved == of: some = f"there are only {of} families of targets"
     return f"{CANNOT}: {some}; even if all favoured one side, p would be {flips['least_p']:.2g}{among}"
 
 def _answer(flips, p, could, statements, alpha):
@@ -307,12 +312,12 @@ def _answer(flips, p, could, statements, alpha):
 
 # %% ../../nbs/recommend/02_model.ipynb #a0354dcf
 def claims(
-    differences:dict,   # what is compared -> (targets,) loss of the recommender less that of the prior: below 0 is better
+    differences:dict,   # what is compared -> (targets,) loss of the recommender less that of the prior
     groups,             # (targets,) family of each target, or a dict of them with the same keys
     alpha:float=.05,    # chance of one false claim or more among all
     margin:float=MARGIN,# what the recommender may lose against the prior, in the unit of the differences
     who:str="similarity",  # what is said to beat the prior, or not to
-)->dict: # what -> difference, lo, hi (unit of the differences), p, p_holm, least_p, families, moved, within_margin, text
+)->dict: # what -> difference, lo, hi, p, p_holm, least_p, families, moved, within_margin, text
     """What may be said of recommender and prior, of several comparisons that are read together.
     `UserError` where there is not one family per target, or no difference is a number."""
     of = {k: sign_flips(d, groups[k] if isinstance(groups, dict) else groups, 1 - alpha)
@@ -411,9 +416,11 @@ def _read(frame, differences, groups):
 def ablation(
     of:dict|None=None,    # name -> sources (None: all); default: `pools`
     sets:dict|None=None,  # name -> features; default: `feature_sets`
-):  # DataFrame: candidates, features, arm, regret, shrunk, alone, targets, trusted, squared_error, rho, tau, difference, lo, hi, p, p_table, p_holm, claim
+):  # DataFrame, one row per set of candidates, set of features and arm
     """Regret with and without each score, on identical targets and candidates, less that of the shrunken prior (AUC
-    points). Two rows have no features: the shrunken prior itself, and the plain one. All rows are read together."""
+    points). Two rows have no features: the shrunken prior itself, and the plain one. All rows are read together.
+    Columns: candidates, features, arm, regret, shrunk, alone, targets, trusted, squared_error, rho, tau, difference,
+    lo, hi, p, p_table, p_holm, claim."""
     import pandas as pd
     made = []
     for pool, only in (pools() if of is None else of).items():
