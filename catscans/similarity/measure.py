@@ -352,7 +352,8 @@ def measure(
     probe=None,                # catscans.models.probes.Probe; default: the one the profile names
     answers=None,              # a file of expert answers that goes before the package's
 )->Path: # the record
-    "Compute all distances of a profile and write them as one record; `UserError` where the protocol is not known."
+    """Compute all distances of a profile and write them as one record; `UserError` where the protocol is not known, or
+    the probe is not at hand or refused by `check_probe`."""
     p = get_profile(profile) if isinstance(profile, str) else profile
     protocol, seed = choose("protocol", protocol or p.protocol, PROTOCOLS), p.seed if seed is None else seed
     started, clock, threads = (datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter(),
