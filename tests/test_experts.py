@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from catscans.core.basics import UserError
+from catscans.records.authors import record
 from catscans.metrics.agreement import krippendorff_interval
 from catscans.similarity import annotate
 from catscans.similarity import experts
@@ -159,3 +160,30 @@ def test_interval_of_alpha_covers():
         _, lo, hi = krippendorff_interval([a, np.where(rng.random(60) < .7, a, rng.integers(0, 3, 60))], n_boot=300, seed=i)
         hit += lo <= .7 <= hi
     assert 85 <= hit <= 100, hit
+
+
+def test_other_questions_go_all_the_way(widgets, tmp_path):
+    "a form of one's own: asked in the notebook's form, kept beside the answers, voted on and measured; never mixed with the pilot's"
+    mine = tmp_path/"questions.csv"
+    mine.write_text("key,question,answers\nsharp,Are the images sharp?,yes|no\ncount,How many things are in one?,one|few|many\n")
+    for o in (1, 2, 3):
+        form = annotate.annotate(DATA, o, tmp_path/"mine", form=mine)
+        assert list(form.questions) == ["sharp", "count"] and form.survey.left == 6
+        while True:
+            for k, q in form.questions.items(): q.value = q.options[(len(form.survey.dataset) + (k == "count")*(o == 3)) % len(q.options)]
+            if form.forward.disabled: break
+            form.forward.click()
+    answers = experts.read_answers(tmp_path/"mine")
+    assert (tmp_path/"mine"/experts.FORM).exists() and list(experts.asked(answers)) == ["sharp", "count"] and len(answers) == 3*3*2
+    m = experts.distance_matrix(experts.majority_vote(experts.answers_for([d.name for d in DATA], tmp_path/"mine")))
+    assert m.loc["scans", "walls"] == 0 and m.loc["scans", "pets"] == 2 and experts.reliability(answers).index.tolist() == ["sharp", "count"]
+    with pytest.raises(UserError, match="answers to other questions"): annotate.annotate(DATA, 1, tmp_path/"mine")
+    with pytest.raises(UserError, match="the package's answers are to the pilot's questions"): experts.answers_for(["pets", "dtd10"], tmp_path/"mine")
+    fill(annotate.annotate(DATA, 1, tmp_path/"pilot"))
+    assert not (tmp_path/"pilot"/experts.FORM).exists()                                     # the pilot's answers are as they always were
+    with pytest.raises(UserError, match="answers to other questions"): annotate.annotate(DATA, 2, tmp_path/"pilot", form=mine)
+
+
+def test_the_papers_own_questions_are_not_invented(tmp_path):
+    with pytest.raises(UserError, match="section IV.B is not in the authors' record; copy its six questions from the paper"): experts.form_of("paper")
+    assert experts.form_of() == experts.PROPERTIES and {p.pilot for p in experts.PROPERTIES.values()} <= set(record().pilot_questions.question)

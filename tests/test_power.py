@@ -107,11 +107,11 @@ def test_tables_show_all_seeds_and_say_which(made):
     assert len(st.pairs) == len(set(st.pairs)) == 14
     f = st.fold_auc()
     assert set(f.seed) == {1, 2, 3} and len(f) == 14*2*3 and "seeds 1, 2, 3:" in style.provenance(st) and "seed 1 of 3" in style.provenance(st, one_seed=1)
+    assert "seed" not in style.provenance(view.study("lite"))
+    assert len(frames.complete("power", sources=["random"])) == 3*5 and {r["seed"] for r in frames.load_all("power", seed=3)} == {3}
     for r in made:
         if r.seed == 3: r.record.unlink(missing_ok=True)
     assert st.seeds == (1, 2) and "seeds 1, 2 of 3" in style.provenance(st)
-    assert "seed" not in style.provenance(view.study("lite"))
-    assert len(frames.complete("power", sources=["random"])) == 3*5 and {r["seed"] for r in frames.load_all("power", seed=3)} == {3}
 
 
 @pytest.mark.slow(8)

@@ -102,8 +102,8 @@ def curves(
              f"loss still fell by more than {FALLING} % an epoch. Losses of images that were held out were not "
              "recorded.")
     for j, (title, t) in enumerate(parts):
-        _loss_panels(*axes[:, j], rows, look, *(f[f.target.isna() if t is None else f.target == t]
-                                                for f in (data, h, mean)))
+        _loss_panels(axes[:, j], rows, look,
+                     [f[f.target.isna() if t is None else f.target == t] for f in (data, h, mean)])
         axes[0, j].set_title(title)
         axes[1, j].set_yticks(range(len(rows)), [label(s) for s in rows] if j == 0 else [])
         axes[1, j].set_xlim(*_span(data.fall_percent))

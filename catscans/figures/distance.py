@@ -10,14 +10,14 @@ __all__ = ['MEASURES', 'measures', 'observed', 'distances_of', 'transfer_frame',
 import numpy as np, pandas as pd
 from ..core.basics import UserError, listed, p_text, r_text
 from ..core.protocols import setting
-from ..records import authors, frames
+from ..records import authors, frames, store
 from ..records.authors import record
 from ..records.view import of_study, Study
 from ..metrics.correlation import correlation, correlation_table, printed_as_rho
 from ..datasets.catalogue import label, origin
 from ..similarity.measure import observer
 from ..published.pairs import transferability_frame
-from .style import TARGETS, canvas, legend, styled
+from .style import TARGETS, canvas, legend, minus, styled
 
 # %% ../../nbs/figures/02_distance.ipynb #164f48a8
 MEASURES = {"experts": "Experts (Hamming distance)", "task2vec_cosine": "Task2Vec (cosine distance)"}
@@ -37,10 +37,18 @@ def observed(
 )->str: # empty: there is nothing to say
     "Whose the experts' answers are where they are no people's, and whose the questions are."
     if st.of_authors: return ""
+    if _own_answers(st): return "The experts' answers are a user's own."
     who = observer(st.profile, st.protocol)
     return ((f"The ratings are those of {who}, not of people. " if who else "")
             + "The six questions are those of the authors' pilot, not those of section IV.B, whose wording is not in "
               "their record.")
+
+# %% ../../nbs/figures/02_distance.ipynb #6cc077af
+def _own_answers(st):
+    "whether the record of a profile was made with other answers than the package's, and so perhaps to other questions"
+    rec = store.path_of(dict(kind="similarity", profile=st.profile, protocol=st.protocol))
+    if not rec.exists() or "experts" not in {d["measure"] for d in (got := store.read(rec))["distances"]}: return False
+    return got["settings"].get("experts", "package data") != "package data"
 
 # %% ../../nbs/figures/02_distance.ipynb #8f133108
 def distances_of(st):
@@ -120,12 +128,11 @@ def distance_finding(
                              if c.get(f"{k}{e}") is not None), (None, None))
     where = "Within targets" if any("spearman_rho_within" in c for c in got.values()) else "Over all pairs"
     said = {m: one(c, "spearman_rho") for m, c in got.items()}
-    told = [f"{names[m].split(' (')[0]} (ρ {r_text(r)}, {p_text(p)})" for m,
-            (r, p) in said.items() if p is not None and p < alpha]
-    if told: return f"{where}, transfer goes with {listed(told)}".replace("-0", "−0")
-    return (f"{where}, no distance is shown to tell which source transfers (Spearman's ρ "
-            + listed([f"{r_text(r)}, {p_text(p)}" for r, p in said.values() if p is not None]).replace(" and ", "; ")
-            + ")").replace("-0", "−0")
+    told = [f"{names[m].split(' (')[0]} (ρ {r_text(r)}, {p_text(p)})"
+            for m, (r, p) in said.items() if p is not None and p < alpha]
+    if told: return minus(f"{where}, transfer goes with {listed(told)}")
+    each = "; ".join(f"{r_text(r)}, {p_text(p)}" for r, p in said.values() if p is not None)
+    return minus(f"{where}, no distance is shown to tell which source transfers (Spearman's ρ {each})")
 
 # %% ../../nbs/figures/02_distance.ipynb #d5bc5c38
 def _apart(d, order, step=.09):

@@ -17,7 +17,7 @@ from ..metrics import ranking
 from ..metrics.comparisons import fold_ratio, holm
 from ..datasets.catalogue import family, label
 from ..similarity import registry, scoring
-from .style import GREY, PALETTE, TARGETS, canvas, legend, styled
+from .style import GREY, PALETTE, TARGETS, canvas, legend, minus, styled
 from .distance import MEASURES, distances_of, measures, observed
 
 # %% ../../nbs/figures/09_gallery.ipynb #f486e681
@@ -263,14 +263,12 @@ def agreement_finding(
     held, p = t[t.permutation_p_holm.astype(float) < alpha], t.permutation_p.astype(float)
     if p.isna().all(): return "No score orders the sources at all"
     if len(held):
-        return (f"{len(held)} of {len(t)} scores {'is' if len(held) == 1 else 'are'} told from chance after Holm's "
-                "correction, first "
-                f"{held.title.iloc[0]} (τ {held.weighted_tau.iloc[0]:.2f})").replace("-0", "−0")
+        return minus(f"{len(held)} of {len(t)} scores {'is' if len(held) == 1 else 'are'} told from chance after Holm's "
+                     f"correction, first {held.title.iloc[0]} (τ {held.weighted_tau.iloc[0]:.2f})")
     first = p.idxmin()
-    return (f"None of {len(t)} scores is told from chance after Holm's correction; the smallest p is that of "
-            f"{t.title[first]} "
-            f"(τ {t.weighted_tau[first]:.2f}{', the wrong way round' if t.weighted_tau[first] < 0 else ''}, "
-            f"{p_text(p[first])} alone)").replace("-0", "−0")
+    turned = ", the wrong way round" if t.weighted_tau[first] < 0 else ""
+    return minus(f"None of {len(t)} scores is told from chance after Holm's correction; the smallest p is that of "
+                 f"{t.title[first]} (τ {t.weighted_tau[first]:.2f}{turned}, {p_text(p[first])} alone)")
 
 # %% ../../nbs/figures/09_gallery.ipynb #118003d9
 def _rung(ax, t, k, targets):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'ORIGIN', 'RED', 'TARGETS', 'GREY', 'colour', 'style', 'styled', 'provenance', 'canvas', 'legend',
-           'write_csv', 'save', 'markdown', 'save_table', 'Text', 'small']
+           'write_csv', 'save', 'markdown', 'save_table', 'minus', 'Text', 'small']
 
 # %% ../../nbs/figures/00_style.ipynb #5ea3f6f5
-import functools
+import functools, re
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core.files import atomic, figures_dir
@@ -213,6 +213,13 @@ def save_table(
     base = figures_dir(profile)/name
     with atomic(md := base.with_name(f"{name}.md")) as tmp: tmp.write_text(markdown(frame, line))
     return [write_csv(frame, base.with_name(f"{name}.csv")), md]
+
+# %% ../../nbs/figures/00_style.ipynb #7e527e3a
+def minus(
+    text:str,  # a sentence with numbers
+)->str:
+    "The same with a minus sign before numbers below zero; hyphens of names stay."
+    return re.sub(r"(?<!\w)-(?=\d)", "−", text)
 
 # %% ../../nbs/figures/00_style.ipynb #0930fc78
 class Text(str):
