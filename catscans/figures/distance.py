@@ -47,8 +47,10 @@ def observed(
 def _own_answers(st):
     "whether the record of a profile was made with other answers than the package's, and so perhaps to other questions"
     rec = store.path_of(dict(kind="similarity", profile=st.profile, protocol=st.protocol))
-    if not rec.exists() or "experts" not in {d["measure"] for d in (got := store.read(rec))["distances"]}: return False
-    return got["settings"].get("experts", "package data") != "package data"
+    if not rec.exists(): return False
+    got = store.read(rec)
+    there = any(d["measure"] == "experts" for d in got["distances"])
+    return there and got["settings"].get("experts", "package data") != "package data"
 
 # %% ../../nbs/figures/02_distance.ipynb #8f133108
 def distances_of(st):
