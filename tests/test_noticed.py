@@ -79,15 +79,18 @@ def test_what_a_target_holds_out_is_not_seen_by_its_source(tmp_path, monkeypatch
 class Told:
     "an engine that writes down what it is given"
     keeps_images = False
-    def __init__(self): self.told = []
-    def steps(self, x, at, theta, y, w): self.told.append((at, theta, y, w)); return [(0., 0.)]*len(at)
+    def __init__(self, trainer): self.told, self.rates, self.trainer = [], [], trainer
+    def steps(self, x, at, theta, y, w):
+        self.told.append((at, theta, y, w))
+        self.rates.append(float(self.trainer.optimizer.learning_rate))
+        return [(0., 0.)]*len(at)
     def forget(self): pass
 
 
 @pytest.fixture
 def told(trainer, monkeypatch):
     "a function that goes through epochs and gives what the engine was told in each, and the state of dropout"
-    engine, state = Told(), []
+    engine, state = Told(trainer), []
     monkeypatch.setattr(trainer, "engine", engine)
     def go(images, epochs, **recipe):
         trainer.use(replace(Recipe(batch=16), **recipe))
@@ -95,6 +98,7 @@ def told(trainer, monkeypatch):
             trainer.epoch(images.x, images.y, np.arange(len(images.y)), e, seed=5)
             state.append([np.asarray(l.seed_generator.state.value).copy() for l in trainer.model.layers if l.__class__.__name__ == "Dropout"])
         return engine.told, state
+    go.engine = engine
     return go
 
 
@@ -111,6 +115,30 @@ def test_every_epoch_has_its_own_order_its_own_shifts_and_its_own_dropout(told):
     assert sorted(np.concatenate(a[0])) == sorted(np.concatenate(b[0])) and not all(np.array_equal(i, j) for i, j in zip(a[0], b[0]))
     assert not np.array_equal(a[1][0], b[1][0])
     assert c and all(not np.array_equal(i, j) for i, j in zip(c, d))
+
+
+@pytest.mark.parametrize("schedule, rates", [("constant", [.1]*4), ("step:0.5:2", [.1, .1, .05, .05]), ("compound:0.5:2", [.1, .1, .05, .025]), ("cosine", [.1, .0853553391, .05, .0146446609])])
+def test_steps_are_as_long_as_the_schedule_says(told, schedule, rates):
+    "what the optimizer holds while an epoch's steps are made"
+    told(noise(32), 4, lr=.1, schedule=schedule, epochs=4)
+    np.testing.assert_allclose(told.engine.rates, rates, rtol=1e-6)
+
+
+def test_averages_are_those_of_training_images(monkeypatch):
+    "BatchNorm's are estimated again on what was learned from, never on what is held out"
+    seen, images = [], noise(60)
+    class Fake:
+        n_classes, size, arch, precision, recipe = 2, 32, "tiny", "float32", None
+        def use(self, recipe): return self
+        def recalibrate(self, x, index, seed): seen.append(set(index.tolist()))
+        def predict(self, x, index): return np.full((len(index), 2), .5, "float32")
+        def weights(self): return dict(a=np.zeros(1, "float32"))
+    monkeypatch.setattr(folds, "fit", lambda *a, **kw: [dict(loss=1., accuracy=.5, lr=.1, seconds=0.)])
+    recipe = Recipe(batchnorm="recalibrate", epochs=1)
+    got = folds.finetune(None, images, recipe, folds=3, trainer=Fake())
+    assert seen == [set(f.train.tolist()) for f in got.splits] and all(not i & set(f.test.tolist()) for i, f in zip(seen, got.splits))
+    out = folds.pretrain(images, recipe, trainer=Fake())
+    assert seen[3:] == [set(out.split.train.tolist())]
 
 
 def test_shifts_go_both_ways_in_both_directions_and_not_together():
@@ -173,6 +201,15 @@ def test_subsets_of_different_seeds_are_different():
     "a study with three seeds and a hundred subsets each has three hundred of them"
     from catscans.similarity.distances import subset_seed
     assert len({subset_seed(s, k) for s in range(1, 4) for k in range(100)}) == 300
+
+
+@pytest.mark.parametrize("how, row", [("draft", [0, 75, 25, 32, 223, 255, 255, 255]), ("bilinear", [0, 75, 25, 32, 223, 255, 255, 255]), ("nearest", [0, 200, 0, 0, 255, 255, 255, 255])])
+def test_images_become_smaller_by_the_filter_that_is_named(how, row):
+    "a line and an edge at half the size: 75 and 32 are bilinear's, a bicubic filter gives 86 and 15, a box 100 and 0"
+    from catscans.datasets.images import decode
+    x = np.zeros((16, 16, 3), "uint8")
+    x[:, 8:], x[:, 3] = 255, 200
+    assert decode(x, 8, how)[4, :, 0].tolist() == row
 
 
 def test_folds_and_epochs_stand_in_their_order():

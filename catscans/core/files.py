@@ -100,7 +100,7 @@ def atomic(
 def settle(
     *paths:str|Path, # files or folders
 ):
-    "Wait until these are on the disk itself."
+    "Wait until these are on the disk itself. Raises the system's `OSError` where that fails, on a full disk say."
     for p in paths:
         try: fd = os.open(p, os.O_RDONLY)
         except PermissionError: continue      # Windows opens no folder

@@ -300,9 +300,17 @@ def _ended_well(profile, steps, done, seconds)->int:
     return 0
 
 # %% ../../nbs/study/07_engine.ipynb #2bad1d40
-def _ended_badly(profile, watch, log)->int:
+def _signal_name(code)->str:
+    "how a process ended, of one that a signal has ended"
+    try: return signal.Signals(-code).name
+    except ValueError: return f"signal {-code}"
+
+def _ended_badly(profile, watch, log, code=0)->int:
     "print what went wrong; returns the exit code"
     killed = "its process was killed (out of memory?)"
+    if code < 0:
+        killed = (f"the workflow engine was killed ({_signal_name(code)}) while this ran, which ended it too: "
+                  "the same command goes on from here")
     errors = [(s, first_line(watch.state[s.slug]["error"])) for s in watch.which("failed")]
     errors += [(s, killed) for s in watch.which("running")]
     waiting = len(watch.left) - len(errors) - len(watch.which("done"))
@@ -325,7 +333,7 @@ def _not_made(profile, steps, left)->int:
 
 def _summary(profile, steps, watch, code, log, seconds)->int:
     "print how it ended; returns the exit code"
-    if code or watch.which("failed") or watch.which("running"): return _ended_badly(profile, watch, log)
+    if code or watch.which("failed") or watch.which("running"): return _ended_badly(profile, watch, log, code)
     # an engine that had nothing left to do has not said that everything is there
     if left := left_of(steps): return _not_made(profile, steps, left)
     return _ended_well(profile, steps, watch.which("done"), seconds)

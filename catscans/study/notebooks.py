@@ -65,6 +65,13 @@ def _private_channel():
             else: os.environ["JUPYTER_RUNTIME_DIR"] = old
 
 # %% ../../nbs/study/02_notebooks.ipynb #2dc809c5
+_WORDS = dict(MemoryError="there was not enough memory: run fewer notebooks at once (--jobs), or free some")
+
+def _in_words(name, value)->str:
+    "an error of a notebook as its first line; one that says nothing in words of our own"
+    value = next((l.strip() for l in str(value).splitlines() if l.strip()), "")
+    return f"{name}: {value or _WORDS.get(name, 'it gave no reason; the executed notebook shows where')}"
+
 def _attempts(pm, path, executed, parameters, **settings)->str:
     "execute a notebook, once more where its kernel never started; empty, or what went wrong"
     for attempt in (1, 2):
@@ -72,10 +79,10 @@ def _attempts(pm, path, executed, parameters, **settings)->str:
             pm.execute_notebook(path, executed, parameters, progress_bar=False, cwd=project_dir(), start_timeout=180,
                                 extra_arguments=["--log-level=40"], **settings)
             return ""
-        except pm.PapermillExecutionError as e: return f"{e.ename}: {e.evalue}"
+        except pm.PapermillExecutionError as e: return _in_words(e.ename, e.evalue)
         except Exception as e:           # a kernel that died (out of memory, killed) comes as one of many classes
             if attempt == 1 and "Kernel didn't respond" in str(e): continue     # it never started: nothing is lost
-            return f"{type(e).__name__}: {e}".splitlines()[0]
+            return _in_words(getattr(e, "ename", "") or type(e).__name__, getattr(e, "evalue", "") or str(e))
 
 # %% ../../nbs/study/02_notebooks.ipynb #cbfa8094
 def execute_notebook(

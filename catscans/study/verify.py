@@ -7,11 +7,10 @@ __all__ = ['prediction_problems', 'verify']
 
 # %% ../../nbs/study/11_verify.ipynb #26124aaa
 import hashlib, zipfile
-from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, choose, counted
 from ..core.files import project_dir, results_dir, work_dir
-from ..core.grid import PROFILES, Run
+from ..core.grid import PROFILES
 from ..records.store import path_of, predictions, read, trained_sha
 from ..metrics.scores import summarise
 from ..datasets.images import fingerprint
@@ -109,7 +108,7 @@ def _there(profile)->list: # (what, files, how to look at one)
     return [("record", sorted(results_dir(profile).glob("records/*.json")), _record_problems),
             ("weights file", sorted([*work.glob("weights/*.h5"), *work.glob("checkpoints/*/*.h5")]), _weights_problems),
             ("checkpoint", sorted(work.glob("checkpoints/*/*.npz")), _checkpoint_problems),
-            ("image store", sorted(f.parent for f in work_dir("stores").glob("[!.]*/meta.json")), _store_problems),
+            ("image store", sorted(f.parent for f in work_dir("stores").resolve().glob("[!.]*/meta.json")), _store_problems),
             ("figure", sorted(sums), lambda f, profile: _figure_problems(f, sums))]
 
 def verify(
