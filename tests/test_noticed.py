@@ -92,9 +92,9 @@ def told(trainer, monkeypatch):
     "a function that goes through epochs and gives what the engine was told in each, and the state of dropout"
     engine, state = Told(trainer), []
     monkeypatch.setattr(trainer, "engine", engine)
-    def go(images, epochs, **recipe):
+    def go(images, times, **recipe):
         trainer.use(replace(Recipe(batch=16), **recipe))
-        for e in range(epochs):
+        for e in range(times):
             trainer.epoch(images.x, images.y, np.arange(len(images.y)), e, seed=5)
             state.append([np.asarray(l.seed_generator.state.value).copy() for l in trainer.model.layers if l.__class__.__name__ == "Dropout"])
         return engine.told, state

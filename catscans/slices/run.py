@@ -112,7 +112,7 @@ def _waiting(rec, where="record")->dict:
     if isinstance(rec, dict) and isinstance(rec.get("folds"), list) and all(isinstance(f, dict) for f in rec["folds"]):
         told = rec | dict(folds=[dict.fromkeys(FOLD_KEYS) | f | dict(auc_ovr_weighted=0.) for f in rec["folds"]])
     if isinstance(rec, dict) and isinstance(rec.get("metrics"), dict):
-        told |= dict(metrics=rec["metrics"] | dict(auc_ovr_weighted_mean=0.))
+        told = told | dict(metrics=rec["metrics"] | dict(auc_ovr_weighted_mean=0.))
     validate(told, where)
     return rec
 
