@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'EDGE', 'SHIFTS', 'TURNS', 'BITS', 'CORRELATION', 'has_sibling', 'sibling_share', 'near_duplicates', 'audit',
-           'ids_of', 'relation']
+           'ids_of', 'relation', 'tied', 'group_duplicates']
 
 # %% ../../nbs/datasets/13_leaks.ipynb #5642c3b1
+from dataclasses import replace
 import numpy as np
 from ..core.basics import choose
 from ..core.grid import PROTOCOLS
+from .images import fingerprint
 from .splits import make_splits, shared_group_rate
 
 # %% ../../nbs/datasets/13_leaks.ipynb #8d436f61
@@ -204,3 +206,31 @@ def relation(
     shared = set(ids_of(source)) & set(ids_of(target))
     if not shared: return ("none" if source.groups is not None and target.groups is not None else "unknown"), shared
     return ("self" if len(shared) == len(set(ids_of(target))) else "shared"), shared
+
+# %% ../../nbs/datasets/13_leaks.ipynb #646c1a77
+def tied(
+    n:int,  # images
+    pairs,  # (m, 2) positions of images that belong together
+    groups=None, # (n,) group ids that hold already, or None
+)->np.ndarray: # (n,) int
+    "Images that are tied by pairs or by a group, directly or through others, bear one number."
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    pairs = np.asarray(pairs, int).reshape(-1, 2)
+    if groups is not None:
+        _, first, of = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+        pairs = np.concatenate([pairs, np.stack([np.arange(n), first[of]], 1)])
+    return connected_components(coo_array((np.ones(len(pairs)), pairs.T), shape=(n, n)), directed=False)[1]
+
+def group_duplicates(
+    images,     # datasets.Images
+    pairs=None, # (m, 2) positions, or a frame as of `near_duplicates`; default: looked for
+):  # Images
+    "The images with near duplicates in one group, and the groups that they tie together made one."
+    if pairs is None: pairs = near_duplicates(images.x)
+    if hasattr(pairs, "columns"): pairs = pairs[["a", "b"]].to_numpy(int)
+    if not len(pairs): return images
+    of = tied(len(images), pairs, images.groups)
+    _, first = np.unique(of, return_index=True)
+    groups = ids_of(images)[first][of]
+    return replace(images, groups=groups, fingerprint=fingerprint(images.x, images.y, groups, images.classes))

@@ -19,6 +19,7 @@ from ..datasets.store import build
 from ..datasets.readers import general
 from ..datasets.added import added
 from ..datasets.loading import load
+from ..datasets.doctor import checks
 from ..models.probes import load_probe, probe_file
 from ..similarity.features import stratified_sample
 from ..similarity.scoring import registry, score
@@ -343,5 +344,6 @@ def main_rank(
         return probe_size(ready[0], SIZE)
     images, n = load_target(path, size)
     r = rank(images, ready[0] if ready else None, whole=n, known=known, keep=keep)
+    r.notes += checks(images)
     print(json.dumps(r.as_dict(), indent=1) if as_json else r.text())
     return 0

@@ -105,6 +105,15 @@ def _add_options(subs):
     add.add_argument("--name", metavar="N", help="default: the file's name")
     _reading_options(add)
 
+# %% ../../nbs/study/10_cli.ipynb #bcafbc73
+def _doctor_options(subs):
+    d = _command(subs, "doctor", "everything that can be told of your images before they are used, on one page: twins, groups, parts, shortcuts")
+    d.epilog = _TABLE
+    d.add_argument("path", metavar="FOLDER|CSV|NPZ|ZIP")
+    d.add_argument("--json", action="store_true", help="an object instead of a page")
+    d.add_argument("--group-duplicates", action="store_true", help="near duplicates are one group in the folds by group")
+    _reading_options(d)
+
 # %% ../../nbs/study/10_cli.ipynb #4439239a
 def _data_options(subs):
     data = _family(subs, "data", "datasets: what there is and where it lies")
@@ -120,6 +129,7 @@ def _data_options(subs):
     remove = _command(data, "remove", "forget images that were added; the images themselves stay")
     remove.add_argument("name", metavar="NAME")
     _add_options(data)
+    _doctor_options(data)
 
 # %% ../../nbs/study/10_cli.ipynb #3987534e
 def _parser():
@@ -163,6 +173,8 @@ def main(
     argv=None, # default: the command line
 )->int: # exit code
     "The command `catscans`."
+    # a name that is not UTF-8 is shown with its bytes
+    if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(errors="backslashreplace")
     try: return _do(_read(argv))
     except UserError as e:
         print(f"catscans: error: {' '.join(str(e).split())}", file=sys.stderr)

@@ -6,7 +6,8 @@
 __all__ = ['data', 'reading_of']
 
 # %% ../../nbs/study/08_data_commands.ipynb #27f7fcba
-import sys
+import json, sys
+from ..core.basics import UserError, plain
 from ..core.files import data_dir
 from ..datasets import fetch
 from ..datasets.catalogue import CATALOGUE, DATASETS, line_of, listing
@@ -17,7 +18,7 @@ from ..datasets.loading import absent, check_card, check_whole, known_name, load
 # %% ../../nbs/study/08_data_commands.ipynb #35fb8031
 def data(a)->int:
     "What `catscans data` does with a parsed command line."
-    if a.what in ("get", "add", "remove"): return dict(get=_get, add=_add, remove=_remove)[a.what](a)
+    if a.what in (does := dict(get=_get, add=_add, remove=_remove, doctor=_doctor)): return does[a.what](a)
     if a.what == "list": return _list(CATALOGUE, entries())
     mine = added()
     c = None if a.name in mine else CATALOGUE.get(a.name) or CATALOGUE[known_name(a.name)]
@@ -123,4 +124,15 @@ def _add(a):
 def _remove(a):
     e = remove(a.name)
     print(f"{a.name}: forgotten, {e['images']:,} images; they stay at {data_dir()/e['path']}")
+    return 0
+
+# %% ../../nbs/study/08_data_commands.ipynb #741ebb8e
+def _doctor(a):
+    import pandas   # noqa: F401
+    from catscans.datasets.doctor import examine, page
+    try: r = examine(a.path, a.group_duplicates, **reading_of(a))
+    except UserError as e:
+        if a.json: print(json.dumps(dict(path=a.path, errors=[str(e)]), indent=1))
+        raise
+    print(json.dumps(plain(r | dict(errors=[])), indent=1) if a.json else page(r))
     return 0
