@@ -9,8 +9,12 @@ from PIL import Image
 
 from catscans.core.basics import UserError
 from catscans.datasets.own import from_csv, from_folder, from_npz, from_path
+from catscans.datasets.doctor import examine, page, twins_of
+from catscans.datasets.images import Images
+from catscans.datasets.leaks import group_duplicates
 from catscans.datasets.splits import make_splits, shared_group_rate, single_split, splits_of
 from catscans.datasets.tidy import part_of
+from catscans.study.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -420,3 +424,143 @@ def test_the_split_that_the_data_carry_is_used_when_asked_for(made, tmp_path):
 def test_without_one_it_is_said(tmp_path):
     with pytest.raises(UserError, match="carries no official split"): splits_of(from_folder(as_folder(tmp_path/"set", CATS), size=12), "official")
     with pytest.raises(UserError, match="allowed are folds and official"): splits_of(None, "offical")
+
+
+# ---- the doctor, and what other commands say of the same images
+
+
+def noise(rng, n, side=48): return rng.integers(0, 255, (n, side//8, side//8, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+
+
+def ill(made, tmp_path, rng=None):
+    "40 pictures, with a byte-identical file in two classes and a mirrored one; a folder, a table with patients, an .npz, or a zip"
+    x = noise(rng or np.random.default_rng(0), 40)
+    x[9] = x[4][:, ::-1]
+    d = tmp_path/"set"
+    names = [f"{'ab'[i % 2]}/{i}.png" for i in range(40)]
+    if made == "npz":
+        x[7] = x[2]
+        np.savez(tmp_path/"set.npz", train_images=x, train_labels=np.arange(40) % 2, train_groups=np.arange(40)//2)
+        return tmp_path/"set.npz"
+    for n, v in zip(names, x):
+        (d/n).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(v).save(d/n)
+    (d/names[7]).write_bytes((d/names[2]).read_bytes())
+    if made == "csv": (d/"labels.csv").write_text("path,class,patient\n" + "\n".join(f"{n},{n[0]},p{i//2}" for i, n in enumerate(names)))
+    if made != "zip": return d
+    with zipfile.ZipFile(tmp_path/"set.zip", "w") as z: [z.write(d/n, n) for n in names]
+    return tmp_path/"set.zip"
+
+
+@pytest.mark.parametrize("made", ["folder", "csv", "npz", "zip"])
+def test_planted_twins_are_found_by_every_command(made, tmp_path, capsys):
+    path = ill(made, tmp_path)
+    r = examine(path)
+    assert (r["exact"]["pairs"], r["near"]["pairs"]) == (1, 1) and r["exact"]["across"]["classes"] == r["near"]["across"]["classes"] == 1
+    says = [n for n in r["notes"] if "twins" not in n or "known by heart" in n]
+    assert any("byte-identical files (1 across classes" in n for n in says) and any("the same image under two classes" in n for n in says)
+    assert max(map(len, page(r).splitlines())) <= 100
+    assert main(["data", "doctor", str(path), "--json"]) == 0
+    out = json.loads(capsys.readouterr().out)
+    assert out["near"] == r["near"] and out["errors"] == []
+    assert main(["data", "add", str(path), "--name", "ill"]) == 0
+    assert sum("the same image under two classes" in n for n in capsys.readouterr().err.splitlines()) == 1
+    assert main(["rank", str(path)]) == 0 and "the same image under two classes" in capsys.readouterr().out
+
+
+def test_commands_refuse_the_same_with_one_line(tmp_path, capsys):
+    path = as_folder(tmp_path/"set", inside("train") | inside("test"))
+    lines = []
+    for command in (["data", "doctor"], ["data", "add"], ["rank"]):
+        assert main([*command, str(path)]) == 2
+        lines.append(capsys.readouterr().err)
+    assert len(set(lines)) == 1 and lines[0].count("\n") == 1 and "holds the parts" in lines[0]
+    assert main(["data", "doctor", str(path), "--json"]) == 2 and "holds the parts" in json.loads(capsys.readouterr().out)["errors"][0]
+    assert main(["data", "doctor", str(path), "--parts", "pool"]) == 0 and "official split" in capsys.readouterr().out
+
+
+def copies(x, how):
+    "the same pictures as somebody else would have saved them"
+    def again(a, side=None, quality=None):
+        im = Image.fromarray(a)
+        if side: im = im.resize((side, side), Image.Resampling.BICUBIC)
+        if quality:
+            b = io.BytesIO()
+            im.save(b, "JPEG", quality=quality)
+            im = Image.open(b)
+        return np.asarray(im.convert("RGB").resize((64, 64)))
+    ways = dict(mirrored=lambda a: a[:, ::-1], upside=lambda a: a[::-1], turned=lambda a: np.rot90(a), transposed=lambda a: a.transpose(1, 0, 2), resized=lambda a: again(a, 40),
+                larger=lambda a: again(a, 200), jpeg=lambda a: again(a, quality=60), poor=lambda a: again(a, 50, 40), brighter=lambda a: np.clip(a*1.2 + 10, 0, 255).astype(np.uint8),
+                darker=lambda a: (a*.6).astype(np.uint8), shifted=lambda a: np.roll(a, 2, 1), grey=lambda a: np.repeat(a.mean(2, keepdims=True), 3, 2).astype(np.uint8))
+    return np.stack([ways[how](a) for a in x])
+
+
+def smooth(rng, n):
+    from scipy.ndimage import gaussian_filter
+    a = gaussian_filter(rng.normal(size=(n, 64, 64, 3)), (0, 2, 2, 0))
+    return np.uint8(255*(a - a.min((1, 2, 3), keepdims=True))/np.ptp(a, axis=(1, 2, 3), keepdims=True))
+
+
+def circles(rng, n):
+    at, out = np.indices((64, 64)), []
+    for _ in range(n):
+        v = sum(rng.uniform(.3, 1)*np.exp(-((at[0] - rng.uniform(5, 59))**2 + (at[1] - rng.uniform(5, 59))**2)/rng.uniform(10, 90)) for _ in range(12))
+        out.append(np.repeat(np.uint8(255*v/v.max())[..., None], 3, 2))
+    return np.stack(out)
+
+
+@pytest.mark.parametrize("how", ["mirrored", "upside", "turned", "transposed", "resized", "larger", "jpeg", "poor", "brighter", "darker", "shifted", "grey"])
+@pytest.mark.parametrize("maker", [lambda r, n: noise(r, n, 64), smooth, circles], ids=["noise", "smooth", "circles"])
+def test_near_duplicates_are_found_and_others_are_not(maker, how):
+    x = maker(np.random.default_rng(1), 24)
+    both = np.concatenate([x, copies(x[:6], how)])
+    images = Images(both, np.arange(30) % 2, None, ["a", "b"], None, "", "x", np.arange(30).astype(str))
+    found = {tuple(p) for p in twins_of(images)["pairs"].tolist()}
+    want = {(i, 24 + i) for i in range(6)}
+    assert want <= found, f"missed {want - found}"
+    assert len(found - want) <= .01*30*29/2
+    grouped = group_duplicates(images, sorted(want))
+    assert all(grouped.groups[a] == grouped.groups[b] for a, b in want) and len(set(grouped.groups)) == 24
+
+
+def test_a_shortcut_is_seen_and_none_is_not(tmp_path):
+    rng = np.random.default_rng(0)
+    y, x = np.arange(120) % 2, noise(rng, 120)
+    d = tmp_path/"set"
+    for i in range(120):
+        (d/"ab"[y[i]]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x[i]).resize((48 + 8*y[i], 48)).save(d/"ab"[y[i]]/f"{i}.{('png', 'jpg')[y[i]]}")
+    auc = examine(d)["shortcuts"]["auc"]
+    assert auc["size"]["by image"] > .99 and auc["file kind"]["by image"] > .99 and abs(auc["brightness"]["by image"] - .5) < .2 and auc["size"]["by group"] is None
+
+
+def test_siblings_are_seen_as_a_fall_from_image_to_group(tmp_path):
+    rng = np.random.default_rng(0)
+    base, y = noise(rng, 24), np.arange(24) % 2
+    x = np.clip(base.repeat(6, 0).astype(int) + rng.normal(0, 25, (144, 48, 48, 3)), 0, 255).astype(np.uint8)
+    np.savez(tmp_path/"m.npz", train_images=x, train_labels=y.repeat(6), train_groups=np.arange(24).repeat(6))
+    auc = examine(tmp_path/"m.npz")["shortcuts"]["auc"]["16 x 16 pixels"]
+    assert auc["by image"] > .95 and auc["by group"] < .75
+
+
+def test_nothing_is_written_beside_somebodys_images(tmp_path, monkeypatch, capsys):
+    d = ill("folder", tmp_path)
+    monkeypatch.delenv("CATSCANS_WORK")
+    monkeypatch.delenv("CATSCANS_PROJECT", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path/"cache"))
+    monkeypatch.chdir(d)
+    before = sorted(d.rglob("*"))
+    for _ in range(2):
+        for line in (["rank", "."], ["data", "doctor", "."], ["data", "add", ".", "--name", f"n{_}"]): assert main(line) == 0, capsys.readouterr().err
+    assert sorted(d.rglob("*")) == before and (tmp_path/"cache"/"catscans"/"stores").is_dir()
+
+
+def test_a_folder_whose_name_is_not_utf8_is_ranked(tmp_path):
+    import subprocess, sys
+    d = tmp_path/os.fsdecode(b"kl\xe9")
+    for c in "ab":
+        (d/c).mkdir(parents=True)
+        for i in range(12): grey(10*i, 20).save(d/c/f"{i}.png")
+    p = subprocess.run([sys.executable, "-c", "import sys; from catscans.study import main; sys.exit(main(['rank', sys.argv[1]]))", os.fsencode(d)], capture_output=True,
+                       env=os.environ | dict(PYTHONIOENCODING="utf-8:strict"))
+    assert p.returncode == 0 and b"kl\\udce9" in p.stdout, p.stderr

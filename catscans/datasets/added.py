@@ -13,6 +13,7 @@ from ..core.files import data_dir
 from .catalogue import CATALOGUE
 from .archives import ARCHIVES, KIND_NAMES, extract, hidden_folder, kind, printable_name
 from .fetch import alone_in, data_home, load_json, save_json
+from .doctor import checks
 from .own import from_csv, from_npz, from_path
 
 # %% ../../nbs/datasets/11_added.ipynb #5a46a059
@@ -67,7 +68,7 @@ def _register(name, path, what, images, columns):
     entry = dict(path=str(path.relative_to(base) if path.is_relative_to(base) else path), kind=what, size=CHECK_SIZE,
                  resample="draft", fingerprint=images.fingerprint, images=len(images), counts=images.counts,
                  group_key=getattr(images.card, "group_key", None) if images.groups is not None else None,
-                 **({"columns": columns} if columns else {}))
+                 **({"columns": columns} if columns else {}), **({"checks": said} if (said := checks(images)) else {}))
     save_json(base/REGISTER, {**entries(), name: entry})
     return entry
 

@@ -113,7 +113,13 @@ def reading_of(a)->dict:
 # %% ../../nbs/study/08_data_commands.ipynb #be41b78f
 def _add(a):
     before = set(entries())
-    e = add(a.path, a.name, say=lambda s: print(f"note: {s}", file=sys.stderr), **reading_of(a))
+    said = []
+    def say(s):
+        said.append(s)
+        print(f"note: {s}", file=sys.stderr)
+    e = add(a.path, a.name, say=say, **reading_of(a))
+    for s in e.get("checks", ()):
+        if not any(t.endswith(s) for t in said): say(s)
     name = (set(entries()) - before).pop()
     groups = "no groups known" if e["group_key"] is None else f"groups: {e['group_key']}"
     print(f"{name}: {e['images']:,} images, {len(e['counts'])} classes, {groups}, "
