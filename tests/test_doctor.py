@@ -491,7 +491,7 @@ def copies(x, how):
         return np.asarray(im.convert("RGB").resize((64, 64)))
     ways = dict(mirrored=lambda a: a[:, ::-1], upside=lambda a: a[::-1], turned=lambda a: np.rot90(a), transposed=lambda a: a.transpose(1, 0, 2), resized=lambda a: again(a, 40),
                 larger=lambda a: again(a, 200), jpeg=lambda a: again(a, quality=60), poor=lambda a: again(a, 50, 40), brighter=lambda a: np.clip(a*1.2 + 10, 0, 255).astype(np.uint8),
-                darker=lambda a: (a*.6).astype(np.uint8), shifted=lambda a: np.roll(a, 2, 1), grey=lambda a: np.repeat(a.mean(2, keepdims=True), 3, 2).astype(np.uint8))
+                darker=lambda a: (a*.6).astype(np.uint8), shifted=lambda a: np.roll(a, 2, 1), grey=lambda a: np.asarray(Image.fromarray(a).convert("L").convert("RGB")))
     return np.stack([ways[how](a) for a in x])
 
 
