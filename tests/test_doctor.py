@@ -1,7 +1,6 @@
 "Images as people really have them: what is read is held against what was written, pixel by pixel, or the refusal says what to do."
 import io, json, os, re, warnings, zipfile
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest

@@ -29,6 +29,8 @@ def cache_dir()->Path:
     usual = {"darwin": home/"Library"/"Caches", "win32": Path(os.environ.get("LOCALAPPDATA") or home/"AppData"/"Local")}
     return (Path(os.environ.get("XDG_CACHE_HOME") or usual.get(sys.platform, home/".cache"))/"catscans").expanduser()
 
+
+# %% ../../nbs/core/03_files.ipynb #db6873d1
 def data_dir()->Path|None:
     "Where real datasets lie (`CATSCANS_DATA`), or None: only toy data is available then."
     p = os.environ.get("CATSCANS_DATA")
@@ -40,8 +42,8 @@ def work_root()->Path:
     return project/"work" if (project := _project()) else cache_dir()
 
 def work_dir(*parts)->Path:
-    """A folder for what can be made again, created when asked for: in the project, and outside of one in the user's cache, never beside
-    somebody's images. `UserError` where it cannot be made."""
+    """A folder for what can be made again, created when asked for: in the project, and outside of one in the user's
+    cache, never beside somebody's images. `UserError` where it cannot be made."""
     d = work_root().joinpath(*map(str, parts))
     try: d.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -91,6 +93,7 @@ def _half(path):
         tmp.unlink(missing_ok=True)
         if locked: os.close(fd)
 
+# %% ../../nbs/core/03_files.ipynb #77bcd3e9
 @contextmanager
 def atomic(
     path:str|Path, # final place of the file

@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, counted
 from ..metrics.scores import auc_ovr_weighted
-from .images import Images, Listing, Swapped
+from .images import Listing, Swapped
 from .tidy import natural
 from .readers import general
 from .splits import make_splits, official_splits, shared_group_rate, split_text
-from .leaks import group_duplicates, near_duplicates, tied
-from .own import cut_listing
+from .leaks import group_duplicates, near_duplicates
 from .store import build
 
 # %% ../../nbs/datasets/15_doctor.ipynb #00c3d0be
@@ -68,8 +67,8 @@ def _twin_facts(images, pairs)->dict:
     "pairs, images in them, pairs across classes, groups and parts, and the first of them by name"
     cross = pairs[images.y[pairs[:, 0]] != images.y[pairs[:, 1]]]
     name = lambda p: [str(images.paths[i]) for i in p]
-    return dict(pairs=len(pairs), images=len(np.unique(pairs)), across=_across(*pairs.T, images), first=[name(p) for p in pairs[:3]],
-                two_classes=[name(p) for p in cross[:5]])
+    return dict(pairs=len(pairs), images=len(np.unique(pairs)), across=_across(*pairs.T, images),
+                first=[name(p) for p in pairs[:3]], two_classes=[name(p) for p in cross[:5]])
 
 # %% ../../nbs/datasets/15_doctor.ipynb #4f5045ad
 WEIGHT, GRID = 30, 16     # of the ridge; pixels of a side
@@ -85,11 +84,13 @@ def ridge_auc(
     from sklearn.preprocessing import StandardScaler
     out, hot = [], np.eye(y.max() + 1)[y]
     for f in folds:
-        p = make_pipeline(StandardScaler(), Ridge(WEIGHT)).fit(features[f.train], hot[f.train]).predict(features[f.test])
-        e = np.exp(p - p.max(1, keepdims=True))                      # the AUC takes probabilities; the order stays that of p
+        p = make_pipeline(StandardScaler(), Ridge(WEIGHT)).fit(features[f.train],
+                                                               hot[f.train]).predict(features[f.test])
+        e = np.exp(p - p.max(1, keepdims=True))                 # the AUC takes probabilities, in the order of p
         out.append(auc_ovr_weighted(y[f.test], e/e.sum(1, keepdims=True)))
     return float(np.mean(out))
 
+# %% ../../nbs/datasets/15_doctor.ipynb #2e09a252
 def _columns(images, files)->dict:
     "name -> (n, d) of what a shortcut could be read from"
     grey = np.stack([np.asarray(_gray(x)) for x in images.x]).astype(np.float32)
@@ -97,7 +98,8 @@ def _columns(images, files)->dict:
     out = {"brightness": np.stack([grey.mean((1, 2)), grey.std((1, 2))], 1), f"{GRID} x {GRID} pixels": small}
     if files is None: return out
     kinds = natural(set(files["kind"]))
-    return {"size": np.c_[files["width"], files["height"]], "file kind": np.stack([np.array(files["kind"]) == k for k in kinds], 1).astype(float),
+    return {"size": np.c_[files["width"], files["height"]], "file kind": np.stack([np.array(files["kind"]) == k
+                                                                                   for k in kinds], 1).astype(float),
             "file bytes": np.asarray(files["bytes"], float)[:, None]} | out
 
 def _gray(x):
@@ -118,7 +120,8 @@ def shortcuts(
             try: cuts[name] = make_splits(images.y, groups, "grouped", k, 1, None, images.classes, images.name)
             except UserError as e: why[name] = str(e)
     names = _columns(images, files)
-    return dict(folds=k, missing=why, auc={n: {c: ridge_auc(v, images.y, cuts[c]) if c in cuts else None for c in ("by image", "by group")}
+    return dict(folds=k, missing=why, auc={n: {c: ridge_auc(v, images.y, cuts[c]) if c in cuts else None
+                                               for c in ("by image", "by group")}
                                            for n, v in names.items()} if cuts else {})
 
 # %% ../../nbs/datasets/15_doctor.ipynb #d8ac6dc8
@@ -128,8 +131,10 @@ def _head(item)->tuple:
     if isinstance(item, Swapped): item = item.item
     try:
         src = item() if callable(item) else item
-        if isinstance(src, np.ndarray): return src.shape[1], src.shape[0], "array", f"{src.dtype} x {src.shape[2] if src.ndim > 2 else 1}"
-        with Image.open(io.BytesIO(src) if isinstance(src, bytes) else src) as im: return *im.size, im.format or "?", im.mode
+        if isinstance(src, np.ndarray):
+            return src.shape[1], src.shape[0], "array", f"{src.dtype} x {src.shape[2] if src.ndim > 2 else 1}"
+        with Image.open(io.BytesIO(src) if isinstance(src, bytes)
+                        else src) as im: return *im.size, im.format or "?", im.mode
     except Exception: return 0, 0, "?", "?"
 
 def file_facts(
@@ -140,7 +145,8 @@ def file_facts(
     from concurrent.futures import ThreadPoolExecutor
     with ThreadPoolExecutor(workers) as ex: heads = list(ex.map(_head, li.items, chunksize=64))
     size = lambda s: s[0] if isinstance(s, (tuple, list)) and s and isinstance(s[0], int) else 0
-    return dict(zip(("width", "height", "kind", "mode"), map(list, zip(*heads)))) | dict(bytes=[size(s) for s in li.signs])
+    return dict(zip(("width", "height", "kind", "mode"), map(list, zip(*heads)))) | dict(bytes=[size(s)
+                                                                                                for s in li.signs])
 
 # %% ../../nbs/datasets/15_doctor.ipynb #b6ec3539
 def _before(path):
@@ -170,13 +176,17 @@ def twin_lines(
     exact:dict, near:dict, # as of `_twin_facts`
 )->list:
     "What has to be said of images that are there twice."
-    out = [f"{counted(f['pairs'], 'pair')} of {what}{_cross_text(f)}" for f, what in ((exact, "byte-identical files"), (near, "near duplicates")) if f["pairs"]]
+    out = [f"{counted(f['pairs'], 'pair')} of {what}{_cross_text(f)}" for f, what in ((exact, "byte-identical files"),
+                                                                                      (near, "near duplicates"))
+                                                                                      if f["pairs"]]
     both = exact["two_classes"] + near["two_classes"]
     if both: out.append(f"the same image under two classes: {'; '.join(' and '.join(p) for p in both[:5])}")
     if out and (exact["across"].get("groups") or near["across"].get("groups") or "groups" not in exact["across"]):
-        out.append("twins on both sides of a fold are known by heart: make them one group with --group-duplicates (in Python leaks.group_duplicates)")
+        out.append("twins on both sides of a fold are known by heart: make them one group with --group-duplicates (in "
+                   "Python leaks.group_duplicates)")
     return out
 
+# %% ../../nbs/datasets/15_doctor.ipynb #0f842fee
 def fold_lines(images, k:int=5)->list:
     "What has to be said of folds, before one is cut."
     out = []
@@ -204,7 +214,8 @@ def checks(
     twins = twins or twins_of(images, items)
     out = [*images.notes, *twin_lines(twins["exact"], twins["near"]), *fold_lines(images)]
     if images.groups is None and (g := suspected_groups(images.paths)):
-        out.append(f"the {g['what']} look like groups ({g['groups']:,} in {g['images']:,} images, such as {g['example']}): "
+        out.append(f"the {g['what']} look like groups ({g['groups']:,} in {g['images']:,} images, such as "
+                   f"{g['example']}): "
                    "where they are patients, name them in a column of a CSV")
     return out
 
@@ -253,11 +264,13 @@ def examine(
         li, files = li.subset(np.array(keep)), {k: [v[i] for i in keep] for k, v in files.items()}
     twins = twins_of(images, li.items)
     tied_up = _grouped(images, twins["pairs"]) if group_duplicates else images
-    return dict(path=str(path), name=images.name, images=len(images), fingerprint=images.fingerprint, classes=images.counts,
+    return dict(path=str(path), name=images.name, images=len(images), fingerprint=images.fingerprint,
+                classes=images.counts,
                 groups=_group_facts(tied_up), files=_file_summary(files), exact=twins["exact"], near=twins["near"],
                 split=None if images.split is None else dict(Counter(map(str, images.split))),
                 shortcuts=shortcuts(tied_up, files), notes=[*dict.fromkeys([*said, *checks(tied_up, li.items, twins)])])
 
+# %% ../../nbs/datasets/15_doctor.ipynb #42be2072
 def _grouped(images, pairs): return group_duplicates(images, pairs)
 
 def _group_facts(images)->dict|None:
@@ -267,14 +280,16 @@ def _group_facts(images)->dict|None:
 
 def _file_summary(files)->dict:
     "widths, heights and bytes in short, and how many files there are of each kind and pixel mode"
-    return {k: _spread(files[k]) for k in ("width", "height", "bytes")} | {k: dict(Counter(files[k]).most_common()) for k in ("kind", "mode")}
+    return {k: _spread(files[k]) for k in ("width", "height", "bytes")} | {k: dict(Counter(files[k]).most_common())
+                                                                           for k in ("kind", "mode")}
 
 # %% ../../nbs/datasets/15_doctor.ipynb #69fe87d1
 WIDTH = 100    # columns of a page
 
 def _wrapped(label, text):
     "a line with its label, in as many lines as it needs"
-    return textwrap.wrap(text, WIDTH, initial_indent=f"{label:13}", subsequent_indent=" "*13, break_on_hyphens=False) or [f"{label:13}"]
+    return textwrap.wrap(text, WIDTH, initial_indent=f"{label:13}", subsequent_indent=" "*13,
+                         break_on_hyphens=False) or [f"{label:13}"]
 
 def _counts(d, most=12):
     items = [f"{k} {v:,}" for k, v in d.items()]
@@ -303,9 +318,11 @@ def page(
             ("groups", "none known" if g is None else f"{g['groups']:,} ({g['key']}), images in each: {_range(g)}"),
             ("sizes", f"width {_range(f['width'])}, height {_range(f['height'])} pixels, {_range(f['bytes'])} bytes"),
             ("files", f"{_counts(f['kind'])}; pixels {_counts(f['mode'])}"),
-            ("twins", f"{counted(r['exact']['pairs'], 'pair')} of byte-identical files, {counted(r['near']['pairs'], 'pair')} of near duplicates"),
+            ("twins", f"{counted(r['exact']['pairs'], 'pair')} of byte-identical files, "
+                      f"{counted(r['near']['pairs'], 'pair')} of near duplicates"),
             ("split", "none carried" if not r["split"] else _counts(r["split"]))]
     head = rows.pop(0)[1]
-    lines = [*textwrap.wrap(head, WIDTH), "", *(line for row in rows for line in _wrapped(*row)), *_shortcut_lines(r["shortcuts"]), ""]
+    lines = [*textwrap.wrap(head, WIDTH), "", *(line for row in rows for line in _wrapped(*row)),
+             *_shortcut_lines(r["shortcuts"]), ""]
     for s in r["notes"]: lines += textwrap.wrap(f"note: {s}", WIDTH, subsequent_indent="      ", break_on_hyphens=False)
     return "\n".join([*lines, *([] if r["notes"] else ["nothing else has to be said"])])

@@ -8,7 +8,7 @@ __all__ = ['PART_NAMES', 'GROUP_COLUMNS', 'reading_file', 'visible_entries', 'is
            'Beside', 'Blocks', 'read_npz_listing', 'general', 'groups_from']
 
 # %% ../../nbs/datasets/05_readers.ipynb #47df5346
-import csv, io, os, re, tarfile, threading, tokenize, warnings, zipfile
+import csv, io, os, re, tarfile, threading, tokenize, zipfile
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import replace

@@ -97,6 +97,7 @@ def _lacking(y, parts)->list:
     have = np.unique(y)
     return [(i + 1, int(c)) for i, part in enumerate(parts) for c in np.setdiff1d(have, y[part])]
 
+# %% ../../nbs/datasets/07_splits.ipynb #391b0354
 def cover(
     y,       # (n,) class index
     groups,  # (n,) group ids
@@ -107,10 +108,11 @@ def cover(
     _, g = np.unique(groups, return_inverse=True)
     table = np.zeros((g.max() + 1, y.max() + 1))
     np.add.at(table, (g, y), 1)
-    (m, c), k = table.shape, len(sizes)
+    m, k = len(table), len(sizes)
     held, of, eye = (table[:, table.any(0)] > 0).T.astype(float), table.sum(1), np.eye(k)
     free = np.zeros
-    once = np.hstack([np.tile(np.eye(m), k), free((m, k))])                       # columns: group m in part k, then the misses
+    # columns: group m in part k, then the misses
+    once = np.hstack([np.tile(np.eye(m), k), free((m, k))])
     every = np.hstack([np.kron(eye, held), free((len(held)*k, k))])
     size = np.kron(eye, of)
     want = np.asarray(sizes, float)*len(y)
@@ -131,7 +133,8 @@ def _full_cut(y, groups, k, key, name, classes)->list:
         return [(np.flatnonzero(~p), np.flatnonzero(p)) for p in parts]
     c = lacks[0][1]
     label, at = repr(classes[c]) if classes is not None else c, np.flatnonzero(y == c)
-    raise UserError(f"{name}: no cut into {k} folds has every class in each of them: class {label} ({counted(len(at), 'image')}"
+    raise UserError(f"{name}: no cut into {k} folds has every class in each of them: class {label} "
+                    f"({counted(len(at), 'image')}"
                     + (f" of {counted(len(np.unique(groups[at])), 'group')}" if groups is not None else "")
                     + ") would be missing in one; use fewer folds, add images, or drop the class")
 
@@ -140,7 +143,8 @@ def _full_halves(part, y, key, name):
     for t in range(_TRIES):
         valid, test = _halve(part, y, seed_for("halve", *key, *([t] if t else [])))
         if not _lacking(y[part], [np.searchsorted(part, test)]): return valid, test
-    note(f"{name}: fold {key[1] + 1} holds classes of which one image is left for two halves: they are not scored in it")
+    note(f"{name}: fold {key[1] + 1} holds classes of which one image is left for two halves: they are not scored in "
+         "it")
     return valid, test
 
 # %% ../../nbs/datasets/07_splits.ipynb #448eda5c
@@ -192,7 +196,8 @@ def cap(
 def _two_tenths(y, groups, key)->tuple:
     "Two parts of a tenth each that hold every class; `UserError` where there are none"
     if groups is not None and (have := len(np.unique(groups))) < 10:
-        raise UserError(f"80/10/10 by group needs at least 10 groups (patients, lesions, slides), received {have}; give more, "
+        raise UserError(f"80/10/10 by group needs at least 10 groups (patients, lesions, slides), received {have}; "
+                        "give more, "
                         "or cut by image (protocol described), which puts images of one group on both sides")
     for t in range(_TRIES):
         parts = [part for _, part in _cut(y, groups, 10, seed_for("single", *key, *([t] if t else [])))]
@@ -201,7 +206,8 @@ def _two_tenths(y, groups, key)->tuple:
             if not _lacking(y, [np.setdiff1d(np.arange(len(y)), np.concatenate(pair))]): return pair
     if got := cover(y, groups, (.8, .1, .1)): return tuple(np.flatnonzero(p) for p in got[1:])
     c = min(np.unique(y), key=lambda c: len(np.unique(groups[y == c])))
-    raise UserError(f"class {c} has images of {counted(len(np.unique(groups[y == c])), 'group')}: 80/10/10 by group needs one in each of three "
+    raise UserError(f"class {c} has images of {counted(len(np.unique(groups[y == c])), 'group')}: 80/10/10 by group "
+                    "needs one in each of three "
                     "parts; give more, leave the class out, or cut by image (protocol described)")
 
 # %% ../../nbs/datasets/07_splits.ipynb #5477e5ae
@@ -300,14 +306,18 @@ def official_parts(
 )->np.ndarray: # (n,) train, val, test, or fold1, fold2, ...
     "The parts under one name each; `UserError` where an image has none or a word stands for no part."
     if split is None:
-        raise UserError(f"{name} carries no official split: a column split, train_images and test_images, or folders of parts (--parts pool) would; "
+        raise UserError(f"{name} carries no official split: a column split, train_images and test_images, or folders "
+                        "of parts (--parts pool) would; "
                         "leave out split='official'")
-    words = {str(w): part_of(str(w).strip())[0] or (f"fold{int(w)}" if str(w).strip().isdecimal() else None) for w in set(split)}
+    words = {str(w): part_of(str(w).strip())[0] or (f"fold{int(w)}" if str(w).strip().isdecimal() else None)
+             for w in set(split)}
     if odd := natural(w for w, part in words.items() if part is None):
         raise UserError(f"{name}: split holds {odd[0]!r}, allowed are train, val and test, or a number for each fold")
-    if len(set(words.values())) < 2: raise UserError(f"{name}: all images are in the part {next(iter(words))}: a split needs train and test")
+    if len(set(words.values())) < 2: raise UserError(f"{name}: all images are in the part {next(iter(words))}: a "
+                                                     "split needs train and test")
     return np.array([words[str(w)] for w in split])
 
+# %% ../../nbs/datasets/07_splits.ipynb #772d1a44
 def official_splits(
     images,  # datasets.Images, or a Listing
 )->Splits:
@@ -319,12 +329,14 @@ def official_splits(
     if "train" in names:
         held = "test" if "test" in names else "val"
         folds = (Fold(at["train"], at.get("val", none) if held == "test" else none, at[held]),)
-    elif names & {"test", "val"}: raise UserError(f"{images.name}: the official split has {', '.join(natural(names))}, but no train")
+    elif names & {"test", "val"}: raise UserError(f"{images.name}: the official split has "
+                                                  f"{', '.join(natural(names))}, but no train")
     else: folds = tuple(Fold(np.flatnonzero(parts != p), none, at[p]) for p in natural(names))
     y = np.asarray(images.y)
     for side, what in (("train", "training"), ("test", "the held-out part")):
         if lacks := _lacking(y, [getattr(f, side) for f in folds]):
-            raise UserError(f"{images.name}: the official split has no image of class {images.classes[lacks[0][1]]!r} in {what}; cut folds instead")
+            raise UserError(f"{images.name}: the official split has no image of class {images.classes[lacks[0][1]]!r} "
+                            f"in {what}; cut folds instead")
     return Splits("official", len(folds), 0, folds, splits_fingerprint("official", len(folds), 0, folds))
 
 # %% ../../nbs/datasets/07_splits.ipynb #a31157d2
@@ -333,9 +345,11 @@ def split_text(
 )->str:
     "Which split a run used, in a line."
     f = splits.folds[0]
-    if splits.protocol != "official": return f"{splits.k} folds cut anew, protocol {splits.protocol}, seed {splits.seed}"
+    if splits.protocol != "official":
+        return f"{splits.k} folds cut anew, protocol {splits.protocol}, seed {splits.seed}"
     if splits.k > 1: return f"the official split of the data, {splits.k} folds"
-    return ("the official split of the data: " + ", ".join(f"{len(v):,} {k}" for k, v in (("train", f.train), ("val", f.valid), ("test", f.test)) if len(v)))
+    parts = dict(train=f.train, val=f.valid, test=f.test)
+    return "the official split of the data: " + ", ".join(f"{len(v):,} {k}" for k, v in parts.items() if len(v))
 
 def splits_of(
     images,              # datasets.Images
@@ -348,6 +362,7 @@ def splits_of(
     else: out = make_splits(images.y, images.groups, protocol, k, seed, max_train, images.classes, images.name)
     both = 0 if images.groups is None else shared_group_rate(out, images.groups)
     unused = split == "folds" and images.split is not None and len(set(images.split)) > 1
-    note(f"{images.name}: {split_text(out)}" + (f"; {100*both:.0f} % of its held-out images have a group that is trained on, too" if both else "")
+    note(f"{images.name}: {split_text(out)}" + (f"; {100*both:.0f} % of its held-out images have a group that is "
+                                                "trained on, too" if both else "")
          + ("; the official split that the data carry is not used (split='official' would)" if unused else ""))
     return out

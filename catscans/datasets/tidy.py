@@ -25,7 +25,9 @@ def natural(
 )->list:
     "The names in natural order: numbers in them count as numbers."
     def part(t): return (0, int(t), t) if re.fullmatch("[0-9]+", t) else (1, 0, t)
-    def key(s): return (0, Decimal(s), s) if re.fullmatch(_NUMBER, s) else (1, [part(t) for t in re.split("([0-9]+)", s) if t])
+    def key(s):
+        if re.fullmatch(_NUMBER, s): return 0, Decimal(s), s
+        return 1, [part(t) for t in re.split("([0-9]+)", s) if t]
     return sorted(names, key=key)
 
 # %% ../../nbs/datasets/14_tidy.ipynb #60295443
@@ -67,7 +69,8 @@ def _status(entry):
     except OSError as e:
         if entry.is_symlink() and not os.path.exists(entry.path):
             raise UserError(f"{entry.path} is a link to a file that is not there: copy the file itself") from e
-        raise UserError(f"{entry.path} cannot be read ({e.strerror or e}); give yourself the right to, or move it out") from e
+        raise UserError(f"{entry.path} cannot be read ({e.strerror or e}); give yourself the right to, or move it "
+                        "out") from e
 
 # %% ../../nbs/datasets/14_tidy.ipynb #fadf6d32
 def _into(w, folder, rel, above):
@@ -84,6 +87,7 @@ def _into(w, folder, rel, above):
         elif (s.st_dev, s.st_ino) in above: w.loops.append(here)
         else: _into(w, e.path, f"{here}/", above | {(s.st_dev, s.st_ino)})
 
+# %% ../../nbs/datasets/14_tidy.ipynb #a9adb686
 def walk(
     path:Path, # of a folder
 )->dict:
@@ -104,11 +108,13 @@ def _some(names, most=5)->str:
     return ", ".join(n[:200] for n in names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 # %% ../../nbs/datasets/14_tidy.ipynb #44c2662e
-_NO_IMAGE = r"(?:masks?|msk|seg|segm|segmentations?|groundtruth|ground[ _-]truth|gt|labels?|annotations?|contours?|superpixels|thumb|thumbs|thumbnail|thumbnails)"
+_NO_IMAGE = (r"(?:masks?|msk|seg|segm|segmentations?|groundtruth|ground[ _-]truth|gt|labels?|annotations?|contours?|"
+             r"superpixels|thumbs?|thumbnails?)")
 _BEHIND = re.compile(rf"^(.+?)[ _.-]+{_NO_IMAGE}(?:[ _.-]*[0-9]+)?$", re.I)
 _BEFORE = re.compile(rf"^{_NO_IMAGE}[ _.-]+(.+)$", re.I)
 _NO_IMAGES = re.compile(rf"^(?:.+[ _-])?{_NO_IMAGE}$", re.I)      # a folder
-_IMAGES = re.compile(r"^(?:.+[ _-])?(?:images?|imgs?|scans?|frames?|pictures?|photos?|originals?|raw|data|inputs?|slices?|jpe?gs?|pngs?)$", re.I)
+_IMAGES = re.compile(r"^(?:.+[ _-])?(?:images?|imgs?|scans?|frames?|pictures?|photos?|originals?|raw|data|inputs?|"
+                     r"slices?|jpe?gs?|pngs?)$", re.I)
 _SELF = ("", "_image", "_img", "-image", " image", "_orig", "_original", "_raw", "_rgb", "_scan", "_input")
 
 def _stem(rel)->str: return rel.rsplit("/", 1)[-1].rsplit(".", 1)[0]
@@ -119,7 +125,8 @@ def _partnered(rels)->set:
     there, out = {(_folder(r), _stem(r).lower()) for r in rels}, set()
     for r in rels:
         for made in (_BEHIND, _BEFORE):
-            if (hit := made.match(_stem(r))) and any((_folder(r), hit[1].lower() + s) in there for s in _SELF): out.add(r)
+            if (hit := made.match(_stem(r))) and any(
+                    (_folder(r), hit[1].lower() + s) in there for s in _SELF): out.add(r)
     return out
 
 # %% ../../nbs/datasets/14_tidy.ipynb #42fdf6dd
@@ -129,12 +136,15 @@ def _core(rel)->str:
     hit = _BEHIND.match(s) or _BEFORE.match(s)
     return hit[1] if hit else s
 
+# %% ../../nbs/datasets/14_tidy.ipynb #5529c673
 def _mask_folders(rels)->set:
     "Folders of masks: beside a folder of images, or with the classes of the images in them again"
     kids = {}
     for r in rels:
         parts = r.split("/")[:-1]
-        for i, p in enumerate(parts): kids.setdefault("/".join(parts[:i]), {}).setdefault(p, set()).add("/".join(r.split("/")[i+1:]))
+        for i, p in enumerate(parts):
+            inner = "/".join(r.split("/")[i+1:])
+            kids.setdefault("/".join(parts[:i]), {}).setdefault(p, set()).add(inner)
     out = set()
     for at, inside in kids.items():
         for name in (n for n in inside if _NO_IMAGES.match(n)):
@@ -143,7 +153,7 @@ def _mask_folders(rels)->set:
             again = deep and {r.split("/")[0] for r in deep} <= set(beside)
             loose = {_core(r) for r in inside[name]} if not deep and len(beside) > 1 else set()
             of = Counter(_core(r) for n in beside for r in inside[n])
-            lies = loose and all(of[s] == 1 for s in loose)              # each is of one image, in whatever class that is
+            lies = loose and all(of[s] == 1 for s in loose)     # each is of one image, whatever its class
             if again or lies or any(_IMAGES.match(n) for n in beside): out.add(f"{at}/{name}".lstrip("/"))
     return out
 
@@ -158,10 +168,12 @@ def no_images(
     return out | dict.fromkeys(_partnered([r for r in rels if r not in out]), "masks or thumbnails by their name")
 
 # %% ../../nbs/datasets/14_tidy.ipynb #c2727b22
-PARTS = dict(train="train training trainset traindata trn", val="val valid validation validate valset validset dev devset development",
+PARTS = dict(train="train training trainset traindata trn", val="val valid validation validate valset validset dev "
+                                                                "devset development",
              test="test testing testset testdata tst eval evaluation holdout heldout pred predict prediction")
 _PARTS = {w: p for p, ws in PARTS.items() for w in ws.split()}
-_NUMBERED = re.compile(r"^(?:(.*)[ _.-])?(?:k?fold|split|part|partition|subset|batch|chunk|shard|cv)[ _.-]*([0-9]+)$", re.I)
+_NUMBERED = re.compile(r"^(?:(.*)[ _.-])?(?:k?fold|split|part|partition|subset|batch|chunk|shard|cv)[ _.-]*([0-9]+)$",
+                       re.I)
 _PLAIN = set("set data dataset folder dir images image imgs img files x y final new".split())   # words that say nothing
 
 def part_of(
@@ -219,7 +231,7 @@ def _same(one, other)->bool:
     return sign_a[0] == sign_b[0] and filecmp.cmp(a, b, shallow=False)
 
 def _copies(kids, base, tree)->tuple:
-    "Folders that hold the folders beside them again: their files that are there twice, and the folders that hold others"
+    "Folders that hold the folders beside them again: those with the same files, and those with others"
     twice, others = [], []
     for k, files in kids.items():
         at = _base(files, f"{base}{k}/")
@@ -229,11 +241,17 @@ def _copies(kids, base, tree)->tuple:
         (twice if len(same) == len(files) else others).append((k, files))
     return twice, others
 
+# %% ../../nbs/datasets/14_tidy.ipynb #6a809519
 def _refuse_parts(where, parts, base):
     "The parts cannot be classes: what to do instead"
-    raise UserError(f"{where}{'/' + base.rstrip('/') if base else ''} holds the parts {', '.join(natural(parts))}, not classes: give one of them, "
-                    "a CSV with the columns path, class, split, or, if parts that hold the same classes are to be taken together, "
-                    "say so: --parts pool (in Python parts='pool'), which keeps the part of each image as its official split")
+    order = {p: i for i, p in enumerate(PARTS)}
+    names = sorted(natural(parts), key=lambda k: order.get(parts[k], 9))
+    raise UserError(f"{where}{'/' + base.rstrip('/') if base else ''} holds the parts {', '.join(names)}, "
+                    "not classes: give one of them, "
+                    "a CSV with the columns path, class, split, or, if parts that hold the same classes are to be "
+                    "taken together, "
+                    "say so: --parts pool (in Python parts='pool'), which keeps the part of each image as its "
+                    "official split")
 
 def _pool(where, parts, kids, base)->Arranged:
     "The parts taken together; `UserError` where they do not hold the same classes"
@@ -244,8 +262,10 @@ def _pool(where, parts, kids, base)->Arranged:
         inside, loose = _kids(kids[k], at)
         held[k] = set(inside)
         if loose or held[k] != held[next(iter(parts))]:
-            raise UserError(f"{where}: the part {k} holds {'images without a class' if loose else 'the classes ' + _some(natural(held[k]))}, "
-                            f"the part {next(iter(parts))} {_some(natural(held[next(iter(parts))]))}: parts are taken together only where they hold the same classes; "
+            raise UserError(f"{where}: the part {k} holds "
+                            f"{'images without a class' if loose else 'the classes ' + _some(natural(held[k]))}, "
+                            f"the part {next(iter(parts))} {_some(natural(held[next(iter(parts))]))}: parts are taken "
+                            "together only where they hold the same classes; "
                             "give one of them, or a CSV with the columns path, class, split")
         for c, files in inside.items():
             out.classes |= dict.fromkeys(files, c)
@@ -279,12 +299,14 @@ def _lone_part(kids, base)->str|None:
     called = [k for k in kids if part_of(k)[0]]
     return called[0] if len(called) == 1 and deep(called[0]) and not all(deep(k) for k in kids) else None
 
+# %% ../../nbs/datasets/14_tidy.ipynb #e4010beb
 def arrange(
     tree:dict,         # relative path -> (what opens it, sign), of the image files
     where,             # what messages call the folder or archive
     parts:str|None=None, # "pool": parts with the same classes are taken together; None: they are refused
 )->Arranged:
-    """Which image is of which class, from the folders that they lie in. `UserError` where the folders are parts, or a copy of what lies beside them."""
+    """Which image is of which class, from the folders that they lie in.
+    `UserError` where the folders are parts, or a copy of what lies beside them."""
     out = no_images(list(tree))
     rels = [r for r in tree if r not in out]
     base = _base(rels)
@@ -295,10 +317,13 @@ def arrange(
     told = parts_among(kids) or dict.fromkeys([p] if (p := _lone_part(kids, base)) else [])
     if told and (parts != "pool" or len(told) < 2): _refuse_parts(where, told, base)
     if others:
-        raise UserError(f"{where}: {_some([k for k, _ in others])} holds folders called like those beside it, but not the same files: "
-                        "is it a copy, or are these parts? Move it out, or give a CSV with the columns path, class, split")
+        raise UserError(f"{where}: {_some([k for k, _ in others])} holds folders called like those beside it, but not "
+                        "the same files: "
+                        "is it a copy, or are these parts? Move it out, or give a CSV with the columns path, class, "
+                        "split")
     if told and set(kids) - set(told):
-        raise UserError(f"{where}: beside the parts {_some(told)} lies {_some([k for k in kids if k not in told])}; move it out")
+        raise UserError(f"{where}: beside the parts {_some(told)} lies {_some([k for k in kids if k not in told])}; "
+                        "move it out")
     got = _pool(where, told, kids, base) if told else _by_class(kids, base)
     _say(where, got, base, out, [] if told else _doubtful(kids, base))
     return replace(got, left_out=out)
@@ -309,21 +334,26 @@ def _say(where, got, base, out, doubtful):
     for why, n in Counter(out.values()).items():
         first = next(r for r, w in out.items() if w == why)
         note(f"{where}: {counted(n, 'image is', 'images are')} left out: {why} (first: {first})")
-    if base: note(f"{where}: the classes are the folders in {base.rstrip('/')}: {_some(natural(set(got.classes.values())))}")
+    if base: note(f"{where}: the classes are the folders in {base.rstrip('/')}: "
+                  f"{_some(natural(set(got.classes.values())))}")
     if doubtful:
-        note(f"{where}: every class holds the same folders ({_some(doubtful)}); the classes are taken to be the folders above them: "
+        note(f"{where}: every class holds the same folders ({_some(doubtful)}); the classes are taken to be the "
+             "folders above them: "
                       f"{_some(natural(set(got.classes.values())))}")
     if got.parts:
-        note(f"{where}: the folders {_some(natural(set(got.parts.values())))} are kept as the official split, and their images are taken together")
+        note(f"{where}: the folders {_some(natural(set(got.parts.values())))} are kept as the official split, and "
+             "their images are taken together")
 
 # %% ../../nbs/datasets/14_tidy.ipynb #0e3c9d88
-_MISSING = {"", "na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "none", "null", "nil", "nat", "-1", "-1.0", "?", "missing"}
-_UNKNOWN = _MISSING | {"unknown", "unk", "not available", "not known", "undefined", "unspecified", "no id", "-", "--", "."}
+_MISSING = {"", "na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "none", "null", "nil", "nat", "-1", "-1.0", "?",
+            "missing"}
+_UNKNOWN = _MISSING | {"unknown", "unk", "not available", "not known", "undefined", "unspecified", "no id", "-", "--",
+                       "."}
 
 def spelled(
     text, # a class or a group, as somebody wrote it
 )->str:
-    "The same in one Unicode form (NFC), without white space around it or twice in it, and without marks that are not seen."
+    "The same in one Unicode form (NFC), without white space around it or twice in it, and without unseen marks."
     return " ".join(re.sub("[\u200b\u200c\u2060\ufeff]", "", unicodedata.normalize("NFC", str(text))).split())
 
 def twin_key(
@@ -337,7 +367,8 @@ def _missing(where, what, values, paths, words, then):
     "`UserError` where values stand for nothing"
     odd = np.flatnonzero([spelled(v).lower() in words for v in values])
     if len(odd):
-        raise UserError(f"{where}: {counted(len(odd), 'image has', 'images have')} no {what} (it is {str(values[odd[0]])!r} for {paths[odd[0]]}); {then}")
+        raise UserError(f"{where}: {counted(len(odd), 'image has', 'images have')} no {what} (it is "
+                        f"{str(values[odd[0]])!r} for {paths[odd[0]]}); {then}")
 
 def _twins(where, names, counts):
     "`UserError` where classes differ only in capitals or in how a number is written, with what to paste"
@@ -346,8 +377,10 @@ def _twins(where, names, counts):
     if twins := [sorted(t, key=lambda n: -counts[n]) for t in by.values() if len(t) > 1]:
         said = "; ".join(" and ".join(f"{n!r} ({counted(counts[n], 'image')})" for n in t) for t in twins[:5])
         to = {n: t[0] for t in twins for n in t[1:]}
-        raise UserError(f"{where}: the classes {said} differ only in capitals or in how a number is written. If they are one, say so: "
-                        f"{' '.join(f'--rename {_quoted(k)}={_quoted(v)}' for k, v in to.items())} (in Python rename={to!r}); "
+        raise UserError(f"{where}: the classes {said} differ only in capitals or in how a number is written. If they "
+                        "are one, say so: "
+                        f"{' '.join(f'--rename {_quoted(k)}={_quoted(v)}' for k, v in to.items())} (in Python "
+                        f"rename={to!r}); "
                         "if they are not, give them names that differ in more")
 
 def _quoted(s): return s if re.fullmatch("[A-Za-z0-9._-]+", s) else f"'{s}'"
@@ -358,15 +391,18 @@ def _renamed(where, names, rename)->list:
     rename = {spelled(k): spelled(v) for k, v in (rename or {}).items()}
     new = [spelled(n) for n in names]
     if odd := sorted(set(rename) - set(new)):
-        raise UserError(f"{where}: rename: received {odd[0]!r}, which is no class; allowed are {_some(natural(set(new)))}")
+        raise UserError(f"{where}: rename: received {odd[0]!r}, which is no class; allowed are "
+                        f"{_some(natural(set(new)))}")
     return [rename.get(n, n) for n in new]
 
+# %% ../../nbs/datasets/14_tidy.ipynb #a1fe0b26
 def tidy_labels(
     li:Listing,
     where,                 # what messages call it
     rename:dict|None=None, # class -> what it is to be called; two that get one name become one
 )->Listing:
-    "The listing with one spelling of each class. `UserError` where a class is a missing value, or may be another one written differently."
+    """The listing with one spelling of each class.
+    `UserError` where a class is a missing value, or may be another one written differently."""
     new = _renamed(where, li.classes, rename)
     named = np.array(new, dtype=object)[li.y]
     _missing(where, "class", named, li.paths, _MISSING, "give it one, or leave the image out")
@@ -374,7 +410,8 @@ def tidy_labels(
     _twins(where, list(dict.fromkeys(new)), counts)
     if new == list(li.classes): return li
     same = {n: [o for o, m in zip(li.classes, new) if m == n] for n in dict.fromkeys(new)}
-    odd = [" and ".join(map(repr, old)) for n, old in same.items() if len(old) > 1 and any(spelled(o) == n != o for o in old)]
+    odd = [" and ".join(map(repr, old)) for n, old in same.items() if len(old) > 1 and 
+           any(spelled(o) == n != o for o in old)]
     if odd: note(f"{where}: classes that differ in white space or Unicode form only are one: {_some(odd)}")
     if len(same) < 2: raise UserError(f"{where}: received 1 class ({new[0]}), at least 2 are needed")
     classes = list(same)
@@ -389,19 +426,22 @@ def tidy_groups(
     "The listing with one spelling of each group. `UserError` where images have none."
     if li.groups is None: return li
     key = getattr(li.card, "group_key", None) or "group"
-    _missing(where, key, li.groups, li.paths, _UNKNOWN, "give each image its own, leave these images out, or name no group")
+    _missing(where, key, li.groups, li.paths, _UNKNOWN, "give each image its own, leave these images out, or name no "
+                                                        "group")
     first, several = {}, {}
     for g in map(str, li.groups):
         mine = first.setdefault(twin_key(spelled(g)), spelled(g))
         if g != mine: several.setdefault(mine, set()).add(g)
     if not several: return li
     odd = [f"{mine!r} and {', '.join(repr(g) for g in sorted(s))}" for mine, s in several.items()]
-    note(f"{where}: {key}: {counted(len(odd), 'group is', 'groups are')} written in several ways, each is taken as one ({_some(odd, 3)})")
+    note(f"{where}: {key}: {counted(len(odd), 'group is', 'groups are')} written in several ways, each is taken as "
+         f"one ({_some(odd, 3)})")
     return replace(li, groups=np.array([first[twin_key(spelled(str(g)))] for g in li.groups]))
 
 # %% ../../nbs/datasets/14_tidy.ipynb #7f2c3f4e
-_GROUP_WORDS = re.compile("patient|pacient|paziente|subject|proband|participant|person|donor|lesion|slide|wsi|mrn|study|series|video|exam|specimen|"
-                          "individual|animal|mouse|(?:^|_)(?:case|pid|sid|pat|group|scan|eye|tumou?r_id|id_?p)(?:_|$)|caseid")
+_GROUP_WORDS = re.compile("patient|pacient|paziente|subject|proband|participant|person|donor|lesion|slide|wsi|mrn|study|"
+                          "series|video|exam|specimen|individual|animal|mouse|caseid|"
+                          "(?:^|_)(?:case|pid|sid|pat|group|scan|eye|tumou?r_id|id_?p)(?:_|$)")
 
 def group_like(
     columns:dict, # name -> its values, a string each
@@ -427,8 +467,10 @@ def file_of(
     "What tells the file of an item from others: its real path, or its name in an archive; None where it has none."
     if isinstance(item, (str, Path)): return os.path.realpath(item)
     args = getattr(item, "args", None) or ()
-    return (str(getattr(args[0], "filename", "")), args[1].filename) if len(args) > 1 and hasattr(args[1], "filename") else None
+    inside = len(args) > 1 and hasattr(args[1], "filename")
+    return (str(getattr(args[0], "filename", "")), args[1].filename) if inside else None
 
+# %% ../../nbs/datasets/14_tidy.ipynb #33fdd75c
 def refuse_twice(
     li:Listing, # from a table
     where,      # what messages call it
@@ -449,6 +491,6 @@ def tidy(
     table:bool=False,      # from a table, in which a file stands once
     rename:dict|None=None, # class -> what it is to be called
 )->Listing:
-    "The listing with one spelling of each class and group; `UserError` where that is not sure, or a file is listed twice."
+    "One spelling of each class and group; `UserError` where that is not sure, or a file is listed twice."
     if table: refuse_twice(li, where)
     return tidy_groups(tidy_labels(li, where, rename), where)

@@ -39,7 +39,8 @@ def _run_options(subs):
     r.add_argument("--source", **several, metavar="S", help="only these sources (random: the baseline)")
     r.add_argument("--target", **several, metavar="T", help="only these targets")
     r.add_argument("--protocol", metavar="P", help=f"{', '.join(PROTOCOLS)} (default: the profile's)")
-    r.add_argument("--seeds", nargs="+", type=whole_number, metavar="N", help="only these seeds (default: the profile's)")
+    r.add_argument("--seeds", nargs="+", type=whole_number, metavar="N", help="only these seeds (default: the "
+                                                                              "profile's)")
     r.add_argument("--part", metavar="NAME", help="a part of the grid that goes by a name: balanced or small, of power")
     r.add_argument("--jobs", type=whole_number, metavar="N",
                    help="notebooks at once (default: what cores, memory and GPUs allow)")
@@ -93,9 +94,12 @@ def _reading_options(p):
     "how a user's own images are to be read"
     for k, default in (("path", "path"), ("class", "class"), ("group", "see below")):
         p.add_argument(f"--{k}-col", metavar="C", help=f"the CSV's column of the {k}, default: {default}")
-    p.add_argument("--parts", choices=["pool"], help="pool: folders of parts (train, val, test) that hold the same classes are taken together, "
+    p.add_argument("--parts", choices=["pool"], help="pool: folders of parts (train, val, test) that hold the same "
+                                                     "classes are taken together, "
                                                      "and the part of each image is kept as its official split")
-    p.add_argument("--rename", metavar="OLD=NEW", action="append", type=_pair, help="call a class otherwise; two that get one name become one (may be repeated)")
+    p.add_argument("--rename", metavar="OLD=NEW", action="append", type=_pair, help="call a class otherwise; two that "
+                                                                                    "get one name become one (may be "
+                                                                                    "repeated)")
 
 # %% ../../nbs/study/10_cli.ipynb #ed96d17c
 def _add_options(subs):
@@ -107,11 +111,13 @@ def _add_options(subs):
 
 # %% ../../nbs/study/10_cli.ipynb #bcafbc73
 def _doctor_options(subs):
-    d = _command(subs, "doctor", "everything that can be told of your images before they are used, on one page: twins, groups, parts, shortcuts")
+    d = _command(subs, "doctor", "everything that can be told of your images before they are used, on one page: "
+                                 "twins, groups, parts, shortcuts")
     d.epilog = _TABLE
     d.add_argument("path", metavar="FOLDER|CSV|NPZ|ZIP")
     d.add_argument("--json", action="store_true", help="an object instead of a page")
-    d.add_argument("--group-duplicates", action="store_true", help="near duplicates are one group in the folds by group")
+    d.add_argument("--group-duplicates", action="store_true", help="near duplicates are one group in the folds by "
+                                                                   "group")
     _reading_options(d)
 
 # %% ../../nbs/study/10_cli.ipynb #4439239a
