@@ -643,7 +643,7 @@ WRONG = {
     "nothing there": ("gone", {}, "nothing at"), "empty folder": ("e", {"e/.keep": b""}, "is empty"), "one class": ("e", {"e/cat/0.png": image()}, "received 1 class"),
     "loose images": ("e", {"e/0.png": image()}, "no class sub-folders"), "empty class": ("e", {**{f"e/{n}": b for n, b in PETS.items()}, "e/pets/cow/x.txt": b""}, ""),
     "damaged image": ("pets", {**PETS, "pets/dog/9.png": image()[:60]}, "9.png"), "text as image": ("pets", {**PETS, "pets/dog/9.png": b"no"}, "9.png"), "no image at all": ("pets", {"pets/cat/1.txt": b"", "pets/dog/1.txt": b""}, "no image"),
-    "missing file": ("t.csv", {"t.csv": b"path,class\na.png,cat\nb.png,dog\n"}, "not there"), "wrong columns": ("t.csv", {"t.csv": b"file,label\na.png,cat\n"}, "no column"),
+    "missing file": ("t.csv", {"t.csv": b"path,class\na.png,cat\nb.png,dog\n"}, "not there"), "wrong columns": ("t.csv", {"t.csv": b"scan,kind\na.png,cat\n"}, "no column"),
     "header only": ("t.csv", {"t.csv": b"path,class\n"}, "t.csv"), "pickled": ("p.npz", {"p.npz": npz(train_labels=np.array([0, 1, 0, 1], object))}, "pickled"),
     "wrong arrays": ("p.npz", {"p.npz": zipped({"x.npy": b"123"})}, "p.npz"), "cut npz": ("p.npz", {"p.npz": npz()[:400]}, "p.npz"), "image": ("0.png", {"0.png": image()}, "no known kind"),
     "page": ("a.html", {"a.html": b"<html>"}, "a web page"), "hdf5": ("x.h5", {"x.h5": b"\x89HDF\r\n\x1a\n"}, "HDF5"), "empty file": ("x.csv", {"x.csv": b""}, "no known kind"),

@@ -8,8 +8,12 @@ __all__ = ['REGISTER', 'CHECK_SIZE', 'entries', 'added', 'check_name', 'add', 'r
 # %% ../../nbs/datasets/11_added.ipynb #d508a409
 import re, shutil, warnings
 from pathlib import Path
-from ..core.basics import UserError
+from ..core.basics import nearest, UserError
 from ..core.files import data_dir
+from .contents import reading_all
+from .depths import as_range
+from .readers import table_in
+from .store import check_store, file_hashes, open_store
 from .catalogue import CATALOGUE
 from .archives import ARCHIVES, KIND_NAMES, extract, hidden_folder, kind, printable_name
 from .fetch import alone_in, data_home, load_json, save_json
@@ -63,11 +67,20 @@ def _read(path, what, name, size, say=None, **kw):
     for w in heard or (): say(str(w.message))
     return images
 
+
+# %% ../../nbs/datasets/11_added.ipynb #d359423f
+def _store_of(images):
+    "the folder of their store, for the names of files that change"
+    f = getattr(images.x, "filename", None)
+    return {"store": str(Path(f).parent)} if f else {}
+
+# %% ../../nbs/datasets/11_added.ipynb #df79e069
 def _register(name, path, what, images, columns):
     base = data_home()
     entry = dict(path=str(path.relative_to(base) if path.is_relative_to(base) else path), kind=what, size=CHECK_SIZE,
                  resample="draft", fingerprint=images.fingerprint, images=len(images), counts=images.counts,
                  group_key=getattr(images.card, "group_key", None) if images.groups is not None else None,
+                 content=images.content, **_store_of(images), **({"range": list(images.range)} if images.range else {}),
                  **({"columns": columns} if columns else {}), **({"checks": said} if (said := checks(images)) else {}))
     save_json(base/REGISTER, {**entries(), name: entry})
     return entry
@@ -85,6 +98,7 @@ def add(
     path,               # folder, CSV, .npz, or an archive of one of these
     name:str|None=None, # default: the file's name
     say=None,           # told what was left out
+    range=None,         # bits or (lo, hi) that become black to white, for files of more than 8 bits
     **columns,          # parts and rename of readers.general; path_col, class_col, group_col of a CSV
 )->dict: # what is remembered of it
     "Check a user's images and remember them under a name; `UserError` where they cannot be read or the name is taken."
@@ -97,16 +111,16 @@ def add(
         raise UserError(f"data add: {path} is a pipe, a device or the like; give a folder, a CSV, "
                         "an .npz or an archive")
     path = path.resolve()
-    what = kind(path)
+    what, span = kind(path), as_range(range)
     name = check_name((path.name if what == "folder" else path.name.split(".")[0]) if name is None else name, path)
     with alone_in(base):
         if what not in ARCHIVES:
             return _register(name, path, what,
-                             _read(path, what, name, CHECK_SIZE, say, **_columns(path, what, columns)), columns)
+                             _read(path, what, name, CHECK_SIZE, say, range=span, **_columns(path, what, columns)), columns)
         with hidden_folder(base, "adding") as tmp:
             got = _contents(extract(path, tmp/"all"))
             what = kind(got)
-            try: images = _read(got, what, name, CHECK_SIZE, say, **_columns(got, what, columns))
+            try: images = _read(got, what, name, CHECK_SIZE, say, range=span, **_columns(got, what, columns))
             except UserError as e: raise UserError(str(e).replace(str(got), str(path))) from e
             place = base/(name if got.is_dir() else f"{name}.{'npz' if what == 'npz' else 'csv'}")
             got.rename(place)
@@ -119,9 +133,9 @@ def add(
 def _columns(path, what, columns)->dict:
     "What the reader is told; names of columns only where there is a table to have them"
     odd = [k for k in columns if k.endswith("_col")]
-    if odd and what != "table" and not (what == "folder" and (path/"labels.csv").exists()):
+    if odd and what != "table" and not (what == "folder" and table_in(path)):
         raise UserError(f"data add: received --{odd[0].replace('_', '-')}, but {path} holds no table; "
-                        "allowed with a CSV or a folder with a labels.csv")
+                        "allowed with a CSV or a folder with a labels.csv or metadata.csv")
     return columns
 
 def remove(
@@ -130,7 +144,7 @@ def remove(
     "Forget images that were added; the images stay. `UserError` where none were added under that name."
     mine = entries()
     if name not in mine:
-        raise UserError(f"data remove: {printable_name(name)} " +
+        raise UserError(f"data remove: {printable_name(name)}{nearest(name, mine)} " +
                         ("comes with catscans: it was not added" if name in CATALOGUE else "was never added") +
                         f"; allowed are {', '.join(mine) or 'only added datasets, and there are none'}"
                         + ("" if data_dir() else " (CATSCANS_DATA is not set)"))
@@ -154,15 +168,30 @@ def open_added(
     if not path.exists():
         raise UserError(f"{name} was added from {path}, where nothing is any more; put it back, or forget it: "
                         f"catscans data remove {name}")
+    span = dict(range=tuple(e["range"])) if e.get("range") else {}
     return _read(path, e["kind"], name, size, max_images=max_images, seed=seed,
                  resample=resample or e.get("resample", "bilinear"), allow_unreadable=allow_unreadable,
-                 **e.get("columns", {}))
+                 **span, **e.get("columns", {}))
+
+# %% ../../nbs/datasets/11_added.ipynb #055051aa
+def _changed_files(e, images)->list:
+    "the names of the images whose files are not what they were, as far as the store of that time is still there"
+    try: before = file_hashes(open_store(e.get("store", "")))
+    except (UserError, OSError, ValueError): return []
+    now = file_hashes(images)
+    return [n for n in {**before, **now} if before.get(n) != now.get(n)]
 
 def check_added(name:str):
-    "Its images, if they are still those that were added; `UserError` where they have changed."
-    images, e = open_added(name, CHECK_SIZE), entries()[name]
-    if images.fingerprint != e["fingerprint"]:
-        raise UserError(f"{name} at {added()[name]} has changed: fingerprint {images.fingerprint} of {len(images)} "
-                        f"images, {e['fingerprint']} of {e['images']} when it was added; add it again under "
-                        "another name")
-    return images
+    """Its images, if every byte of their files is still what was added; every file is read.
+    `UserError` where they have changed."""
+    with reading_all(): images = open_added(name, CHECK_SIZE)
+    e = entries()[name]
+    if images.fingerprint == e["fingerprint"] and images.content == e.get("content", images.content):
+        check_store(images)
+        return images
+    odd = _changed_files(e, images)
+    which = f", {len(odd)} of its files are others (first: {odd[0]})" if odd else ""
+    raise UserError(f"{name} at {added()[name]} has changed{which}: fingerprint {images.fingerprint} of {len(images)} "
+                    f"images, {e['fingerprint']} of {e['images']} when it was added" +
+                    ("; they look the same, but a byte of their files is not" if images.fingerprint == e["fingerprint"]
+                     else "") + "; add it again under another name")

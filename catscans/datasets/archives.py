@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from ..core.basics import UserError
+from .tables import text_of
 
 # %% ../../nbs/datasets/08_archives.ipynb #d46f800e
 _MAGIC = ((b"PK\3\4", "zip"), (b"PK\5\6", "zip"), (b"\x1f\x8b", "gz"), (b"BZh", "bz2"), (b"\xfd7zXZ\0", "xz"),
@@ -52,11 +53,12 @@ def kind(
     return _text_kind(head)
 
 def _text_kind(head):
-    try: text = head.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        if e.start < len(head) - 4: return "unknown"         # later: a character cut in two
-        text = head[:e.start].decode("utf-8-sig")
-    if "\0" in text or not text.strip(): return "unknown"
+    for cut in range(4):                                     # a character may be cut in two
+        try: text = text_of(head[:len(head) - cut])[0]
+        except ValueError: continue
+        break
+    else: return "unknown"
+    if not text.strip(): return "unknown"
     # which of them it must be, the reader says
     return "page" if text.lstrip()[:1] == "<" else "table" if re.search("[,;\t]", text.splitlines()[0]) else "unknown"
 

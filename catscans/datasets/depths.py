@@ -81,7 +81,7 @@ def raw_values(
     if im.mode in ("RGB", "RGBA"): return _both_bytes(im, src)
     kind = pixel_kind(im)
     # Pillow brings a PGM of up to 4095 to 65535
-    most = im.tile[0].args[1] if im.format == "PPM" else 65535
+    most = im.tile[0].args[1] if im.tile and im.tile[0].codec_name == "ppm" else 65535
     a = np.asarray(im)
     if kind == "signed 8": return a.view(np.int8)
     return a if most == 65535 else np.round(a*(most/65535)).astype(np.int64)
@@ -161,7 +161,7 @@ def eight_bit_image(
 @dataclass(frozen=True)
 class Depth:
     "What a file holds: the kind of its numbers, the smallest and the largest where they are not 8-bit, its pages."
-    kind:str = "8"    # 8, signed 8, 16, 32, float; window: a DICOM that says which values are black and white
+    kind:str = "8"    # 8, signed 8, 16, 32, float; unit: an array from 0 to 1; window: a DICOM with its own range
     lo:float = 0
     hi:float = 255
     frames:int = 1    # pages of a TIFF, frames of a GIF or DICOM
@@ -217,6 +217,7 @@ def shared_range(
     stated = as_range(range)
     deep = {n: d for n, d in depths.items() if d.kind not in ("8", "window")}
     if stated or not deep: return stated
+    if {d.kind for d in deep.values()} == {"unit"}: return 0, 1
     if odd := {n: d for n, d in deep.items() if fewest_bits(d.lo, d.hi, d.kind) is None}: _refuse_odd(odd, where)
     hi = max(d.hi for d in deep.values())
     span = fewest_bits(0, hi)
@@ -245,7 +246,9 @@ def depth_notes(
 )->list: # of sentences
     "What has to be said of images that are not simply 8-bit pictures."
     out, deep = [], {n: d for n, d in depths.items() if d.kind not in ("8", "window")}
-    if deep and not stated:
+    if deep and not stated and span == (0, 1):
+        out.append("the values go from 0 to 1, so 0 became black and 1 white; state another range with range=")
+    elif deep and not stated:
         out.append(f"{counted(len(deep), 'image has', 'images have')} more than 8 bits ({_some(list(deep))}); the "
                    f"largest value is {max(d.hi for d in deep.values()):g}, so 0 to {span[1]} "
                    f"({span[1].bit_length()} bits) became black to white; state another range with range="

@@ -77,13 +77,14 @@ def from_path(
     seed:int=0,             # of the subset
     resample:str="draft",   # one of images.RESAMPLE
     allow_unreadable=(),    # names of images that are left out if they cannot be read
+    range=None,             # bits or (lo, hi) that become black to white, for files of more than 8 bits
     **kw,                   # of readers.general: parts, rename; path_col, class_col, group_col for a CSV
 )->Images:
     "A user's images, whatever they come in; `UserError` where they cannot be read."
     check_size(size)
     path = _there(path, "images")
     return build(cut_listing(general(path, name or (path.name if path.is_dir() else path.stem), **kw), max_images,
-                             seed), size, resample, allow_unreadable=allow_unreadable)
+                             seed), size, resample, range, allow_unreadable)
 
 # %% ../../nbs/datasets/10_own.ipynb #9277f93d
 def from_folder(

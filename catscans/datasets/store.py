@@ -227,7 +227,7 @@ _STORE_FORMAT = 2     # raise it when decoding changes: older stores are then no
 def _pixel_hash(folder):
     "The hash of the pixels of a store, and of the bytes before them"
     x = np.load(folder/"pixels.npy", mmap_mode="r")
-    head = (folder/"pixels.npy").open("rb").read(x.offset)
+    with open(folder/"pixels.npy", "rb") as f: head = f.read(x.offset)
     return hashed_pixels(x.shape, _bytes(folder/"pixels.npy", x.offset)), head
 
 def _seal(folder, seen, head):
