@@ -204,3 +204,9 @@ def test_names_on_a_map_keep_their_colour_and_stay_inside():
     for t in shown.values():
         b = t.get_window_extent()
         assert frame.x0 - 1 <= b.x0 and b.x1 <= frame.x1 + 1 and frame.y0 - 1 <= b.y0 and b.y1 <= frame.y1 + 1, t.get_text()
+
+
+def test_answers_of_ones_own_are_not_called_the_pilots(lite):
+    assert "pilot" in distance.observed(lite)
+    change("similarity", lambda rec: rec["settings"].update(experts="answers"))
+    assert distance.observed(lite) == "The experts' answers are a user's own."
