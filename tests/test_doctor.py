@@ -8,7 +8,7 @@ from PIL import Image
 
 from catscans.core.basics import UserError
 from catscans.datasets.own import from_csv, from_folder, from_npz, from_path
-from catscans.datasets.doctor import examine, page, twins_of
+from catscans.datasets.doctor import checks, examine, page, twins_of
 from catscans.datasets.images import Images
 from catscans.datasets.leaks import group_duplicates
 from catscans.datasets.splits import make_splits, shared_group_rate, single_split, splits_of
@@ -563,3 +563,10 @@ def test_a_folder_whose_name_is_not_utf8_is_ranked(tmp_path):
     p = subprocess.run([sys.executable, "-c", "import sys; from catscans.study import main; sys.exit(main(['rank', sys.argv[1]]))", os.fsencode(d)], capture_output=True,
                        env=os.environ | dict(PYTHONIOENCODING="utf-8:strict"))
     assert p.returncode == 0 and b"kl\\udce9" in p.stdout, p.stderr
+
+
+def test_where_near_duplicates_are_not_looked_for_it_is_said(tmp_path):
+    images = from_folder(ill("folder", tmp_path), size=48)
+    full, quick = checks(images), checks(images, most=39)
+    assert any("near duplicates (1 across classes)" in s for s in full) and not any("not looked for" in s for s in full)
+    assert any("near duplicates among 40 images were not looked for" in s for s in quick) and any("byte-identical" in s for s in quick)
