@@ -9,7 +9,7 @@ __all__ = ['known_name', 'where', 'absent', 'listed', 'load', 'counted_images', 
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from ..core.basics import UserError, choose, digest, seed_for
+from ..core.basics import UserError, choose, digest, nearest, seed_for
 from ..core.files import data_dir
 from ..core.grid import PAPER_SOURCES, PROTOCOLS
 from ..core.protocols import setting
@@ -32,7 +32,8 @@ def known_name(name):
     if name in CATALOGUE:
         raise UserError(f"{name} is not read: "
                         f"{_UNREAD.get(CATALOGUE[name].kind, 'its card holds facts only; give its images as class sub-folders or as a CSV')}")
-    raise UserError(f"unknown dataset: received {str(name)!r}, allowed are {', '.join([*short(DATASETS), *mine])}, "
+    raise UserError(f"unknown dataset: received {str(name)!r}{nearest(name, [*DATASETS, *mine])}, allowed are "
+                    f"{', '.join([*short(DATASETS), *mine])}, "
                     "or the path of a folder, .csv, .npz or .zip")
 
 _UNREAD = {"multi-label": "it is multi-label: an image shows several findings at once or none, and everything here "
@@ -175,14 +176,14 @@ def load(
     resample:str|None=None,   # one of images.RESAMPLE; default: the card's
     protocol:str="grouped",   # published: as the authors' code had the images, for STI-10 and the PCams
     allow_unreadable=(),      # names of images that are left out if they cannot be read
-    **options,                # of the layout: part of isic2018 and imagenet, partition of dtd
+    **options,                # part of isic2018 and imagenet, partition of dtd; of a path those of from_path
 )->Images:
     "A dataset, decoded once and memory-mapped; `UserError` where it is not there, or not as its card says."
     check_size(size)
     choose("protocol", protocol, PROTOCOLS)
     if name not in DATASETS and (isinstance(name, Path) or "/" in str(name) or Path(str(name)).exists()):
         return from_path(name, size, max_images=max_images, seed=seed, resample=resample or "draft",
-                         allow_unreadable=allow_unreadable)
+                         allow_unreadable=allow_unreadable, **options)
     if known_name(name) not in DATASETS: return open_added(name, size, max_images, seed, resample, allow_unreadable)
     c = DATASETS[name]
     if c.name in TOY: return _generated(c, size, max_images, seed)
