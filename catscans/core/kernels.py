@@ -11,3 +11,5 @@ import os, sys
 # %% ../../nbs/core/00_kernels.ipynb #d744438a
 ONEDNN_TOO_LATE = "tensorflow" in sys.modules and "TF_ENABLE_ONEDNN_OPTS" not in os.environ
 if not ONEDNN_TOO_LATE: os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# TensorFlow tells of its instructions and kernels at every start: what is no error is not shown, unless asked for
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -60,10 +60,11 @@ def _hash(data):
 # %% ../../nbs/datasets/18_contents.ipynb #0f2bb64f
 class Kept:
     "Hashes and depths of files that were read before."
-    def __init__(self, path): # of a JSON file
-        self.path, self.new = Path(path), {}
-        try: self.old = {} if _READ_ALL.get() or not self.path.exists() else json.loads(self.path.read_text())
-        except (OSError, ValueError): self.old = {}
+    def __init__(self, path=None): # of a JSON file; None: nothing is kept
+        self.path, self.old, self.new, self.signs = path and Path(path), {}, {}, {}   # signs: of what was looked at
+        try:
+            if path and not _READ_ALL.get() and self.path.exists(): self.old = json.loads(self.path.read_text())
+        except (OSError, ValueError): pass                        # then everything is read again
     def get(self, name, sign):
         "(hash, depth or None) or None"
         e = self.old.get(name)
@@ -76,11 +77,13 @@ class Kept:
         self.new[name] = [sign, sha, d]
     def save(self):
         "Write what is new."
-        if self.new == self.old: return
+        if not self.path or self.new == self.old: return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(self.path) as tmp: tmp.write_text(json.dumps(self.old | self.new))
 
 # %% ../../nbs/datasets/18_contents.ipynb #876e5eaa
+_SMALL = 4 << 20     # bytes
+
 def _depth(src):
     "the depth, or None where a file cannot be read: whoever decodes it says why"
     from PIL import Image
@@ -89,14 +92,14 @@ def _depth(src):
     except (*UNREADABLE, Image.DecompressionBombError): return None
 
 def _look_at_file(path, kept):
-    "hash and depth of a file, kept or read"
-    try: sign = sign_of(path)
+    "hash and depth of a file, kept or read; a small one is opened once for both"
+    try: sign = kept.signs[str(path)] = sign_of(path)
     except OSError: return "cannot be read", None
     if (known := kept.get(str(path), sign)) is not None: return known
-    try: sha = file_hash(path)
+    try: data = Path(path).read_bytes() if sign[2] < _SMALL else None
     except OSError: return "cannot be read", None
-    depth = _depth(path)
-    if may_be_kept(path, sign) and sign_of(path) == sign: kept.put(str(path), sign, sha, depth)
+    sha, depth = (file_hash(path), _depth(path)) if data is None else (_hash(data), _depth(data))
+    if kept.path and may_be_kept(path, sign) and sign_of(path) == sign: kept.put(str(path), sign, sha, depth)
     return sha, depth
 
 # %% ../../nbs/datasets/18_contents.ipynb #ef4fbf86
@@ -140,8 +143,11 @@ def _size(li):
     return sum(s[0] for s in li.signs if isinstance(s, (tuple, list)) and s and isinstance(s[0], int))
 
 def _each(f, things, workers):
+    "f of each, on several threads, 32 at a time: a job costs as much as a small file"
     from concurrent.futures import ThreadPoolExecutor
-    with ThreadPoolExecutor(workers) as ex: return list(ex.map(f, things, chunksize=64))
+    with ThreadPoolExecutor(workers) as ex:
+        parts = ex.map(lambda i: [f(t) for t in things[i:i+32]], range(0, len(things), 32))
+        return [v for p in parts for v in p]
 
 # %% ../../nbs/datasets/18_contents.ipynb #f6a16311
 def _kept_for(li, folder):
@@ -149,35 +155,27 @@ def _kept_for(li, folder):
     few = _size(li) < KEPT_FROM and sum(os.path.getsize(s) for s in li.sources or ()) < KEPT_FROM
     return None if few else folder/f"{digest(li.name, len(li), list(map(str, li.paths)))}.json"
 
-def _file_paths(li):
-    items = (i.item if isinstance(i, Swapped) else i for i in li.items)
-    return [str(i) for i in items if isinstance(i, (str, Path))]
-
-def _signs(paths):
-    return {p: sign_of(p) for p in paths if os.path.exists(p)}
-
 def look_at(
     li:Listing,
     folder,           # where hashes are kept
     workers:int=2,    # threads
 )->Contents:
     "The hash and the depth of everything in a listing. `UserError` where DICOM files cannot be read here."
-    kept = Kept(_kept_for(li, Path(folder)) or os.devnull)
-    signs = _signs([*_file_paths(li), *map(str, li.sources or ())])
+    kept = Kept(_kept_for(li, Path(folder)))
     sources = [_look_source(s, kept) for s in li.sources or ()]
     source = None if li.sources is None else digest(sources)
     found = _each(lambda p: _look(p[0], str(p[1]), source, kept, li.depth), list(zip(li.items, li.paths)), workers)
     around = {} if li.depth or li.whole is None else _around(li, source, kept, workers)
-    if str(kept.path) != os.devnull: kept.save()
-    return Contents([f[0] for f in found], sources, [f[1] for f in found], around, signs)
+    kept.save()
+    return Contents([f[0] for f in found], sources, [f[1] for f in found], around, kept.signs)
 
 # %% ../../nbs/datasets/18_contents.ipynb #6b39133c
 def _look_source(path, kept):
     "the hash of a file that holds many things"
-    sign = sign_of(path)
+    sign = kept.signs[str(path)] = sign_of(path)
     if (known := kept.get(str(path), sign)) is not None: return known[0]
     sha = file_hash(path)
-    if may_be_kept(path, sign) and sign_of(path) == sign: kept.put(str(path), sign, sha, None)
+    if kept.path and may_be_kept(path, sign) and sign_of(path) == sign: kept.put(str(path), sign, sha, None)
     return sha
 
 def _around(li, source, kept, workers):
@@ -189,10 +187,10 @@ def _around(li, source, kept, workers):
     def depth(item, name):
         if isinstance(item, Swapped): item = item.item
         if not isinstance(item, (str, Path)): return _look_into(item, name, source, kept)[1]
-        sign = _signs([str(item)]).get(str(item))
+        sign = sign_of(item) if os.path.exists(item) else None
         if (known := kept.get(f"depth of {item}", sign)) is not None: return known[1]
         d = _depth(item)
-        if sign and may_be_kept(item, sign): kept.put(f"depth of {item}", sign, "", d)
+        if kept.path and sign and may_be_kept(item, sign): kept.put(f"depth of {item}", sign, "", d)
         return d
     found = zip([p for _, p in rest], _each(lambda r: depth(*r), rest, workers))
     return of | {p: d for p, d in found if d is not None}
@@ -203,6 +201,9 @@ def check_unchanged(
     name, # what messages call the dataset
 ):
     "A `UserError` where a file was changed after it was looked at: its pixels may be those of another one."
-    if odd := [p for p, s in contents.signs.items() if not os.path.exists(p) or sign_of(p) != s]:
+    def changed(path, sign):
+        try: return sign_of(path) != sign
+        except OSError: return True
+    if odd := [p for p, s in contents.signs.items() if changed(p, s)]:
         raise UserError(f"{name}: {odd[0]} was changed while it was read ({len(odd)} such files); do it again when "
                         "nothing writes there")

@@ -74,6 +74,14 @@ def _looks_like_dicom(src):
     if isinstance(src, bytes): return is_dicom(src[:132])
     with open(src, "rb") as f: return is_dicom(f.read(132))
 
+def _of_anything(src, size, resample, range):
+    "A Pillow image of a file; what Pillow does not know may be DICOM"
+    from PIL import UnidentifiedImageError
+    try: return _of_file(src, size, resample, range)
+    except UnidentifiedImageError:
+        if not _looks_like_dicom(src): raise
+    return _of_dicom(src, range)
+
 # %% ../../nbs/datasets/03_images.ipynb #95420e7f
 def _of_file(src, size, resample, range):
     "A Pillow image of a file of any depth, at its size or already at `size`"
@@ -91,7 +99,7 @@ def decode(
     "One image as RGB at `size` x `size`; `ValueError` where a range has to be stated."
     range = as_range(range)
     im = (_of_array(src, range) if isinstance(src, np.ndarray) else
-          _of_dicom(src, range) if _looks_like_dicom(src) else _of_file(src, size, resample, range))
+          _of_anything(src, size, resample, range))
     if im.mode != "L" or "transparency" in im.info: im = _to_rgb(im)
     return np.asarray(_to_rgb(_resized(im, size, resample)))
 

@@ -50,7 +50,8 @@ def energy(
 # %% ../../nbs/transfer/02_run.ipynb #0aae2157
 def _describe(images):
     return None if images is None else dict(
-        name=images.name, n=len(images.y), classes=list(map(str, images.classes)), fingerprint=images.fingerprint)
+        name=images.name, n=len(images.y), classes=list(map(str, images.classes)), fingerprint=images.fingerprint,
+        **({"range": list(span)} if (span := getattr(images, "range", None)) else {}))   # of files of more than 8 bits
 
 def fold_means(folds):
     "mean, sample and population standard deviation over folds of the headline metrics"
