@@ -6,14 +6,16 @@
 __all__ = ['Parser', 'whole_number']
 
 # %% ../../nbs/core/06_commands.ipynb #158627e0
-import argparse
-from .basics import UserError
+import argparse, re
+from .basics import nearest, UserError
 
 # %% ../../nbs/core/06_commands.ipynb #866ee6a9
 class Parser(argparse.ArgumentParser):
     "A parser whose mistakes are a `UserError`: one line, not the usage."
     def error(self, message):
         "`UserError`, with where the right words stand."
+        if m := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            message = message.replace(f"'{m[1]}'", f"'{m[1]}'" + nearest(m[1], re.findall(r"[\w.@-]+", m[2])), 1)
         raise UserError(f"{message}; see {self.prog} --help")
 
 def whole_number(

@@ -205,6 +205,9 @@ def _depth_in_pillow(src):
         return Depth(k, *at, frames)
 
 # %% ../../nbs/datasets/16_depths.ipynb #29f7a332
+def _stating(range): # as it is typed, in Python and in a shell
+    return f"range={range}, as an option --range={str(range).strip('()').replace(' ', '')}"
+
 def _some(names, most=3):
     return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
@@ -226,7 +229,7 @@ def shared_range(
         raise UserError(f"{where}: {counted(len(rest), 'image has', 'images have')} 8 bits ({_some(rest)}) and "
                         f"{counted(len(deep), 'image has', 'images have')} more ({_some(list(deep))}), so their "
                         "brightness cannot be compared: convert them all to 8 bits, or state the range of those "
-                        f"with more: range={span[1].bit_length()} (their largest value is {hi:g})")
+                        f"with more: {_stating(span[1].bit_length())} (their largest value is {hi:g})")
     return span
 
 # %% ../../nbs/datasets/16_depths.ipynb #b6df18f4
@@ -235,7 +238,7 @@ def _refuse_odd(odd, where):
     lo, hi = min(d.lo for d in odd.values()), max(d.hi for d in odd.values())
     raise UserError(f"{where}: {counted(len(odd), 'image has', 'images have')} "
                     f"{_CANNOT.get(d.kind, 'negative pixels')} from {lo:g} to {hi:g} ({_some(list(odd))}): state "
-                    f"the values that become black and white: range={asked(lo, hi, d.kind)}, or convert the images "
+                    f"the values that become black and white: {_stating(asked(lo, hi, d.kind))}, or convert the images "
                     "to 8 or 16 bits")
 
 # %% ../../nbs/datasets/16_depths.ipynb #13247cc3

@@ -11,7 +11,7 @@ __all__ = ['MANIFEST', 'FetchError', 'load_json', 'save_json', 'Resume', 'checks
 import json, os, re, shutil, sys, time
 from contextlib import contextmanager
 from pathlib import Path
-from ..core.basics import patch_to, UserError
+from ..core.basics import nearest, patch_to, UserError
 from ..core.files import atomic, data_dir, try_lock
 from .catalogue import CATALOGUE, short
 from .archives import ARCHIVES, HIDDEN_KINDS, KIND_NAMES, PACKED, extract, hidden_folder, kind
@@ -347,7 +347,7 @@ def data_home()->Path:
 def card_of(name):
     "A card that has files; `UserError` where there is none of that name, or nothing to get"
     if name not in CATALOGUE:
-        raise UserError(f"unknown dataset: received {printable_name(name)!r}, allowed are "
+        raise UserError(f"unknown dataset: received {printable_name(name)!r}{nearest(name, CATALOGUE)}, allowed are "
                         f"{', '.join(short(n for n in CATALOGUE if CATALOGUE[n].files))}")
     c = CATALOGUE[name]
     if c.layout == "toy": raise UserError(f"{name} is generated: there is nothing to get")

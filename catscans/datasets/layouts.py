@@ -8,12 +8,13 @@ __all__ = ['PCAM_SUBSETS', 'SYNSETS', 'IN_ILSVRC', 'LAYOUTS', 'stl10', 'dtd', 'i
 
 # %% ../../nbs/datasets/06_layouts.ipynb #46e54e6b
 import os, re, tarfile, warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, choose, counted, seed_for
 from .catalogue import DATASETS
+from .depths import EIGHT
 from .images import Listing, Swapped
 from .readers import Blocks, PART_NAMES, file_sign, general, groups_from, is_image, link_to_nothing
 from .readers import make_listing, need_columns, read_npz_listing, read_table, reading_file
@@ -89,8 +90,9 @@ def stl10(
                         "unpack the archive again")
     parts = {p: _stl10_part(folder, p, len(classes)) for p in ("train", "test")}
     entries, labels, paths = (sum((list(v[k]) for v in parts.values()), []) for k in range(3))
-    return make_listing(name, folder, entries, paths, [classes[i] for i in labels], classes,
-                        split=np.array([p.split("/")[0] for p in paths]))
+    li = make_listing(name, folder, entries, paths, [classes[i] for i in labels], classes,
+                      split=np.array([p.split("/")[0] for p in paths]))
+    return replace(li, sources=tuple(_found(folder, f"{p}_X.bin") for p in parts), depth=EIGHT)
 
 # %% ../../nbs/datasets/06_layouts.ipynb #233ddd40
 def _lines(path):
@@ -297,8 +299,9 @@ def pcam(
     if any(s is None for s in slides) and any(slides):
         raise UserError(f"{folder} holds _meta.csv for some parts of PCam and not for "
                         f"{', '.join(p for p, v in parts.items() if v[3] is None)}; get the others")
-    return make_listing(name, folder, entries, paths, labels, [0, 1], None if slides[0] is None else sum(slides, []),
-                        "wsi", np.array([p.split("/")[0] for p in paths]))
+    li = make_listing(name, folder, entries, paths, labels, [0, 1], None if slides[0] is None else sum(slides, []),
+                      "wsi", np.array([p.split("/")[0] for p in paths]))
+    return replace(li, depth=EIGHT, sources=tuple(_pcam_file(folder, f"{_PCAM.format(p, 'x')}.h5") for p in parts))
 
 # %% ../../nbs/datasets/06_layouts.ipynb #f2534fc5
 PCAM_SUBSETS = {"pcam-middle": 100_000, "pcam-small": 10_000}

@@ -176,6 +176,7 @@ def load(
     resample:str|None=None,   # one of images.RESAMPLE; default: the card's
     protocol:str="grouped",   # published: as the authors' code had the images, for STI-10 and the PCams
     allow_unreadable=(),      # names of images that are left out if they cannot be read
+    range=None,               # bits or (lo, hi) that become black to white, for files of more than 8 bits
     **options,                # part of isic2018 and imagenet, partition of dtd; of a path those of from_path
 )->Images:
     "A dataset, decoded once and memory-mapped; `UserError` where it is not there, or not as its card says."
@@ -183,12 +184,12 @@ def load(
     choose("protocol", protocol, PROTOCOLS)
     if name not in DATASETS and (isinstance(name, Path) or "/" in str(name) or Path(str(name)).exists()):
         return from_path(name, size, max_images=max_images, seed=seed, resample=resample or "draft",
-                         allow_unreadable=allow_unreadable, **options)
+                         allow_unreadable=allow_unreadable, range=range, **options)
     if known_name(name) not in DATASETS: return open_added(name, size, max_images, seed, resample, allow_unreadable)
     c = DATASETS[name]
     if c.name in TOY: return _generated(c, size, max_images, seed)
     images = build(cut_listing(listed(c, protocol, **options), max_images, seed), size, resample or c.resample,
-                   allow_unreadable=allow_unreadable)
+                   range, allow_unreadable)
     return _without_colour(images) if c.grey else images
 
 # %% ../../nbs/datasets/12_loading.ipynb #cee12c10

@@ -104,6 +104,16 @@ def _class_files(tree, where)->dict:
     return images
 
 
+# %% ../../nbs/datasets/05_readers.ipynb #a2d87a12
+def _check_inner(tree, got, where):
+    "A `UserError` where one folder lies around the classes, and a folder beside them holds files but no image"
+    bases = {"/".join((p := r.split("/"))[:p.index(c)]) for r, c in got.classes.items() if c in r.split("/")}
+    if len(bases) != 1 or not (base := bases.pop()): return
+    inner = [r[len(base) + 1:] for r, e in tree.items() if e is not None and r.startswith(f"{base}/") and not of_system(r)]
+    held = {r.split("/")[0] for r in inner if is_image(r)}
+    if empty := natural({r.split("/")[0] for r in inner if "/" in r} - held):
+        raise UserError(f"{where}: no image in class {', '.join(empty[:5])}; allowed are {' '.join(_IMAGE_SUFFIXES)}")
+
 # %% ../../nbs/datasets/05_readers.ipynb #fccaa8ac
 def read_folder_listing(
     tree:dict,           # as of `file_tree`
@@ -112,6 +122,7 @@ def read_folder_listing(
 )->Listing:
     "A listing from class sub-folders; `UserError` where they are not one folder of images per class."
     got = arrange(_class_files(tree, where), where, parts)
+    _check_inner(tree, got, where)
     of = {}
     for rel, c in got.classes.items(): of.setdefault(c, []).append(rel)
     classes = natural(of)
