@@ -274,7 +274,7 @@ def gain(
     fig, [axes] = canvas(st, gain_finding(data, _per(st)),
                          (7.2, 1.3+(.2 if len(seeds) == 1 else .1 + .13*len(seeds))*len(rows)), 1,
         len(st.targets), f"{(data.source != 'mean of sources').sum()} differences",
-        "Dots: mean difference over folds; lines: 95 % interval, Nadeau-Bengio corrected for overlapping training "
+        "Dots: mean difference over folds; lines: 95 % interval, corrected for folds that share training "
         "sets; filled where it excludes zero. Holm: over the sources of a target."
         + (f" Each source has a line for each seed, from above: {', '.join(map(str, seeds))}." if len(seeds) > 1
            else ""),

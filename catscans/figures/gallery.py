@@ -117,7 +117,10 @@ TITLES = dict(MEASURES, task2vec_scaled_cosine="Task2Vec (scaled cosine)",
               leep="LEEP", nce="NCE", logme="LogME", hscore="H-score", hscore_shrunk="H-score (shrunk)",
               transrate="TransRate", parc="PARC", nleep="N-LEEP", knn_accuracy="k-NN accuracy",
               linear_probe_accuracy="Linear probe (accuracy)",
-              linear_probe_auc="Linear probe (AUC)", cka="CKA (target's network)", cka_labels="CKA with the labels",
+              linear_probe_auc="Linear probe (AUC)", cka="CKA (debiased, target's network)",
+              cka_labels="CKA with the labels (debiased)", diversity_spread="Diversity: spread",
+              diversity_dimension="Diversity: dimensions", diversity_vendi="Diversity: Vendi score",
+              diversity_classes="Diversity: classes",
               log_size="Size of the source (log)", n_classes="Classes of the source", mean_difference="Mean colour",
               spectrum_difference="Spectrum", jpeg_difference="Size as JPEG")
 _NAMES = dict(weighted_tau="weighted τ", spearman_rho="Spearman ρ", regret="regret")

@@ -107,6 +107,8 @@ def _add_options(subs):
     add.epilog = _TABLE
     add.add_argument("path", metavar="FOLDER|CSV|NPZ|ARCHIVE", help="told apart by their content")
     add.add_argument("--name", metavar="N", help="default: the file's name")
+    add.add_argument("--range", metavar="R", help="for files of more than 8 bits: 10, 12, 14 or 16 bits, or the values "
+                                                  "that become black and white, as --range=-1000,400")
     _reading_options(add)
 
 # %% ../../nbs/study/10_cli.ipynb #bcafbc73

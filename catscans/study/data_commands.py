@@ -13,6 +13,8 @@ from ..datasets import fetch
 from ..datasets.catalogue import CATALOGUE, DATASETS, line_of, listing
 from ..datasets.fetch import check_files, facts_text, home_of
 from ..datasets.added import add, added, check_added, entries, remove
+from ..datasets.contents import reading_all
+from ..datasets.store import check_store
 from ..datasets.loading import absent, check_card, check_whole, known_name, load, where
 
 # %% ../../nbs/study/08_data_commands.ipynb #35fb8031
@@ -40,7 +42,8 @@ def _sums(sums):
 def _check_images(name, c):
     "the images of a dataset, compared with its card"
     known_name(name)
-    images = check_card(c, load(name, size=32))
+    with reading_all(): images = check_card(c, load(name, size=32))
+    check_store(images)
     check_whole(c)
     return images
 
@@ -117,7 +120,7 @@ def _add(a):
     def say(s):
         said.append(s)
         print(f"note: {s}", file=sys.stderr)
-    e = add(a.path, a.name, say=say, **reading_of(a))
+    e = add(a.path, a.name, say=say, range=a.range, **reading_of(a))
     for s in e.get("checks", ()):
         if not any(t.endswith(s) for t in said): say(s)
     name = (set(entries()) - before).pop()
