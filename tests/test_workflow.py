@@ -393,6 +393,20 @@ def test_done_is_said_only_when_every_product_is_there(tmp_path, monkeypatch, ca
     assert engine._summary("toy", steps, status.Watch(steps, steps, 1), 0, tmp_path/"log", 1.) == 0 and "2 of 2 steps are done" in capsys.readouterr().out
 
 
+def test_an_engine_that_was_killed_is_called_that(tmp_path, monkeypatch, capsys):
+    "the steps that it took with it were not killed for want of memory; one whose own process ended may have been"
+    from catscans.study import engine, status
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.setenv("CATSCANS_WORK", str(tmp_path/"work"))
+    steps = plan.plan("toy", ["dtd"], ["chest"])
+    notebooks._mark(steps[0], "running")
+    for code, said in ((-9, "the workflow engine was killed (SIGKILL) while this ran"), (1, "its process was killed (out of memory?)")):
+        watch = status.Watch(steps, steps, 1)
+        watch.look()
+        assert engine._summary("toy", steps, watch, code, tmp_path/"log", 1.) == 1
+        err = capsys.readouterr().err
+        assert f"pretrain toy-dtd: {said}" in err and "1 of 2 steps failed, 1 were not started" in err and ("memory" in err) == (code == 1), err
+
+
 @pytest.mark.slow(29)
 def test_published_is_drawn_once_and_again_when_a_figure_is_gone(project):
     folder, env = project
