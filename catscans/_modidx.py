@@ -2696,6 +2696,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'catscans/study/engine.py'),
                                        'catscans.study.engine._check_settings': ( 'study/engine.html#_check_settings',
                                                                                   'catscans/study/engine.py'),
+                                       'catscans.study.engine._dated_now': ('study/engine.html#_dated_now', 'catscans/study/engine.py'),
                                        'catscans.study.engine._drawing': ('study/engine.html#_drawing', 'catscans/study/engine.py'),
                                        'catscans.study.engine._drop': ('study/engine.html#_drop', 'catscans/study/engine.py'),
                                        'catscans.study.engine._ended_badly': ('study/engine.html#_ended_badly', 'catscans/study/engine.py'),

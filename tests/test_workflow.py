@@ -195,6 +195,18 @@ def test_damaged_weights_are_named_and_made_again(finished):
     assert weights.read_bytes() == whole and record.exists()
 
 
+@pytest.mark.slow(9)
+def test_a_clock_that_was_set_back_is_no_failure(finished):
+    "weights, records and notebooks dated in the future: what is made from them is older, which says nothing"
+    folder, env = finished
+    record = folder/"results"/"toy"/"records"/"finetune-toy-dtd--toy-chest-grouped-s1.json"
+    record.unlink()
+    tomorrow = time.time() + 86400
+    for f in (*folder.glob("work/toy/weights/*"), *record.parent.iterdir(), *folder.glob("nbs/paper/*")): os.utime(f, (tomorrow, tomorrow))
+    p = catscans(env, *SMALL)
+    assert p.returncode == 0 and "1 of them now" in p.stdout and record.exists(), p.stderr
+
+
 def test_weights_are_compared_with_their_record_before_they_are_used(tmp_path, monkeypatch):
     "by whoever is about to train from them: the engine, a slice, a notebook"
     import numpy as np

@@ -8,7 +8,7 @@ __all__ = ['run', 'cost_line']
 # %% ../../nbs/study/07_engine.ipynb #50f30703
 import errno, json, os, shutil, signal, subprocess, sys, tempfile, time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.basics import UserError, choose, counted
@@ -80,6 +80,14 @@ def _set_aside(steps, left):
     if not moved: return
     n = counted(moved, "record does not count any more and was", "records do not count any more and were")
     print(f"{steps[0].profile}: {n} moved to {work_dir(steps[0].profile, 'set-aside')}", file=sys.stderr)
+
+# %% ../../nbs/study/07_engine.ipynb #43db984d
+def _dated_now(steps):
+    "files that steps read or made and that are dated in the future get today's date"
+    files, now = {f for s in steps for f in (s.product, *([s.run.weights] if s.run else []))}, time.time()
+    for f in files | {notebook(s.notebook) for s in steps}:
+        with suppress(FileNotFoundError):
+            if f.stat().st_mtime > now: os.utime(f, (now, now))
 
 # %% ../../nbs/study/07_engine.ipynb #a3f69369
 def _drop(folder):
@@ -248,6 +256,7 @@ def run(
         steps, left, doing = _asked(request, only, again, weights=True)      # another run may have just ended
         if not doing: return 0
         _set_aside(doing, left)
+        _dated_now(steps)
         way = _Way(jobs or jobs_for(profile), engine, verbose, lock, note, mark)
         with _whole_figures(profile, doing): return _run(request, steps, doing, way)
 
