@@ -255,6 +255,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'catscans/datasets/depths.py'),
                                           'catscans.datasets.depths._turned': ( 'datasets/depths.html#_turned',
                                                                                 'catscans/datasets/depths.py'),
+                                          'catscans.datasets.depths._without_alpha': ( 'datasets/depths.html#_without_alpha',
+                                                                                       'catscans/datasets/depths.py'),
                                           'catscans.datasets.depths.as_range': ( 'datasets/depths.html#as_range',
                                                                                  'catscans/datasets/depths.py'),
                                           'catscans.datasets.depths.asked': ('datasets/depths.html#asked', 'catscans/datasets/depths.py'),

@@ -195,11 +195,13 @@ def depth_of(
         return Depth(d.kind, *(ends(d.values) if d.kind not in ("8", "window") else (0, 255)), d.frames)
     return _depth_in_pillow(src)
 
+def _without_alpha(a): return a[..., :-1] if a.ndim == 3 and a.shape[2] in (2, 4) else a
+
 def _depth_in_pillow(src):
     from PIL import Image
     with Image.open(io.BytesIO(src) if isinstance(src, bytes) else src) as im:
         k, frames = pixel_kind(im), 1
-        at = (0, 255) if k == "8" else ends(raw_values(im, src))
+        at = (0, 255) if k == "8" else ends(_without_alpha(raw_values(im, src)))
         try: frames = getattr(im, "n_frames", 1)
         except (OSError, ValueError, SyntaxError, EOFError): pass      # a later page is damaged: the first is read
         return Depth(k, *at, frames)
