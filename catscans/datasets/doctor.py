@@ -16,7 +16,7 @@ from ..metrics.scores import auc_ovr_weighted
 from .images import Listing, Swapped
 from .tidy import natural
 from .readers import general
-from .splits import make_splits, official_splits, shared_group_rate, split_text
+from .splits import check_classes, make_splits, official_splits, shared_group_rate, split_text
 from .leaks import group_duplicates, near_duplicates
 from .store import build
 
@@ -192,7 +192,9 @@ def fold_lines(images, k:int=5)->list:
     out = []
     if images.groups is not None and (have := len(set(images.groups))) < 10:
         out.append(f"only {counted(have, 'group')}: a split 80/10/10 by group needs 10, and scores of so few vary much")
-    try: make_splits(images.y, images.groups, "grouped", k, 1, None, images.classes, images.name)
+    try:     # without groups every class that has k images is in every fold, and nothing has to be cut to know it
+        if images.groups is None: check_classes(images.y, None, k, images.classes, images.name)
+        else: make_splits(images.y, images.groups, "grouped", k, 1, None, images.classes, images.name)
     except UserError as e: out.append(str(e))
     if images.split is not None and len(set(images.split)) > 1: out += _official_lines(images)
     return out
