@@ -155,7 +155,7 @@ case("class of texts", "folder", put("cow/a.txt", "x"), "no image in class cow.*
 case("class of NIfTI", "folder", put("cow/a.nii", bytes(200)), "no image in class cow.*found .nii")
 case("class of broken DICOM", "folder", put("cow/a.dcm", bytes(200)), "1 of 7 images cannot be read: cow/a.dcm")
 case("image beside classes", "folder", picture("loose.png"), "loose.png")
-case("parts, not classes", "folder", also(drop("cat"), drop("dog"), picture("train/cat/a.png"), picture("test/dog/a.png")), "the parts test, train, not classes|the parts train, test, not classes")
+case("parts, not classes", "folder", also(drop("cat"), drop("dog"), picture("train/cat/a.png"), picture("test/dog/a.png")), "the parts train, test, not classes|the parts train, test, not classes")
 case("dangling link", "folder", lambda d: (d/"cat"/"gone.png").symlink_to("nowhere.png"), "gone.png is a link")
 case("folder is a file", "folder", also(drop("cat"), drop("dog"), lambda d: (d.rmdir(), d.write_text("x"))), "is not a folder")
 case("folder is not there", "folder", lambda d: shutil.rmtree(d), "there is nothing at .*data set")

@@ -60,7 +60,7 @@ def _box_of(ax, x, y, names, size, where):
     "pixels that a label takes at one of eight places around a point, near it or further off"
     dpi = ax.figure.dpi/72
     dx, dy, far = where
-    w, h = max(map(len, names))*size*.58*dpi, len(names)*size*1.25*dpi
+    w, h = max(map(len, names))*size*.64*dpi, len(names)*size*1.25*dpi
     px, py = ax.transData.transform((x, y))
     x0 = px + (5*far*dpi if dx > 0 else -5*far*dpi - w if dx < 0 else -w/2)
     y0 = py + (4*far*dpi if dy > 0 else -4*far*dpi - h if dy < 0 else -h/2)
@@ -76,6 +76,7 @@ def _place(ax, spots, size=6.8):
     over = lambda a, b: max(0, min(a[2], b[2]) - max(a[0], b[0]))*max(0, min(a[3], b[3]) - max(a[1], b[1]))
     out = lambda a: (max(0, frame.x0 + 2 - a[0]) + max(0, a[2] + 2 - frame.x1) + max(0, frame.y0 + 2 - a[1])
                      + max(0, a[3] + 2 - frame.y1))
+    share = lambda pixels: tuple(ax.figure.transFigure.inverted().transform(pixels))     # a file has other pixels than the screen
     for x, y, names in sorted(spots, key=lambda s: -len(s[2])):
         lines = [label(n) for n in names]
         cost = lambda w: 1e4*out(b := _box_of(ax, x, y, lines, size, w)) + sum(over(b, t) for t in taken) + 30*w[2]
@@ -83,12 +84,11 @@ def _place(ax, spots, size=6.8):
         x0, y0, x1, y1 = _box_of(ax, x, y, lines, size, best)
         taken.append((x0, y0, x1, y1))
         if best[2] > 1:
-            ax.annotate("", (x, y), (min(max(ax.transData.transform((x, y))[0], x0), x1),
-                                     y1 if best[1] < 0 else y0 if best[1] > 0 else (y0 + y1)/2),
-                        xycoords="data", textcoords="figure pixels",
+            end = (min(max(ax.transData.transform((x, y))[0], x0), x1), y1 if best[1] < 0 else y0 if best[1] > 0 else (y0 + y1)/2)
+            ax.annotate("", (x, y), share(end), xycoords="data", textcoords="figure fraction",
                         arrowprops=dict(arrowstyle="-", lw=.5, color="#999999")).set_in_layout(False)
         for i, (n, line) in enumerate(zip(names, lines)):
-            ax.annotate(line, (x0 if best[0] >= 0 else x1, y1 - (i + .5)*size*1.25*dpi), xycoords="figure pixels",
+            ax.annotate(line, share((x0 if best[0] >= 0 else x1, y1 - (i + .5)*size*1.25*dpi)), xycoords="figure fraction",
                         fontsize=size,
                         color=colour(n), ha="left" if best[0] >= 0 else "right", va="center",
                         zorder=5).set_in_layout(False)
