@@ -32,4 +32,4 @@ def test_the_sentence_on_our_study_follows_its_records(tmp_path, monkeypatch):
     f.write_text(json.dumps(rec))
     moved = say()
     assert "-0.050" in moved and "-0.050" not in first
-    assert "DTD" in moved.split("Holm")[1] and "a source is told from random initialisation" in moved
+    assert "DTD-10 to HAM10000" in moved and "a source is told from random initialisation" in moved

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 from ..core.basics import UserError, listed
 from ..core.files import atomic
+from ..metrics.comparisons import told_from_zero
 from ..records.view import study
 from ..datasets.catalogue import label
 from ..published.verdicts import audit
@@ -19,27 +20,18 @@ from ..recommend import evidence
 from .auc import gain_frame
 
 # %% ../../nbs/figures/18_readme.ipynb #d0d90b2b
-def _pairs(rows):
-    "source to target, in words"
-    return listed([f"{label(r.source)} to {label(r.target)}" for r in rows.itertuples()])
+_SO = {False: "so which source is best cannot be settled at that size",
+       True: "so a source is told from random initialisation there; which source is best is another question"}
 
 def gains_sentence(
     gains:pd.DataFrame, # as of `figures.auc.gain_frame`: source, target, mean_difference (AUC), lo, hi, p_holm
     level:float=.05,    # chance of a false claim among the sources of a target
 )->str:
-    "How many differences from random initialisation are told from zero, before and after correction for their number."
+    "`told_from_zero` with the names of the pairs that are told from zero, and what follows."
     d = gains[gains.source != "mean of sources"]
     apart = d[(d.lo > 0) | (d.hi < 0)]
-    kept = d[d.p_holm < level]
-    out = (f"of {len(d)} differences from random initialisation, {d.mean_difference.min():+.3f} to "
-           f"{d.mean_difference.max():+.3f} AUC, ")
-    if not len(apart): return out + "none is told from zero, " + _SO[False]
-    out += f"{len(apart)} {'has' if len(apart) == 1 else 'have'} a 95 % interval without zero ({_pairs(apart)}); "
-    left = "none" if not len(kept) else f"{len(kept)} ({_pairs(kept)})"
-    return out + f"after correction for the number of sources (Holm) {left} {'is' if len(kept) < 2 else 'are'} left, " + _SO[len(kept) > 0]
-
-_SO = {False: "so which source is best cannot be settled at that size",
-       True: "so a source is told from random initialisation there; which source is best is another question"}
+    names = listed([f"{label(r.source)} to {label(r.target)}" for r in apart.itertuples()])
+    return f"{told_from_zero(gains)}{f' ({names})' if names else ''}, {_SO[bool((d.p_holm < level).any())]}"
 
 # %% ../../nbs/figures/18_readme.ipynb #adc8857f
 _MARK = re.compile(r"(<!-- said: ([\w-]+) -->)(.*?)(<!-- end -->)", re.S)
