@@ -364,8 +364,8 @@ def test_figure_4s_legend_names_the_colours_and_marks_that_are_drawn(drawn):
     fig = drawn[1]
     handles = [h for l in [*fig.legends, *(a.get_legend() for a in fig.axes)] if l for h in l.legend_handles]
     named = {h.get_label(): h for h in handles}
-    data = fig.frame[fig.frame.measure == fig.frame.measure.iloc[0]]
-    ax = fig.axes[0]
+    names = list(dict.fromkeys(fig.frame.measure))                    # the first counts answers: its points are set apart sideways
+    data, ax = fig.frame[fig.frame.measure == names[1]], fig.axes[1]
     drawn_at = {}                                                     # (x, y) -> colour, shape
     for c in ax.collections:
         if not isinstance(c, PathCollection): continue

@@ -109,7 +109,8 @@ def _check_inner(tree, got, where):
     "A `UserError` where one folder lies around the classes, and a folder beside them holds files but no image"
     bases = {"/".join((p := r.split("/"))[:p.index(c)]) for r, c in got.classes.items() if c in r.split("/")}
     if len(bases) != 1 or not (base := bases.pop()): return
-    inner = [r[len(base) + 1:] for r, e in tree.items() if e is not None and r.startswith(f"{base}/") and not of_system(r)]
+    inner = [r[len(base) + 1:] for r, e in tree.items()
+             if e is not None and r.startswith(f"{base}/") and not of_system(r)]
     held = {r.split("/")[0] for r in inner if is_image(r)}
     if empty := natural({r.split("/")[0] for r in inner if "/" in r} - held):
         raise UserError(f"{where}: no image in class {', '.join(empty[:5])}; allowed are {' '.join(_IMAGE_SUFFIXES)}")
@@ -187,7 +188,7 @@ def _columns(df, where, path_col, class_col, group_col)->tuple:
 
 # %% ../../nbs/datasets/05_readers.ipynb #f36199ae
 def _frame(source, where, path_col, class_col, group_col):
-    "The rows of a CSV with the columns path and class as they are called here, its group column and its classes in order."
+    "The rows of a CSV with path and class as they are called here, its group column and its classes in order."
     df = read_table(source, where)
     path, label, group_col, hot = _columns(df, where, path_col, class_col, group_col)
     if not label: df = df.assign(**{class_col: one_hot(df, hot, where)})
@@ -229,7 +230,7 @@ class Beside(dict):
             yield from ((Path(at)/f).relative_to(self.folder).as_posix() for f in sorted(names) if visible_entries(f))
 
 def _paths_of(df, column, tree, where)->list:
-    "The path of each row's image in `tree`, as the table has it or as it must be meant; `UserError` where one is not there"
+    "The path of each row's image in `tree`, as the table has or must mean it; `UserError` where one is not there"
     given = df[column].tolist()
     if away := [p for p in given if os.path.normpath(p.replace("\\", "/")).split(os.sep)[0] == ".."]:
         raise UserError(f"{where} names {away[0][:200]}, which leaves its folder ({len(away)} such paths): give a path "
@@ -332,7 +333,7 @@ def _named_array(h, words, part):
 
 # %% ../../nbs/datasets/05_readers.ipynb #7c3cc529
 def _npz_parts(path, h)->dict:
-    "part -> names of its images, labels and groups (None: there are none); `UserError` where images or labels are missing"
+    "part -> names of its images, labels and groups (None: none); `UserError` where images or labels are missing"
     found = {p: [_named_array(h, w, p) for w in (_IMAGES, _LABELS, ("groups",))] for p in PART_NAMES}
     found = {p: v for p, v in found.items() if v[0] or v[1]}
     if not found and all(whole := [_named_array(h, w, "") for w in (_IMAGES, _LABELS)]):
@@ -342,7 +343,8 @@ def _npz_parts(path, h)->dict:
                         "(and val_, test_), or x_train and y_train, or images and labels")
     for p, (x, y, _) in found.items():
         if not x or not y:
-            raise UserError(f"{path} holds no {f'{p}_labels' if x else f'{p}_images'}; received the arrays {', '.join(h)}")
+            raise UserError(f"{path} holds no {f'{p}_labels' if x else f'{p}_images'}; "
+                            f"received the arrays {', '.join(h)}")
     used = [k for v in found.values() for k in v if k]
     if wrong := next((h[k][3] for k in used if h[k][3]), ""): raise UserError(f"{path}: {wrong}")
     if rest := [k for k in h if k not in used]: note(f"{path}: arrays that are not read: {', '.join(rest[:12])}")
@@ -436,7 +438,8 @@ def read_npz_listing(path, name)->Listing:
     if len({type(v) for v in labels}) > 1: labels = list(map(str, labels))
     li = make_listing(name, path, entries, paths, labels, _label_order(labels), groups or None,
                       "groups" if groups else None, None if "" in parts else np.array([p.split("/")[0] for p in paths]))
-    return replace(li, sources=(Path(path),), depth=_one_depth(path, {k: d for v in parts.values() for k, d in v[4].items()}))
+    depths = {k: d for v in parts.values() for k, d in v[4].items()}
+    return replace(li, sources=(Path(path),), depth=_one_depth(path, depths))
 
 # %% ../../nbs/datasets/05_readers.ipynb #05a1c440
 def _groups_of(path, key, n)->np.ndarray:
@@ -451,10 +454,12 @@ TABLES = ("labels.csv", "metadata.csv")
 def table_in(
     where, # folder, or the tree of an archive
 )->str|None: # its name
-    "The table that says what the images of a folder or archive are: labels.csv, or metadata.csv with file_name and label."
-    get = (lambda n: (Path(where)/n).read_bytes() if (Path(where)/n).is_file() else None) if not isinstance(where, dict) else \
-          (lambda n: where[n][0]() if n in where else None)
-    if (isinstance(where, dict) and TABLES[0] in where) or not isinstance(where, dict) and (Path(where)/TABLES[0]).exists():
+    "The table that says what the images of a folder or archive are: labels.csv, or metadata.csv with file_name."
+    archive = isinstance(where, dict)
+    def get(n):
+        if archive: return where[n][0]() if n in where else None
+        return (Path(where)/n).read_bytes() if (Path(where)/n).is_file() else None
+    if TABLES[0] in where if archive else (Path(where)/TABLES[0]).exists():
         return TABLES[0]
     if (data := get(TABLES[1])) is None: return None
     try: head = [c.strip() for c in next(csv.reader([text_of(data)[0].splitlines()[0]]), [])]

@@ -107,7 +107,8 @@ class Names:
         if self.tree.get(plain) is not None: return self._took(name, plain, "with \\ or blanks")
         if self.by is None: self._index()
         hits = [h for h in self.by.get(plain.lower(), []) if self.tree.get(h) is not None]      # no link to nothing
-        if len(hits) > 1: hits = [h for h in hits if PurePosixPath(h).name in (plain, PurePosixPath(plain).name)] or hits
+        if len(hits) > 1:
+            hits = [h for h in hits if PurePosixPath(h).name in (plain, PurePosixPath(plain).name)] or hits
         if len(hits) > 1:
             raise UserError(f"{name[:200]} could be {', '.join(hits[:3])}: give the path as it is in the folder")
         return self._took(name, hits[0], "without sub-folder or suffix, or in other capitals") if hits else None

@@ -346,6 +346,6 @@ def estimator_table(
     out = t[keep].dropna(axis=1, how="all").infer_objects()    # too few targets: no intervals
     numbers = out.select_dtypes("number").columns
     out = out.assign(**(out[numbers].round(12) + 0), **values)     # a mean that is zero but for the last bit is zero
-    out.attrs["note"] = ("Above 0, the sources that a measure puts first transfer better. A distance puts the nearest first: its "
-                         "signs are those of nearness_rho_within in table 6, the opposite of the distance's own.")
+    out.attrs["note"] = ("Above 0, the sources that a measure puts first transfer better. A distance puts the "
+                         "nearest first: its signs are those of nearness_rho_within in table 6, the opposite of the distance's own.")
     return out

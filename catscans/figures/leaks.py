@@ -71,7 +71,7 @@ def finding(
 
 # %% ../../nbs/figures/13_leaks.ipynb #82db5336
 def figure(
-    grouped,                   # tidy frame (`records.frames.tidy`) of the leak-free protocol, of a whole grid or a part of it
+    grouped,                   # tidy frame (`records.frames.tidy`) of the leak-free protocol; also of a part of a grid
     published,                 # tidy frame of the leaking one
     value="auc_ovr_weighted",  # column
     level=.95,                 # of the interval
@@ -90,7 +90,7 @@ def figure(
     def drawn():
         fig, [axes] = canvas(st, finding(d, change),
             (max(5.4, 1.3 + 2.2*len(targets)), 2.1 + .2*len(rows)), 1, len(targets), f"{len(d)} pairs",
-            f"Dots: difference of the means over folds; lines: {100*level:.0f} % interval, corrected for folds that share training images; "
+            f"Dots: difference of the means over folds; lines: {100*level:.0f} % interval, corrected for shared training images; "
             "filled where it excludes zero. Small print: rank of the mean under published → grouped. "
             + ("One frozen network and one classifier: only the folds differ." if "classifier" in grouped
                else "The protocols also differ in what is watched and in BatchNorm.")

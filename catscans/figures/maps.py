@@ -76,7 +76,8 @@ def _place(ax, spots, size=6.8):
     over = lambda a, b: max(0, min(a[2], b[2]) - max(a[0], b[0]))*max(0, min(a[3], b[3]) - max(a[1], b[1]))
     out = lambda a: (max(0, frame.x0 + 2 - a[0]) + max(0, a[2] + 2 - frame.x1) + max(0, frame.y0 + 2 - a[1])
                      + max(0, a[3] + 2 - frame.y1))
-    share = lambda pixels: tuple(ax.figure.transFigure.inverted().transform(pixels))     # a file has other pixels than the screen
+    # a file has other pixels than the screen
+    share = lambda pixels: tuple(ax.figure.transFigure.inverted().transform(pixels))
     for x, y, names in sorted(spots, key=lambda s: -len(s[2])):
         lines = [label(n) for n in names]
         cost = lambda w: 1e4*out(b := _box_of(ax, x, y, lines, size, w)) + sum(over(b, t) for t in taken) + 30*w[2]
@@ -84,12 +85,13 @@ def _place(ax, spots, size=6.8):
         x0, y0, x1, y1 = _box_of(ax, x, y, lines, size, best)
         taken.append((x0, y0, x1, y1))
         if best[2] > 1:
-            end = (min(max(ax.transData.transform((x, y))[0], x0), x1), y1 if best[1] < 0 else y0 if best[1] > 0 else (y0 + y1)/2)
+            end = (min(max(ax.transData.transform((x, y))[0], x0), x1),
+                   y1 if best[1] < 0 else y0 if best[1] > 0 else (y0 + y1)/2)
             ax.annotate("", (x, y), share(end), xycoords="data", textcoords="figure fraction",
                         arrowprops=dict(arrowstyle="-", lw=.5, color="#999999")).set_in_layout(False)
         for i, (n, line) in enumerate(zip(names, lines)):
-            ax.annotate(line, share((x0 if best[0] >= 0 else x1, y1 - (i + .5)*size*1.25*dpi)), xycoords="figure fraction",
-                        fontsize=size,
+            ax.annotate(line, share((x0 if best[0] >= 0 else x1, y1 - (i + .5)*size*1.25*dpi)),
+                        xycoords="figure fraction", fontsize=size,
                         color=colour(n), ha="left" if best[0] >= 0 else "right", va="center",
                         zorder=5).set_in_layout(False)
 

@@ -252,7 +252,7 @@ def estimates(
     most:int=MOST,       # images of each dataset
     show=None,           # called with progress lines
     seen=None,           # dataset -> features under the probe, as `look` has them; default: look now
-)->tuple: # rows measure, source, target, value; estimator -> why a pair has no value; matrices of the symmetric distances
+)->tuple: # rows measure, source, target, value; estimator -> why it has no value; matrices of symmetric distances
     "Every estimator of the registry whose inputs are at hand, for every source and target."
     parts, networks = sample(images, most), networks or {}
     seen = seen or look(probe, images, most=most)[0]
@@ -314,7 +314,7 @@ def kept(
     protocol:str,
     seed:int,
 )->tuple: # rows; measure -> why one is missing; settings: networks (hashes), kept (measures, started)
-    "What the earlier record of a profile knows through the networks of its sources; nothing where it is of other images."
+    "What an earlier record of a profile knows through its sources' networks; nothing where it is of other images."
     path = path_of(dict(kind="similarity", profile=p.name, protocol=protocol, seed=seed))
     if p.quick or not path.exists() or not _same_images(p, old := read(path), images): return [], {}, {}
     then, through = old["settings"], [m for m, e in registry().items() if {"features", "outputs"} & set(e.inputs)]

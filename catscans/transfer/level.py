@@ -321,6 +321,6 @@ def answer(
     "Can five folds tell two sources apart? In a sentence."
     f = _five(frame).dropna(subset="power")
     often = "Seldom" if f.power.median() < .5 else "Often, not always" if f.power.median() < .8 else "Mostly"
-    return (f"{often}: where one source is better by {f.better.min():.3f} to {f.better.max():.3f} AUC, the calibrated test "
-            f"of five folds tells it apart in {f.power.min():.0%} to {f.power.max():.0%} of simulated studies, and two that "
-            f"are equally good in {f.level.min():.0%} to {f.level.max():.0%}, where 5% is what it promises.")
+    return (f"{often}: where one source is better by {f.better.min():.3f} to {f.better.max():.3f} AUC, the calibrated "
+            f"test of five folds tells it apart in {f.power.min():.0%} to {f.power.max():.0%} of simulated studies, "
+            f"and two that are equally good in {f.level.min():.0%} to {f.level.max():.0%}, where 5% is what it promises.")
