@@ -15,7 +15,7 @@ from ..metrics.comparisons import told_from_zero
 from ..records.view import study
 from ..datasets.catalogue import label
 from ..published.verdicts import audit
-from ..published.findings import headline, in_short, numbers_frame, numbers_text
+from ..published.findings import headline, in_short, numbers_frame, numbers_text, sentences
 from ..recommend import evidence
 from .auc import gain_frame
 
@@ -55,7 +55,9 @@ def fill(
 def said()->dict: # name -> sentence
     "Every sentence of the README that states a result, from the records as they are."
     table, choice = audit(profiles=()), evidence.said()
-    return dict(numbers=numbers_text(numbers_frame(table)), headline=headline(table), paper=in_short(table),
+    named = sentences()["coefficients"]
+    return dict(named=f"Printed as Spearman's ρ: {named[0].lower()}{named[1:]}",
+                numbers=numbers_text(numbers_frame(table)), headline=headline(table), paper=in_short(table),
                 lite=gains_sentence(gain_frame(study("lite"))), **choice)
 
 # %% ../../nbs/figures/18_readme.ipynb #b3488148
