@@ -423,7 +423,7 @@ def test_the_split_that_the_data_carry_is_used_when_asked_for(made, tmp_path):
 
 def test_without_one_it_is_said(tmp_path):
     with pytest.raises(UserError, match="carries no official split"): splits_of(from_folder(as_folder(tmp_path/"set", CATS), size=12), "official")
-    with pytest.raises(UserError, match="allowed are folds and official"): splits_of(None, "offical")
+    with pytest.raises(UserError, match="allowed are folds, official"): splits_of(None, "offical")
 
 
 # ---- the doctor, and what other commands say of the same images

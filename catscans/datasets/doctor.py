@@ -187,8 +187,13 @@ def twin_lines(
     return out
 
 # %% ../../nbs/datasets/15_doctor.ipynb #0f842fee
-def fold_lines(images, k:int=5)->list:
-    "What has to be said of folds, before one is cut."
+def _lacks(e)->str:
+    "which library is not there"
+    lib = (e.name or "a library").split(".")[0]
+    return f"{dict(sklearn='scikit-learn').get(lib, lib)} is not installed here"
+
+def fold_lines(images, k:int=5, official:bool=True)->list:
+    "What has to be said of folds, before one is cut, and of an official split, unless a run says that itself."
     out = []
     if images.groups is not None and (have := len(set(images.groups))) < 10:
         out.append(f"only {counted(have, 'group')}: a split 80/10/10 by group needs 10, and scores of so few vary much")
@@ -196,7 +201,8 @@ def fold_lines(images, k:int=5)->list:
         if images.groups is None: check_classes(images.y, None, k, images.classes, images.name)
         else: make_splits(images.y, images.groups, "grouped", k, 1, None, images.classes, images.name)
     except UserError as e: out.append(str(e))
-    if images.split is not None and len(set(images.split)) > 1: out += _official_lines(images)
+    except ModuleNotFoundError as e: out.append(f"whether every fold can have every class was not tried: {_lacks(e)}")
+    if official and images.split is not None and len(set(images.split)) > 1: out += _official_lines(images)
     return out
 
 def _official_lines(images)->list:
@@ -214,10 +220,12 @@ def checks(
     items=None,  # of the listing they were decoded from
     twins=None,  # as of `twins_of`, where they are known
     most:int=MANY, # among more images near duplicates are not looked for here: the doctor does
+    official:bool=True, # False: a run says itself which split it uses
 )->list: # of sentences
-    "What has to be said of images before anything is trained on them; the same for add, rank, finetune and doctor."
-    twins = twins or twins_of(images, items, near=len(images) <= most)
-    out = [*images.notes, *twin_lines(twins["exact"], twins["near"]), *fold_lines(images)]
+    """What has to be said of images before anything is trained on them; the same for add, rank, finetune and doctor.
+    A check whose library is not there is left out, which is one of the sentences."""
+    twins, left = (twins, []) if twins else _twins_where_possible(images, items, len(images) <= most)
+    out = [*images.notes, *twin_lines(twins["exact"], twins["near"]), *left, *fold_lines(images, official=official)]
     if not twins["looked"]:
         out.append(f"near duplicates among {len(images):,} images were not looked for, which takes a while: catscans "
                    f"data doctor does")
@@ -226,6 +234,12 @@ def checks(
                    f"{g['example']}): "
                    "where they are patients, name them in a column of a CSV")
     return out
+
+def _twins_where_possible(images, items, near)->tuple:
+    "twins, and what could not be looked for"
+    try: return twins_of(images, items, near), []
+    except ModuleNotFoundError as e: lacks = f"near duplicates were not looked for: {_lacks(e)}"
+    return twins_of(images, items, False) | dict(looked=True), [lacks]
 
 def twins_of(images, items=None, near:bool=True)->dict:
     "exact and near -> facts; pairs -> (m, 2) of both; looked -> whether near ones were looked for"
@@ -251,10 +265,10 @@ def _read(path, say, **reading):
     say += [str(w.message).removeprefix(f"{path}: ") for w in heard]
     return li
 
-def _images(li, say):
+def _images(li, say, span=None):
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always", UserWarning)
-        images = build(li, SIDE)
+        images = build(li, SIDE, range=span)
     say += [m for w in heard if (m := str(w.message).removeprefix(f"{li.name}: ")) not in images.notes]
     return images
 
@@ -262,12 +276,13 @@ def _images(li, say):
 def examine(
     path,                        # folder, CSV, .npz or .zip
     group_duplicates:bool=False, # near duplicates are one group in the folds
-    **reading,                   # of readers.general: parts, rename; path_col, class_col, group_col
+    **reading,                   # of readers.general: parts, rename; path_col, class_col, group_col; and range of build
 )->dict:
     "Everything that can be told of a dataset before it is used; `UserError` where it cannot be read."
     said = []
+    span = reading.pop("range", None)
     li = _read(path, said, **reading)
-    images, files = _images(li, said), file_facts(li)
+    images, files = _images(li, said, span), file_facts(li)
     if left := {n for n, _ in images.left_out}:
         keep = [i for i, p in enumerate(li.paths) if p not in left]
         li, files = li.subset(np.array(keep)), {k: [v[i] for i in keep] for k, v in files.items()}

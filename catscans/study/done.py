@@ -55,7 +55,7 @@ def _training_problem(step, got, world)->Why:
     "of a pretraining or fine-tuning"
     if got.get("slug") != step.slug: return Why(f"holds {got.get('slug')!r}", "damaged")
     old = dict(precision="float32") | got.get("settings", {})
-    now = expected_settings(step.run, world)
+    now = expected_settings(step.run, world) | dict(split="folds")     # said only by a record of an official split
     if now.get("precision") == "auto": del now["precision"]      # what it came to depends on the device
     # a number that was asked for throws away no record of the profile's own
     if old.get("threads") == threads_for(world.profile(step.profile)): del now["threads"]

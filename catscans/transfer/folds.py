@@ -7,15 +7,17 @@ __all__ = ['Progress', 'How', 'Pretrained', 'Pretraining', 'pretrain', 'Folds', 
            'Finetuning', 'finetune']
 
 # %% ../../nbs/transfer/01_folds.ipynb #dfe0036c
-import json, time, warnings
+import json, time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-from ..core.basics import UserError, choose, digest, seed_for
+from ..core.basics import UserError, choose, digest, note, seed_for
 from ..core.files import atomic, writing
 from ..core.grid import PROTOCOLS
+from ..datasets.splits import SPLITS, Splits, official_splits, say_split
+from ..datasets.doctor import checks
 from ..models.weights import load_weights, weights_sha256
 from ..training.recipes import recipe_key
 from ..training.engines import SECONDS, clock
@@ -72,20 +74,43 @@ class Pretrained:
 @dataclass(frozen=True)
 class Pretraining(How):
     "How a source is trained."
-    split:object = None          # splits.Fold; default: 80/10/10 of the protocol
+    split:object = None          # splits.Fold, or "official": that of the data; default: 80/10/10 of the protocol
     checkpoint:Path|None = None  # file for resuming
     evaluate:bool = True         # False: no metrics
 
 # %% ../../nbs/transfer/01_folds.ipynb #444158c2
+_SAID = set()   # names and fingerprints of the images whose checks have been said
+
+def _say_checks(images):
+    "what the doctor says of images, once; what was said as they were loaded is not repeated"
+    if (key := (images.name, images.fingerprint)) in _SAID: return
+    for s in checks(images, official=False):
+        if s not in images.notes: note(f"{images.name}: {s}")
+    _SAID.add(key)
+
+def _source_split(how, images, protocol):
+    "what a source is trained and scored on; said where it was not given"
+    if how.split is None:
+        fold = how.world.single_split(images.y, images.groups, protocol, how.seed)
+        return say_split(images, Splits(protocol, 1, how.seed, (fold,), "")).folds[0]
+    if not isinstance(how.split, str): return how.split
+    choose("split", how.split, SPLITS[1:])
+    s = say_split(images, official_splits(images))
+    if len(s) == 1: return s.folds[0]
+    raise UserError(f"{images.name}: its official split has {len(s)} folds, a source is trained once: give one of "
+                    "them, split=official_splits(images).folds[0]")
+
 def pretrain(
     images,                  # datasets.images.Images
     recipe,                  # training.recipes.Recipe
     protocol:str="grouped",  # "grouped", "described" or "published"
     **settings,              # of `Pretraining`: seed, arch, trainer, show, key, world, split, checkpoint, evaluate
 )->Pretrained:
-    "Train a source from random weights (section IV.A). A `UserError` where a trainer does not fit the images."
+    """Train a source from random weights (section IV.A). A `UserError` where a trainer does not fit the images,
+    or they carry no official split that was asked for."""
     how = Pretraining(**settings)
-    split = how.split or how.world.single_split(images.y, images.groups, protocol, how.seed)
+    split = _source_split(how, images, protocol)
+    _say_checks(images)
     trainer = _trainer_for(how, images, recipe)
     if how.show: guard(trainer, images.x, how.show, len(split.train))
     say = Progress(how.show, 1, recipe.epochs, "pretraining")
@@ -94,6 +119,7 @@ def pretrain(
     if recipe.batchnorm == "recalibrate": trainer.recalibrate(images.x, split.train, how.seed)
     evaluation, p = {}, np.zeros((0, len(images.classes)), "float32")
     for part in ("train", "valid", "test") if how.evaluate else ():
+        if not len(getattr(split, part)): continue      # an official split may have no validation part
         p = trainer.predict(images.x, getattr(split, part))
         evaluation[part] = how.world.summarise(images.y[getattr(split, part)], p, images.classes)
     return Pretrained(trainer.weights(), evaluation, history, split, p)
@@ -168,11 +194,11 @@ def one_fold(
     return dict(metrics=out, history={k: [h[k] for h in history] for k in history[0]}, spent=spent), p
 
 # %% ../../nbs/transfer/01_folds.ipynb #9c5107b2
-def _warn_of_siblings(images, protocol):
-    if protocol == "grouped" and images.groups is None:
-        warnings.warn(f"{images.name}: no groups are known (patients, lesions, slides), "
-                      "so its folds are drawn by image and siblings may lie on both sides; "
-                      "a CSV with a column for the group names them", stacklevel=3)
+def _warn_of_siblings(images, protocol, split=SPLITS[0]):
+    if protocol != "grouped" or images.groups is not None: return
+    drawn = "its folds are drawn by image and " if split == SPLITS[0] else ""
+    note(f"{images.name}: no groups are known (patients, lesions, slides), so {drawn}siblings may lie on both sides; "
+         "a CSV with a column for the group names them")
 
 # %% ../../nbs/transfer/01_folds.ipynb #3b1ebd0a
 @dataclass(frozen=True)
@@ -183,6 +209,15 @@ class Finetuning(How):
     split_seed:int|None = None
     workdir:Path|None = None     # where finished folds and checkpoints lie; None: nothing is kept
     start_of_fold:object = None  # called with (trainer, fold, number) -> weights; overrules source_weights (self pairs)
+    split:str = SPLITS[0]        # folds: cut anew; official: the one that the data carry
+
+def _target_splits(how, images, protocol, folds)->Splits:
+    "the folds of a target, said"
+    seed = how.seed if how.split_seed is None else how.split_seed
+    if choose("split", how.split, SPLITS) == "official":
+        return say_split(images, official_splits(images, how.max_train, seed))
+    return say_split(images, how.world.make_splits(images.y, images.groups, protocol, folds, seed, how.max_train,
+                                                   images.classes, images.name))
 
 def _all_folds(done, splits, images, earlier):
     "`Folds` from what each fold gave"
@@ -198,16 +233,16 @@ def finetune(
     images,                  # datasets.images.Images of the target
     recipe,                  # training.recipes.Recipe
     protocol:str="grouped",  # "grouped", "described" or "published"
-    folds:int=5,             # how many
-    **settings,              # fields of `How`, and of `Finetuning`: max_train, split_seed, workdir, start_of_fold
+    folds:int=5,             # how many; an official split has its own number
+    **settings,              # of `How`, and of `Finetuning`: max_train, split_seed, workdir, start_of_fold, split
 )->Folds:
-    """Cross-validated fine-tuning of the whole network on the target (section IV.A).
-    A `UserError` where folds cannot be cut or a trainer does not fit."""
+    """Cross-validated fine-tuning of the whole network on the target (section IV.A); the split and what the doctor
+    finds are said. A `UserError` where folds cannot be cut, there is no official split, or a trainer does not fit."""
     how = Finetuning(**settings)
-    split_seed = how.seed if how.split_seed is None else how.split_seed
-    splits = how.world.make_splits(images.y, images.groups, choose("protocol", protocol, PROTOCOLS), folds, split_seed,
-                                   how.max_train, images.classes, images.name)
-    _warn_of_siblings(images, protocol)
+    splits = _target_splits(how, images, choose("protocol", protocol, PROTOCOLS), folds)
+    folds = len(splits)
+    _warn_of_siblings(images, protocol, how.split)
+    _say_checks(images)
     if source_weights is not None and not isinstance(source_weights, dict):
         source_weights = load_weights(source_weights)
     trainer = _trainer_for(how, images, recipe)

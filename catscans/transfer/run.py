@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np
-from ..core.basics import UserError, digest, pack, seed_for
+from ..core.basics import UserError, choose, digest, pack, seed_for
 from ..core.files import work_dir
 from ..core.grid import Profile, Run
 from ..core.protocols import setting
-from ..records.store import PHASES, trained_sha
+from ..records.store import PHASES, read, trained_sha
 from ..metrics.scores import HEADLINES
-from ..datasets.splits import Fold, shared_group_rate
+from ..datasets.splits import Fold, SPLITS, shared_group_rate
 from ..datasets.leaks import ids_of, relation
 from ..models.backend import environment, set_threads
 from ..models.resnet import resnet50
@@ -72,6 +72,7 @@ class Job:
     size:int            # image side in pixels
     show:object = None  # called with progress lines
     world:World = HERE
+    split:str = SPLITS[0]   # of the target: folds, or official
 
     def images(self, name, size=None):
         return self.world.images_of(name, self.profile, size or self.size, self.run.protocol)
@@ -98,19 +99,30 @@ class _Clock:
                     energy_wh=wh, energy_mode=mode) | phases
 
 # %% ../../nbs/transfer/02_run.ipynb #d7a7a3a4
+def _check_split(run, split):
+    "an official split belongs to a fine-tuning, and its record takes the place of no other"
+    if choose("split", split, SPLITS) == SPLITS[0]: return
+    if run.kind == "pretrain":
+        raise UserError(f"{run.slug}: split {split!r} is for fine-tunings; a source is cut 80/10/10 by its protocol")
+    if run.record.exists() and read(run.record)["settings"].get("split") != split:
+        raise UserError(f"{run.record} holds this run on folds cut anew, and split {split!r} would take its place: "
+                        "set CATSCANS_PROJECT to another folder, or move it away")
+
 def execute(
     run:Run,
     show=print,        # called with progress lines
     world:World=HERE,  # where images, folds, recipes and metrics come from, and records go
+    split:str=SPLITS[0], # of the target: folds, cut anew; official: the one that its data carry
 )->Path:  # the record
     """One pretraining or one cross-validated fine-tuning of a profile, resumable; writes its record.
     A `UserError` says what cannot be run."""
     profile, clock = world.profile(run.profile), _Clock()
+    _check_split(run, split)
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     threads = set_threads(threads_for(profile))
     import_s = time.time()-clock.t0
     recipe = settled(world.recipe_for(profile.recipe, run.kind, run.target or run.source, run.protocol, run.source))
-    job = Job(run, profile, recipe, recipe.size or profile.size, show, world)
+    job = Job(run, profile, recipe, recipe.size or profile.size, show, world, split)
     body = (_pretrain_run if run.kind == "pretrain" else _finetune_run)(job)
     train_s = sum(sum(h["seconds"]) for h in body["history"])
     # of finished folds; of a fold or pretraining that was half done, its epochs are known
@@ -219,18 +231,19 @@ def _starting_point(job, source, target)->_Start:
 # %% ../../nbs/transfer/02_run.ipynb #58e30b82
 def _finetune_run(job)->dict:
     "body of a fine-tuning's record"
-    run, profile = job.run, job.profile
+    run, profile, official = job.run, job.profile, job.split != SPLITS[0]
     target, ready = job.images(run.target), run.source in profile.ready
     source = None if run.source == "random" or ready else job.images(run.source)
     start = _starting_point(job, source, target)
     out = finetune(start.weights, target, job.recipe, run.protocol, profile.folds, seed=seed_for(run.slug),
                    max_train=dict(profile.max_train).get(run.target), workdir=job.checkpoints,
-                   start_of_fold=start.per_fold, key=digest(run.slug), split_seed=run.seed, **job.how)
+                   start_of_fold=start.per_fold, key=digest(run.slug), split_seed=run.seed, split=job.split, **job.how)
     described = (dict(name=run.source, n=None, classes=[], fingerprint="weights that come with Keras") if ready
                  else _describe(source))
     return dict(strategy="random" if run.source == "random" else "self" if start.relation == "self" else "finetune",
                 settings=dict(source_relation=start.relation, shared_groups=len(start.shared),
-                              source_weights_sha256=weights_sha256(start.weights) if start.weights else None),
+                              source_weights_sha256=weights_sha256(start.weights) if start.weights else None,
+                              **(dict(split=job.split, folds=len(out.splits)) if official else {})),
                 data=dict(source=described, target=_describe(target)), folds=out.folds, metrics=fold_means(out.folds),
                 history=out.history, earlier=out.earlier,
                 splits=dict(fingerprint=out.splits.fingerprint, k=len(out.splits), protocol=run.protocol,
