@@ -656,6 +656,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'catscans/datasets/readers.py'),
                                            'catscans.datasets.readers._named_array': ( 'datasets/readers.html#_named_array',
                                                                                        'catscans/datasets/readers.py'),
+                                           'catscans.datasets.readers._no_columns': ( 'datasets/readers.html#_no_columns',
+                                                                                      'catscans/datasets/readers.py'),
                                            'catscans.datasets.readers._npz_blocks': ( 'datasets/readers.html#_npz_blocks',
                                                                                       'catscans/datasets/readers.py'),
                                            'catscans.datasets.readers._npz_labels': ( 'datasets/readers.html#_npz_labels',

@@ -469,23 +469,29 @@ def table_in(
     return None
 
 # %% ../../nbs/datasets/05_readers.ipynb #344b2dc2
+def _no_columns(path, kw):
+    "A `UserError` where a column is asked for and there is no table to have it"
+    if odd := [k for k in ("path_col", "class_col", "group_col") if kw.get(k)]:
+        raise UserError(f"{path}: received {odd[0]}={kw[odd[0]]!r} (--{odd[0].replace('_', '-')}), but it holds no "
+                        "table; allowed with a CSV, or a folder or zip with a labels.csv or metadata.csv")
+
 def _of_kind(path, name, parts, kw)->tuple: # the listing; whether a table says what is in it
     "The listing of a path by what lies there"
     suffix = path.suffix.lower()
     if path.is_file() and suffix not in (".npz", ".csv", ".zip"):
         suffix = dict(npz=".npz", table=".csv", zip=".zip").get(kind(path), suffix)
-    if suffix == ".npz": return read_npz_listing(path, name), True
+    if suffix == ".npz": return _no_columns(path, kw) or read_npz_listing(path, name), True
     if suffix == ".csv": return read_csv_listing(path, Beside(path.parent), name, path, **kw), True
     if path.is_dir():
         if (t := table_in(path)): return read_csv_listing(path/t, Beside(path), name, path/t, **kw), True
-        return read_folder_listing(file_tree(path), name, path, parts), False
+        return _no_columns(path, kw) or read_folder_listing(file_tree(path), name, path, parts), False
     if suffix != ".zip":
         raise UserError(f"{path}: received a {path.suffix or 'file without suffix'}, allowed are a folder, .csv, "
                         ".npz and .zip; other archives: unpack it, or catscans data add does")
     tree = file_tree(path)
     t = table_in(tree)
     li = (read_csv_listing(tree[t][0](), tree, name, f"{path}/{t}", **kw) if t else
-          read_folder_listing(tree, name, path, parts))
+          _no_columns(path, kw) or read_folder_listing(tree, name, path, parts))
     return replace(li, sources=(path,)), t is not None
 
 # %% ../../nbs/datasets/05_readers.ipynb #82d6130c

@@ -308,21 +308,26 @@ def load_target(
     path,             # folder of class sub-folders or with labels.csv; .csv; .npz; .zip; else the name of a dataset
     size=112,         # side in pixels, or a function that tells it: it is asked once the labels are known to be good
     most:int=MOST, seed:int=0,
+    **reading,        # as of datasets.own.from_path: parts, rename; path_col, class_col, group_col; range
 )->tuple: # Images, number of images there are
-    "A user's images, checked, sampled and decoded."
-    path = Path(path).expanduser()
-    if not path.exists(): return _by_name(str(path), size, most, seed)
-    li = general(path, path.resolve().name if path.is_dir() else path.stem)
+    """A user's images, checked, sampled and decoded. `UserError` where they cannot be read as they are asked for,
+    are too few, or a dataset's name comes with ways of reading."""
+    path, span = Path(path).expanduser(), reading.pop("range", None)
+    if not path.exists(): return _by_name(str(path), size, most, seed, [*reading, *(["range"] if span else [])])
+    li = general(path, path.resolve().name if path.is_dir() else path.stem, **reading)
     check_target(li.y, li.classes, path)
     at = sample(li.y, most, seed)
-    return build(li if len(at) == len(li) else li.subset(at), size() if callable(size) else size), len(li)
+    return build(li if len(at) == len(li) else li.subset(at), size() if callable(size) else size, range=span), len(li)
 
 # %% ../../nbs/recommend/03_ranking.ipynb #dc12a3c7
-def _by_name(name, size, most, seed):
+def _by_name(name, size, most, seed, reading=()):
     "the same of a dataset that `load` knows"
     if name not in CATALOGUE and name not in added():
         raise UserError(f"rank: there is no {name}, neither a file or folder nor a dataset of catscans data list; give "
                         "a folder with one sub-folder per class, a .csv, an .npz or a .zip, or the name of a dataset")
+    if reading:
+        raise UserError(f"rank: received --{reading[0].replace('_', '-')} with {name}, a dataset of catscans data "
+                        "list, which is read as it was added or as its card says; give the path of the images instead")
     images = load(name, size=size() if callable(size) else size)
     check_target(images.y, images.classes, name)
     at = sample(images.y, most, seed)
@@ -332,6 +337,7 @@ def main_rank(
     path, probe=None,    # a file, squeezenet or imagenet; default: CATSCANS_PROBE
     as_json:bool=False,
     keep=(),             # sources that are not dropped for a name alone
+    **reading,           # how the images are to be read, as of `load_target`
 )->int: # exit code
     "Print the ranking of sources for the images at `path`; `UserError` where a source in `keep` is not known."
     probe, known = probe_file(probe), prints()   # all are checked before an image is decoded
@@ -342,7 +348,7 @@ def main_rank(
         if probe is None: return SIZE
         ready.append(load_probe(probe, SIZE))
         return probe_size(ready[0], SIZE)
-    images, n = load_target(path, size)
+    images, n = load_target(path, size, **reading)
     r = rank(images, ready[0] if ready else None, whole=n, known=known, keep=keep)
     r.notes += checks(images)
     print(json.dumps(r.as_dict(), indent=1) if as_json else r.text())

@@ -82,6 +82,7 @@ def _rank_options(subs):
     k.add_argument("--keep", metavar="SOURCE", action="append", default=[],
                    help="do not drop this source because of the name of your images (may be repeated); "
                         "near duplicates drop it all the same")
+    _reading_options(k)
 
 # %% ../../nbs/study/10_cli.ipynb #57fbaaef
 def _pair(s):
@@ -100,6 +101,8 @@ def _reading_options(p):
     p.add_argument("--rename", metavar="OLD=NEW", action="append", type=_pair, help="call a class otherwise; two that "
                                                                                     "get one name become one (may be "
                                                                                     "repeated)")
+    p.add_argument("--range", metavar="R", help="for files of more than 8 bits: 10, 12, 14 or 16 bits, or the values "
+                                                "that become black and white, as --range=-1000,400")
 
 # %% ../../nbs/study/10_cli.ipynb #ed96d17c
 def _add_options(subs):
@@ -107,8 +110,6 @@ def _add_options(subs):
     add.epilog = _TABLE
     add.add_argument("path", metavar="FOLDER|CSV|NPZ|ARCHIVE", help="told apart by their content")
     add.add_argument("--name", metavar="N", help="default: the file's name")
-    add.add_argument("--range", metavar="R", help="for files of more than 8 bits: 10, 12, 14 or 16 bits, or the values "
-                                                  "that become black and white, as --range=-1000,400")
     _reading_options(add)
 
 # %% ../../nbs/study/10_cli.ipynb #bcafbc73

@@ -19,6 +19,7 @@ from .plan import PUBLISHED, plan
 from .done import looking, other_images, problem
 from .machine import check_backend
 from .status import in_clone, part_request
+from .data_commands import reading_of
 from .reports import report
 from .engine import run
 from .verify import verify
@@ -73,7 +74,7 @@ def _report(profile):
 # %% ../../nbs/study/09_commands.ipynb #4a931e4e
 def _rank(a):
     check_backend()
-    return main_rank(a.images, a.probe, a.json, a.keep)
+    return main_rank(a.images, a.probe, a.json, a.keep, **reading_of(a))
 
 def _export(folder):
     print(f"{len(export(folder))} files in {folder}; change them and do: catscans audit --record {folder}")

@@ -110,7 +110,8 @@ def _get(a):
 # %% ../../nbs/study/08_data_commands.ipynb #22064d5e
 def reading_of(a)->dict:
     "How a parsed command line says that images are to be read."
-    out = {k: v for k in ("path_col", "class_col", "group_col", "parts") if (v := getattr(a, k, None)) is not None}
+    out = {k: v for k in ("path_col", "class_col", "group_col", "parts", "range")
+           if (v := getattr(a, k, None)) is not None}
     return out | (dict(rename=dict(a.rename)) if getattr(a, "rename", None) else {})
 
 # %% ../../nbs/study/08_data_commands.ipynb #be41b78f
@@ -120,7 +121,7 @@ def _add(a):
     def say(s):
         said.append(s)
         print(f"note: {s}", file=sys.stderr)
-    e = add(a.path, a.name, say=say, range=a.range, **reading_of(a))
+    e = add(a.path, a.name, say=say, **reading_of(a))
     for s in e.get("checks", ()):
         if not any(t.endswith(s) for t in said): say(s)
     name = (set(entries()) - before).pop()
