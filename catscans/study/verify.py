@@ -13,8 +13,7 @@ from ..core.files import project_dir, results_dir, work_dir
 from ..core.grid import PROFILES
 from ..records.store import path_of, predictions, read, trained_sha
 from ..metrics.scores import summarise
-from ..datasets.images import fingerprint
-from ..datasets.store import open_store
+from ..datasets.store import check_store, open_store
 from ..models.weights import load_weights
 from ..transfer.run import fold_means
 from .plan import PUBLISHED, plan, read_json
@@ -80,14 +79,10 @@ def _checkpoint_problems(path, profile)->list: # of str
 
 def _store_problems(path, profile)->list: # of str
     "what is wrong with decoded images"
-    again = "delete the folder, and it is made again"
-    try:
-        im = open_store(path)
-        now = fingerprint(im.x, im.y, im.groups, im.classes)
-        size = (path/"pixels.npy").stat().st_size - im.x.offset - im.x.nbytes
-    except Exception as e: return [f"cannot be read ({type(e).__name__}: {e}): {again}"]
-    if now != im.fingerprint: return [f"its images have the fingerprint {now}, written were {im.fingerprint}: {again}"]
-    return [f"its pixels have {size} bytes too many: {again}"] if size else []
+    try: check_store(open_store(path))
+    except UserError as e: return [str(e)]
+    except Exception as e: return [f"cannot be read ({type(e).__name__}: {e}): delete the folder, and it is made again"]
+    return []
 
 # %% ../../nbs/study/11_verify.ipynb #fed12df0
 def _figure_problems(path, sums)->list: # of str
