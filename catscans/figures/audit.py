@@ -588,7 +588,7 @@ def save_verdicts(
     base = figures_dir(_folder(rec))
     flat = table.assign(**{
         c: table[c].map(lambda v: "" if v is None else json.dumps(_ten_digits(v), ensure_ascii=False))
-        for c in ("printed", "recomputed", "obtained")})
+        for c in ("printed", "recomputed", "obtained", "parts", "effect")})
     with atomic(md := base/"audit_table.md") as tmp: tmp.write_text(markdown(verdict_frame(table)))
     return [write_csv(flat, base/"audit_table.csv"), md]
 

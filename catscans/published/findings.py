@@ -6,8 +6,8 @@
 __all__ = ['ALPHA', 'SUBSETS', 'STATISTICS', 'THEIRS', 'own', 'rho_text', 'is_named', 'lies', 'related', 'strength', 'turned',
            'tests_frame', 'tests_title', 'coefficient_frame', 'draw_numbers', 'power_frame', 'rate_frame',
            'relation_text', 'rate_title', 'baseline_frame', 'distance_frames', 'geometry_frame', 'geometry_numbers',
-           'nearer_title', 'norms_title', 'size_frame', 'obeyed', 'sentences', 'headline', 'in_short', 'numbers_frame',
-           'numbers_text']
+           'nearer_title', 'norms_title', 'size_frame', 'obeyed', 'sentences', 'effects_said', 'headline', 'in_short',
+           'numbers_frame', 'numbers_text']
 
 # %% ../../nbs/published/05_findings.ipynb #d174e631
 import numpy as np, pandas as pd
@@ -331,10 +331,21 @@ THEIRS = "the authors' record"
 _DOES = {REPRODUCED: "reproduces {}", IN_PART: "bears out {} in part", CONTRADICTED: "contradicts {}",
          CANNOT_TELL: "cannot decide {}", NOT_IN_RECORD: "has nothing on {}"}
 
+_TELLS = _DOES | {REPRODUCED: "shows {}", CANNOT_TELL: "cannot tell {}"}
+
+def effects_said(
+    table:pd.DataFrame,  # from `verdicts.audit`: effect
+)->str: # empty: no claim is about an effect
+    "What the record shows of the effects, by the tests that our own data are held to."
+    v = [e["verdict"] for e in table.effect if e]
+    if not v: return ""
+    does = listed([form.format(v.count(k)) for k, form in _TELLS.items() if k in v])
+    return f"Held to the tests that our own data are held to, of {counted(len(v), 'effect')} the record {does}."
+
 def headline(
-    table:pd.DataFrame,  # from `verdicts.audit`: class, verdict
+    table:pd.DataFrame,  # from `verdicts.audit`: class, verdict, effect
 )->str:
-    "What the record says of the findings, the procedures and the facts, each counted apart."
+    "What the record says of the findings, the procedures and the facts, each counted apart, and what of effects."
     said = []
     for kind in CLASSES:
         v = table.verdict[table["class"] == kind].tolist()
@@ -342,7 +353,7 @@ def headline(
         does = listed([form.format(v.count(k)) for k, form in _DOES.items() if k in v])
         said.append(f"of {counted(len(v), kind)} {'it' if said else THEIRS} {does}")
     text = "; ".join(said)
-    return f"{text[:1].upper()}{text[1:]}."
+    return f"{text[:1].upper()}{text[1:]}. {effects_said(table)}".rstrip()
 
 # %% ../../nbs/published/05_findings.ipynb #0c180feb
 _NUMBER = {1: "one", 2: "two", 3: "all three"}

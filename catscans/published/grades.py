@@ -38,15 +38,19 @@ def _settled_text(r):
     said = listed(list(dict.fromkeys((r.reader_a, r.reader_b))))
     return f"claim {r.claim} as {r.settled}, where they said {said}. {r.note}".rstrip()
 
+_CAUTION = ("Readers of one kind may share their errors, so the agreement of two AI readers is no independent check. The "
+            "p values in their reasons are of the corrected test as it was before its calibration, and differ from those "
+            "that the audit gives now.")
+
 def agreement_text(
     table:pd.DataFrame|None=None,  # as of `grades`; default: that
 )->str:
-    "The readers' agreement in words, with the claims that were settled otherwise and why."
+    "The readers' agreement in words, what it is not worth, and the claims that were settled otherwise and why."
     g = grades() if table is None else table
     a = agreement(g)
     other = g[g.claim.isin(a["settled_otherwise"])]
     text = (f"Two AI readers who did not see each other's grades gave the same grade to {a['agree']} of "
-            f"{counted(a['claims'], 'claim')} ({a['percent']:.0f}%, Cohen's kappa {a['kappa']:.2f}).")
+            f"{counted(a['claims'], 'claim')} ({a['percent']:.0f}%, Cohen's kappa {a['kappa']:.2f}). {_CAUTION}")
     if other.empty: return f"{text} All were settled as the readers said."
     return (f"{text} {counted(len(other), 'claim was', 'claims were')} settled otherwise: "
             + " ".join(_settled_text(r) for r in other.itertuples()))
