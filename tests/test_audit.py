@@ -96,7 +96,7 @@ def test_the_committed_audit_is_of_the_committed_records():
             for k in a: same(a[k], b[k], (*where, k))
         elif isinstance(a, float) or isinstance(b, float): assert a == pytest.approx(b, rel=1e-6, abs=1e-9), where
         else: assert a == b, where
-    for c in ("printed", "recomputed", "obtained", "parts"):
+    for c in ("printed", "recomputed", "obtained", "parts", "effect"):
         for i, text, value in zip(now.id, kept[c], now[c]): same(json.loads(text) if text else None, value, (i, c))
 
 
@@ -208,6 +208,56 @@ def test_every_verdict_is_reached(what, table, tmp_path):
     assert new.verdict == verdict != old.verdict if verdict != "in part" else new.verdict == verdict and new.parts != old.parts
     assert set(v for _, _, v in REACHED.values()) == set(VERDICTS[:5])
     if verdict == "cannot tell": assert new.recomputed["power"] < .5 and f"{new.recomputed['power']:.2f}" in new.why
+
+
+FAR_ABOVE = [("fold_auc", dict(source="imagenet", target=t, fold=f), "auc", .995 + .0005*f) for t in ("isic", "chest") for f in range(1, 6)]
+EFFECTS_MOVED = {  # cells, or of what the expert distances are ranks -> claims whose effect moves, and to what; the claim's own verdict need not
+    "ImageNet far above all others": (FAR_ABOVE, {2: "reproduced"}),
+    "STI-10 too variable to be told from DTD": (NOISE, {4: "cannot tell", 5: "cannot tell"}),
+    "expert distances by the size of the effect": (abs, {12: "reproduced"}),
+    "expert distances by the effect": (float, {10: "contradicted", 11: "contradicted"}),
+}
+
+
+def test_two_questions_of_the_record(table):
+    "the number as printed, and for the claims about an effect the effect, by the tests that our own data are held to"
+    e, verdict = dict(zip(table.id, table.effect)), dict(zip(table.id, table.verdict))
+    assert {i for i in e if e[i]} == {i for i, kind in ABOUT.items() if kind == EFFECT}
+    said = {"holds": True, "does not hold": False, "cannot be told": None, "is not in the record": "not in the record"}
+    for v in filter(None, e.values()): assert v["verdict"] == verdict_of(said[p] for p in v["parts"].values()) and v["why"].endswith(".")
+    assert {i: (verdict[i], e[i]["verdict"]) for i in (2, 3, 10, 11)} == dict.fromkeys((2, 3, 10, 11), ("reproduced", "cannot tell"))
+    assert (verdict[13], e[13]["verdict"], e[13]["parts"]["Task2Vec"]) == ("in part", "cannot tell", "is not in the record")
+    assert "nan" not in " ".join([*table.why, *(v["why"] for v in e.values() if v)])
+    text = " ".join(audit_text(table).split())
+    for v in filter(None, e.values()): assert f"As an effect, by the tests that our own data are held to: {v['verdict']}. {v['why']}" in text
+    tells = {k: sum(v["verdict"] == k for v in e.values() if v) for k in VERDICTS}
+    assert findings.headline(table).endswith(f"of 12 effects the record shows {tells['reproduced']}, cannot tell {tells['cannot tell']} and has nothing on {tells['not in the record']}.")
+
+
+@pytest.mark.slow(1)
+@pytest.mark.parametrize("what", EFFECTS_MOVED)
+def test_a_changed_record_moves_the_effect(what, table, tmp_path):
+    cells, moved = EFFECTS_MOVED[what]
+    authors.export(tmp_path)
+    if callable(cells):
+        p = from_record().pairs.query("not self_pair")
+        rank = p.transferability.map(cells).groupby(p.target).rank()
+        short = {v: k for k, v in authors.ALIASES.items()}
+        cells = [("expert_distances", dict(source=short.get(s, s), target=short.get(t, t)), "distance", int(r)) for s, t, r in zip(p.source, p.target, rank)]
+    for c in cells: assert put(tmp_path, *c)
+    new = audit(tmp_path, profiles=())
+    old, now = ({i: e["verdict"] for i, e in zip(t.id, t.effect) if e} for t in (table, new))
+    assert {i: now[i] for i in moved} == moved and all(old[i] != now[i] for i in moved)
+    assert findings.effects_said(new) != findings.effects_said(table)
+
+
+def test_our_column_answers_both_questions_and_names_who_rated():
+    "lite's ratings are a model's: no sentence of ours calls them experts'; no power is NaN"
+    t = audit(profiles=["lite"])
+    got = {i: o["lite"] for i, o in zip(t.id, t.obtained) if ABOUT[i] == EFFECT and isinstance(o["lite"], dict)}
+    assert all(o["as_printed"] in VERDICTS for o in got.values()) and "our numbers as they stand: " in audit_text(t)
+    for o in got.values(): assert "expert" not in o["why"] and "nan" not in o["why"] and "expert" not in " ".join(o["parts"])
+    for i in (10, 11, 12, 13): assert "an AI model's ratings" in got[i]["why"]
 
 
 @pytest.mark.slow(2)
