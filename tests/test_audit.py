@@ -215,7 +215,7 @@ EFFECTS_MOVED = {  # cells, or of what the expert distances are ranks -> claims 
     "ImageNet far above all others": (FAR_ABOVE, {2: "reproduced"}),
     "STI-10 too variable to be told from DTD": (NOISE, {4: "cannot tell", 5: "cannot tell"}),
     "expert distances by the size of the effect": (abs, {12: "reproduced"}),
-    "expert distances by the effect": (float, {10: "contradicted", 11: "contradicted"}),
+    "expert distances by the effect": (float, {10: "contradicted"}),
 }
 
 

@@ -277,8 +277,8 @@ def _not_significant(ev, printed, tolerance):
     n, low = ev.correlations["experts"]["n"], lambda d: min(v for k, v in p.items() if k.startswith(d))
     value = p | {"lowest_p": min(p.values()), "pairs": n, "power_at_rho_0.5": correlation.spearman_power(n, .5)}
     return Finding(value, {name: low(d) > .05 for d, name in names.items()}, "The p of Pearson's r is "
-                   f"{p['experts_pearson_r_p']:.2f} ({names['experts']}) and {p['task2vec_pearson_r_p']:.2f} (Task2Vec); the "
-                   "lowest "
+                   f"{p['experts_pearson_r_p']:.2f} ({names['experts']}) and "
+                   f"{p['task2vec_pearson_r_p']:.2f} (Task2Vec); the lowest "
                    f"of all coefficients, by formula and by permutation, is {value['lowest_p']:.2f}. But {n} pairs "
                    "find "
                    f"a true rho of 0.5 in only {100*value['power_at_rho_0.5']:.0f}% of studies.")
@@ -776,7 +776,7 @@ def obtained(
     ev:Evidence,    # of a profile of ours
     row:pd.Series,  # of claims.csv
     id:int,
-)->dict: # value, verdict of `OBTAINED`, why; of an effect also parts, and as_printed: the verdict of our numbers as they stand
+)->dict: # value, verdict of `OBTAINED`, why; of an effect also parts, and as_printed: of our numbers
     "What our data say about one claim; `NotThere` where they hold nothing about it."
     kind, not_ours = ABOUT[id], CLAIMS[id][1]
     if kind != EFFECT and not_ours:

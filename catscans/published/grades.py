@@ -38,9 +38,9 @@ def _settled_text(r):
     said = listed(list(dict.fromkeys((r.reader_a, r.reader_b))))
     return f"claim {r.claim} as {r.settled}, where they said {said}. {r.note}".rstrip()
 
-_CAUTION = ("Readers of one kind may share their errors, so the agreement of two AI readers is no independent check. The "
-            "p values in their reasons are of the corrected test as it was before its calibration, and differ from those "
-            "that the audit gives now.")
+_CAUTION = ("Readers of one kind may share their errors, so the agreement of two AI readers is no independent check. "
+            "The p values in their reasons are of the corrected test as it was before its calibration, and differ from "
+            "those that the audit gives now.")
 
 def agreement_text(
     table:pd.DataFrame|None=None,  # as of `grades`; default: that
