@@ -9,9 +9,9 @@ __all__ = ['gains_sentence', 'marked', 'fill', 'said', 'refresh']
 import re
 from pathlib import Path
 import pandas as pd
-from ..core.basics import UserError, listed
+from ..core.basics import UserError
 from ..core.files import atomic
-from ..metrics.comparisons import told_from_zero
+from ..metrics.comparisons import told_from_zero, told_otherwise
 from ..records.view import study
 from ..datasets.catalogue import label
 from ..published.verdicts import audit
@@ -24,14 +24,15 @@ _SO = {False: "so which source is best cannot be settled at that size",
        True: "so a source is told from random initialisation there; which source is best is another question"}
 
 def gains_sentence(
-    gains:pd.DataFrame, # as of `figures.auc.gain_frame`: source, target, mean_difference (AUC), lo, hi, p_holm
-    level:float=.05,    # chance of a false claim among the sources of a target
+    gains:pd.DataFrame,           # as of `figures.auc.gain_frame`: source, target, mean_difference (AUC), lo, hi, p_holm
+    folds:pd.DataFrame|None=None, # as of `Study.fold_auc`, for the count under other ratios
+    level:float=.05,              # chance of a false claim among the sources of a target
 )->str:
     "`told_from_zero` with the names of the pairs that are told from zero, and what follows."
     d = gains[gains.source != "mean of sources"]
-    apart = d[(d.lo > 0) | (d.hi < 0)]
-    names = listed([f"{label(r.source)} to {label(r.target)}" for r in apart.itertuples()])
-    return f"{told_from_zero(gains)}{f' ({names})' if names else ''}, {_SO[bool((d.p_holm < level).any())]}"
+    names = [f"{label(r.source)} to {label(r.target)}" for r in d[(d.lo > 0) | (d.hi < 0)].itertuples()]
+    otherwise = "" if folds is None else told_otherwise(folds)
+    return f"{told_from_zero(gains, names=names, otherwise=otherwise)}, {_SO[bool((d.p_holm <= level).any())]}"
 
 # %% ../../nbs/figures/18_readme.ipynb #adc8857f
 _MARK = re.compile(r"(<!-- said: ([\w-]+) -->)(.*?)(<!-- end -->)", re.S)
@@ -54,11 +55,12 @@ def fill(
 # %% ../../nbs/figures/18_readme.ipynb #aa75599e
 def said()->dict: # name -> sentence
     "Every sentence of the README that states a result, from the records as they are."
-    table, choice = audit(profiles=()), evidence.said()
+    table, choice, lite = audit(profiles=()), evidence.said(), study("lite")
     named = sentences()["coefficients"]
     return dict(named=f"Printed as Spearman's ρ: {named[0].lower()}{named[1:]}",
                 numbers=numbers_text(numbers_frame(table)), headline=headline(table), paper=in_short(table),
-                lite=gains_sentence(gain_frame(study("lite"))), **choice)
+                lite=gains_sentence(gain_frame(lite), lite.fold_auc()), **choice)
+
 
 # %% ../../nbs/figures/18_readme.ipynb #b3488148
 def refresh(

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['THIRD', 'finite_numbers', 'sd_population', 'sd_sample', 'fold_ratio', 'corrected_t_test', 'mean_share', 'ranking',
-           'critical_difference', 'friedman_nemenyi', 'holm', 'pairwise_tests', 'minus_baseline', 'told_from_zero']
+           'critical_difference', 'friedman_nemenyi', 'holm', 'pairwise_tests', 'minus_baseline', 'told_from_zero',
+           'told_otherwise']
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #f60aaca9
 import itertools, math
 import numpy as np, pandas as pd
-from ..core.basics import UserError, choose
+from ..core.basics import UserError, choose, listed
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #94c20a60
 def finite_numbers(v, at_least=1, what="values"):
@@ -256,11 +257,37 @@ def minus_baseline(
 def told_from_zero(
     gains,                             # frame of `minus_baseline`
     baseline="random initialisation",  # what the sources were compared with, in words
+    names=(),                          # of those that are told from it, in words
+    otherwise="",                      # of `told_otherwise`
 )->str:
     "How many sources are told from the baseline: with intervals of 95 %, and after Holm's correction within targets."
     g = gains[gains.source != "mean of sources"]
     count = lambda k: f"{k} {'is' if k == 1 else 'are'}" if k else "none is"
     told, after = int(((g.lo > 0) | (g.hi < 0)).sum()), int((g.p_holm <= .05).sum())
+    more = "; ".join(x for x in (listed(list(names)) if len(names) else "", otherwise) if x)
     return (f"of {len(g)} differences from {baseline}, {g.mean_difference.min():.3f} to {g.mean_difference.max():.3f} "
-            f"AUC, {count(told)} told from zero"
-            + (f" and {after or 'none'} after correction for their number" if told else ""))
+            f"AUC, {count(told)} told from zero" + (f" ({more})" if more else "")
+            + (f" and {after or 'none'} after Holm's correction for the sources of each target" if told else ""))
+
+# %% ../../nbs/metrics/02_comparisons.ipynb #ce0bb71d
+_RATIOS = {"with Nadeau and Bengio's own ratio": lambda folds: 1/(folds-1), "without correction": lambda folds: 0.}
+
+def told_otherwise(
+    frame,                    # tidy frame: source, target, fold, value; where there is a column `seed`, each by itself
+    baseline="random",        # source that the others are compared with
+    value="auc_ovr_weighted", # column
+    level=.95,
+)->str:
+    """How many sources would be told from the baseline by the whole 1/(folds - 1), and by the plain paired t-test.
+    `UserError` where folds are missing, double or mixed."""
+    from scipy.stats import t as student
+    counts = dict.fromkeys(_RATIOS, 0)
+    for _, one in frame.groupby("seed") if "seed" in frame else [(0, frame)]:
+        for t in pd.unique(one.target):
+            w = _wide(one, t, value)
+            d, k = w.drop(columns=baseline).sub(w[choose("baseline", baseline, list(w))], axis=0), len(w)
+            for name, ratio in _RATIOS.items():
+                factor = 1/k + ratio(_correction(one, t, None, None)["folds"] or k)
+                least = student.ppf((1+level)/2, k-1)*d.std(ddof=1)*math.sqrt(factor)
+                counts[name] += int((d.mean().abs() > least).sum())
+    return ", ".join(f"{k} {name}" for name, k in counts.items())
