@@ -21,7 +21,7 @@ def test_the_sentence_on_our_study_follows_its_records(tmp_path, monkeypatch):
     "where a source is worse by far in every fold, or none differs, the sentence says so"
     shutil.copytree(ROOT/"results/lite/records", tmp_path/"results/lite/records")
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path))
-    say = lambda: readme.gains_sentence(readme.gain_frame(readme.study("lite")))
+    say = lambda: readme.gains_sentence(readme.gain_frame(readme.study("lite")), readme.study("lite").fold_auc())
     first = say()
     f = tmp_path/"results/lite/records/finetune-dtd10--ham10000-grouped-s1.json"
     base = json.loads((f.parent/"finetune-random--ham10000-grouped-s1.json").read_text())
@@ -31,5 +31,6 @@ def test_the_sentence_on_our_study_follows_its_records(tmp_path, monkeypatch):
     rec["metrics"] |= {f"auc_ovr_weighted_{k}": x for k, x in (("mean", v.mean()), ("sd_sample", v.std(ddof=1)), ("sd_population", v.std()))}
     f.write_text(json.dumps(rec))
     moved = say()
+    assert "1 with Nadeau and Bengio's own ratio" in first and "2 with Nadeau and Bengio's own ratio" in moved
     assert "-0.050" in moved and "-0.050" not in first
     assert "DTD-10 to HAM10000" in moved and "a source is told from random initialisation" in moved

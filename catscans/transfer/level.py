@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['MODELS', 'EQUAL', 'TESTS', 'WORLDS', 'SETTINGS', 'MEANS', 'BAND', 'World', 'gaussian_world', 'pixel_world', 'cut',
            'simulate', 'rejects', 'needed', 'smooth_level', 'level_and_power', 'Setting', 'long_table', 'holds_mean',
-           'mean_table', 'setting_name', 'inside', 'calibration', 'answer']
+           'mean_table', 'setting_name', 'inside', 'calibration', 'answer', 'verdict', 'boldest', 'what_follows',
+           'intervals_said', 'means_said']
 
 # %% ../../nbs/transfer/05_level.ipynb #ae45c2d0
 from dataclasses import dataclass, replace
 from typing import Callable
 import math
 import numpy as np
-from ..core.basics import UserError, choose, seed_for
+from ..core.basics import UserError, choose, listed, seed_for
 from ..metrics.comparisons import fold_ratio
 from ..datasets.loading import load
 from ..datasets.splits import cap as cap_training
@@ -309,7 +310,7 @@ def mean_table(
         v = simulate(world, cut(world, s.caps, s.k, 4), s.model, s.replicates, 1., seed_for("mean", i))
         for c, m in enumerate(s.caps):
             truth = float(v[:, :, c].mean())
-            for name, ratio in (("none", 0.), ("a third", fold_ratio(s.k)), ("whole", 1/(s.k-1))):
+            for name, ratio in (("none", 0.), ("a third", fold_ratio(s.k)), ("the whole", 1/(s.k-1))):
                 hit = holds_mean(v[:, :, c], truth, ratio)
                 out.append(dict(world=s.world, model=s.model, images=len(world), cap=m, term=name, auc=truth,
                                 coverage=hit.mean(), error=_error(hit), studies=len(v)))
@@ -363,3 +364,56 @@ def answer(
     return (f"{often}: where one source is better by {f.better.min():.3f} to {f.better.max():.3f} AUC, the calibrated "
             f"test of five folds tells it apart in {f.power.min():.0%} to {f.power.max():.0%} of simulated studies, "
             f"and two that are equally good in {f.level.min():.0%} to {f.level.max():.0%}, where 5% is what it promises.")
+
+# %% ../../nbs/transfer/05_level.ipynb #b6ec70e9
+def verdict(
+    frame,              # of `long_table`
+    test="calibrated",  # key of TESTS; sizes of a capped part are judged where training parts are capped
+)->str:
+    "Whether a test of five folds is too bold or too cautious, and what it finds, in a sentence."
+    f, of = _five(frame, test), "settings"
+    if test == "corrected, capped sizes": f, of = f[f.cap.notna()], "capped settings"
+    found = f.power.dropna()
+    return (f"Too bold in {(f.level > BAND[1]).sum()} and too cautious in {(f.level < BAND[0]).sum()} of {len(f)} {of} "
+            f"(level {f.level.min():.3f} to {f.level.max():.3f}); a better source is found in {found.min():.0%} to "
+            f"{found.max():.0%} of studies, {found.median():.0%} in the middle one.")
+
+def boldest(
+    frame,  # of `long_table`
+)->str:
+    "Which models the settings have where the calibrated test is too bold."
+    f = _five(frame)
+    high = f[f.level > BAND[1]].model.value_counts()
+    if not len(high): return "It is too bold in none of these settings."
+    each = listed([f"{k} with {m}" for m, k in high.items()])
+    return f"It is too bold in {high.sum()} settings of {len(f)}: {each}; read a lone p just below 0.05 with that in mind."
+
+# %% ../../nbs/transfer/05_level.ipynb #3471ef58
+def what_follows(
+    frame,  # of `long_table`
+)->str:
+    "How often a better source is missed, and what a bolder test gains and pays, in two sentences."
+    mine, plain = _five(frame).dropna(subset="power"), _five(frame, "paired t").dropna(subset="power")
+    a, b, x, y = (f[c].median() for c in ("power", "level") for f in (mine, plain))
+    return (f"A better source is missed more often than found in {(mine.power < .5).sum()} of {len(mine)} settings. "
+            f"Without correction (paired t-test) it is found in {b:.0%} of studies instead of {a:.0%} in the middle "
+            f"setting, and two equally good ones are told apart in {y:.1%} instead of {x:.1%}.")
+
+def intervals_said(
+    frame,  # of `metrics.coverage.coverage`
+)->str:
+    "How often intervals over the fewest families hold the truth, in a sentence."
+    k = frame.families.min()
+    each = [f"{shape}: " + listed([f"{r.interval} {r.coverage:.0%}" for r in f.itertuples()])
+            for shape, f in frame[frame.families == k].groupby("shape", sort=False)]
+    return f"Intervals that promise 95 % hold the truth over {k} families in this share of studies: {'; '.join(each)}."
+
+def means_said(
+    frame,  # of `mean_table`
+)->str:
+    "How often the interval of one source's mean holds the truth, in a sentence."
+    each = [f"{f.coverage.min():.1%} to {f.coverage.max():.1%} with {name} of the term"
+            for name, f in frame[frame.term != "none"].groupby("term", sort=False)]
+    none = frame[frame.term == "none"].coverage
+    return (f"The 95 % interval of one source's mean holds its expected AUC in {listed(each)}, and in {none.min():.1%} "
+            f"to {none.max():.1%} without correction ({len(none)} settings).")
