@@ -93,7 +93,9 @@ def mean_share(
     folds=None,  # as in `corrected_t_test`
 )->dict: # mean, lo, hi
     """Mean over folds of what lies between 0 and 1, with a corrected interval that does too: Student's, of the log-odds
-    of the mean. `UserError` where a value lies outside."""
+    of the mean. The correction is the third that was calibrated on differences (`fold_ratio`); for a single mean an interval
+    of 95 % held the expected AUC in 0.963 to 0.980 of simulated studies (`transfer.level.mean_table`): wide enough.
+    `UserError` where a value lies outside."""
     from scipy.special import expit, logit
     v = finite_numbers(values, 2)
     if v.min() < 0 or v.max() > 1: raise UserError(f"shares lie from 0 to 1: received {v.min():g} to {v.max():g}")
