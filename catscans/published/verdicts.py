@@ -55,7 +55,8 @@ def audit(
                      plain(f.value), _obtained(row.id, row, ours),
                      None if pd.isna(row.tolerance) else float(row.tolerance), f.verdict, f.why,
                      kind[row.id], f.said, _effect(ev, row)))
-    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(("printed", "recomputed", "tolerance", "effect"), object))
+    kinds = dict.fromkeys(("printed", "recomputed", "tolerance", "effect"), object)
+    return pd.DataFrame(rows, columns=COLUMNS).astype(kinds)
 
 # %% ../../nbs/published/04_verdicts.ipynb #7b5fa42e
 def _short(v, width, keys=None):

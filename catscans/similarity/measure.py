@@ -156,7 +156,7 @@ SLOW = ("otdd_exact",)                                        # left out of a qu
 def spreads(
     embedded:dict,      # dataset -> list of Embedding
     distance:str,       # key of task2vec.DISTANCES
-)->dict: # (source, target) -> mean, standard deviation, number of pairs of subsets; a dataset and itself: the spread within it
+)->dict: # (source, target) -> mean, standard deviation, number of pairs of subsets; of one dataset: its spread
     "A Task2Vec distance between all datasets."
     names = list(embedded)
     out = {(a, b): mean_distance(embedded[a], None if a == b else embedded[b], distance) for i, a in enumerate(names)
@@ -247,7 +247,7 @@ def estimates(
     images:dict,         # dataset -> catscans.datasets.images.Images
     embedded:dict,       # dataset -> list of Embedding
     probe,               # catscans.models.probes.Probe
-    networks=None,       # (source, target) -> dict(features, outputs), as from `through_sources` for the images of `sample`
+    networks=None,       # (source, target) -> dict(features, outputs), as from `through_sources`, of `sample`'s images
     protocol:str="grouped",
     most:int=MOST,       # images of each dataset
     show=None,           # called with progress lines

@@ -334,7 +334,7 @@ def _ended_badly(profile, watch, log, code=0)->int:
 # %% ../../nbs/study/07_engine.ipynb #779e099d
 def _not_made(profile, steps, left)->int:
     "print what is left although the engine found nothing more to do; returns the exit code"
-    print(f"catscans: {profile}: the workflow engine ended without an error, but {counted(len(left), 'step is', 'steps are')} "
+    print(f"catscans: {profile}: the engine ended without an error, but {counted(len(left), 'step is', 'steps are')} "
           "not done; the same command goes on from here", file=sys.stderr)
     for s in steps:
         if s.slug in left: print(f"  {s.title}: {left[s.slug]}", file=sys.stderr)

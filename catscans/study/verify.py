@@ -47,7 +47,8 @@ def prediction_problems(
         at = a.fold == f["fold"]
         wrong += _fold_problems(rec, f, dict(y=a.y[at], p=a.p[at]))
     if len(set(a.index.tolist())) < len(a.index): wrong.append("an image is held out more than once")
-    if set(a.fold.tolist()) - {f["fold"] for f in rec["folds"]}: wrong.append("predictions of a fold that it does not have")
+    if set(a.fold.tolist()) - {f["fold"] for f in rec["folds"]}:
+        wrong.append("predictions of a fold that it does not have")
     return wrong or _unlike(rec.get("metrics", {}), fold_means(rec["folds"]), "")
 
 # %% ../../nbs/study/11_verify.ipynb #d7cecf73
@@ -55,7 +56,8 @@ def _record_problems(path, profile)->list: # of str
     "what is wrong with the record in a file"
     try:
         rec = read(path)
-        if rec["profile"] != profile or path_of(rec).name != path.name: return [f"holds {path_of(rec).stem} of {rec['profile']}"]
+        if rec["profile"] != profile or path_of(rec).name != path.name:
+            return [f"holds {path_of(rec).stem} of {rec['profile']}"]
         return prediction_problems(rec)
     except UserError as e: return [str(e).removeprefix(f"{path}: ")]
     # bytes that are none, predictions that do not fit together
