@@ -24,7 +24,7 @@ _SO = {False: "so which source is best cannot be settled at that size",
        True: "so a source is told from random initialisation there; which source is best is another question"}
 
 def gains_sentence(
-    gains:pd.DataFrame,           # as of `figures.auc.gain_frame`: source, target, mean_difference (AUC), lo, hi, p_holm
+    gains:pd.DataFrame,           # of `figures.auc.gain_frame`: source, target, mean_difference (AUC), lo, hi, p_holm
     folds:pd.DataFrame|None=None, # as of `Study.fold_auc`, for the count under other ratios
     level:float=.05,              # chance of a false claim among the sources of a target
 )->str:

@@ -93,8 +93,8 @@ def mean_share(
     folds=None,  # as in `corrected_t_test`
 )->dict: # mean, lo, hi
     """Mean over folds of what lies between 0 and 1, with a corrected interval that does too: Student's, of the log-odds
-    of the mean. The correction is the third that was calibrated on differences (`fold_ratio`); for a single mean an interval
-    of 95 % held the expected AUC in 0.963 to 0.980 of simulated studies (`transfer.level.mean_table`): wide enough.
+    of the mean. The correction is the third that was calibrated on differences (`fold_ratio`); for a single mean an
+    interval of 95 % held the expected AUC in 0.963 to 0.980 of simulated studies (`transfer.level.mean_table`): wide enough.
     `UserError` where a value lies outside."""
     from scipy.special import expit, logit
     v = finite_numbers(values, 2)

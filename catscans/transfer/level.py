@@ -384,7 +384,8 @@ def boldest(
     high = f[f.level > BAND[1]].model.value_counts()
     if not len(high): return "It is too bold in none of these settings."
     each = listed([f"{k} with {m}" for m, k in high.items()])
-    return f"It is too bold in {high.sum()} settings of {len(f)}: {each}; read a lone p just below 0.05 with that in mind."
+    return (f"It is too bold in {high.sum()} settings of {len(f)}: {each}; "
+            "read a lone p just below 0.05 with that in mind.")
 
 # %% ../../nbs/transfer/05_level.ipynb #3471ef58
 def what_follows(
