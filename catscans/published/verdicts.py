@@ -58,6 +58,7 @@ def audit(
     kinds = dict.fromkeys(("printed", "recomputed", "tolerance", "effect"), object)
     return pd.DataFrame(rows, columns=COLUMNS).astype(kinds)
 
+
 # %% ../../nbs/published/04_verdicts.ipynb #7b5fa42e
 def _short(v, width, keys=None):
     """A printed or recomputed value in a few characters:
