@@ -213,7 +213,7 @@ def correlations(
     out = out[["measure", *(c for c in out if c != "measure")]]
     if "spearman_rho_within" in out: out["nearness_rho_within"] = -pd.to_numeric(out.spearman_rho_within)
     out.attrs["note"] = ("r, ρ and τ are those of the distance: below 0, nearer sources transfer better. "
-                         "nearness_rho_within is "
-                         "spearman_rho_within turned round, the direction of table 8: above 0, nearer sources "
+                         "The last column is ρ within targets "
+                         "turned round, the direction of table 8: above 0, nearer sources "
                          "transfer better.")
     return out

@@ -10,11 +10,11 @@ import numpy as np, pandas as pd
 from ..core.basics import UserError
 from ..records import authors
 from ..records.view import of_study, Study
-from ..datasets.catalogue import label, origin
+from ..datasets.catalogue import CATALOGUE, label, origin
 from ..similarity.measure import matrix, plane
 from .style import GREY, ORIGIN, canvas, colour, legend, styled
-from .distance import MEASURES, measures, observed
-from .gallery import TITLES, similarity_record
+from .distance import MEASURES, observed
+from .gallery import TITLES, names_of, similarity_record
 
 # %% ../../nbs/figures/08_maps.ipynb #215f683d
 @of_study
@@ -117,26 +117,38 @@ def _map(ax, xy, within, title):
     ax.text(x0 + bar/2, y0 + side*.012, f"{bar:g}", ha="center", va="bottom", fontsize=6.5, color=GREY)
 
 # %% ../../nbs/figures/08_maps.ipynb #6d5c8967
+def _images_of(name):
+    "what the images of a dataset were drawn from: two of one collection may share some"
+    return CATALOGUE[name].collection or name if name in CATALOGUE else name
+
 def _own_kind(d):
-    "share of datasets whose nearest others are of their own kind; where several are as near, the share of these"
-    out = []
+    """Share of datasets whose nearest others, among those of other images, are of their own kind; where several are as
+    near, the share of these; and the share when the nearest is drawn by lot."""
+    out, chance = [], []
     for a in d.index:
-        others = d.loc[a].drop(a)
-        out.append(np.mean([origin(b) == origin(a) for b in others.index[np.isclose(others, others.min())]]))
-    return float(np.mean(out))
+        others = d.loc[a, [b for b in d.columns if _images_of(b) != _images_of(a)]]
+        if not len(others): continue
+        own = np.array([origin(b) == origin(a) for b in others.index])
+        out.append(own[np.isclose(others, others.min())].mean())
+        chance.append(own.mean())
+    return (float(np.mean(out)), float(np.mean(chance))) if out else (np.nan, np.nan)
 
 def map_finding(
     matrices:dict,  # measure -> datasets x datasets
 )->str:
-    "Whether medical and non-medical datasets lie apart, in one sentence."
-    share = {m: _own_kind(d) for m, d in matrices.items()}
-    if len({origin(n) for d in matrices.values() for n in d.index}) < 2: return "The datasets in two dimensions"
-    if len(share) == 1:
-        (m, d), = matrices.items()
-        return f"The nearest dataset is of the same kind, medical or not, for {100*share[m]:.0f} % of {len(d)} datasets"
-    k = sum(v > .5 for v in share.values())
-    return (f"Under {k} of {len(share)} distances the nearest dataset is mostly of the same kind, medical or not "
-            f"({100*min(share.values()):.0f} to {100*max(share.values()):.0f} % of datasets)")
+    """Whether a dataset's nearest, among those that share no images with it, is of its own kind more often than one
+    drawn by lot, in one sentence."""
+    both = np.array([_own_kind(d) for d in matrices.values()])
+    if len({origin(n) for d in matrices.values() for n in d.index}) < 2 or np.isnan(both).any():
+        return "The datasets in two dimensions"
+    share, chance = both.T
+    said = lambda v: " to ".join(dict.fromkeys(f"{100*x:.0f}" for x in (v.min(), v.max()))) + " %"
+    n = " to ".join(dict.fromkeys(map(str, sorted(map(len, matrices.values()))[::max(1, len(matrices) - 1)])))
+    numbers = f"{said(share)} of {n} datasets; {said(chance)} by lot"
+    k = int((share > chance + 1e-9).sum())
+    where = f"above chance under {k} of {len(share)} distances" if len(share) > 1 else f"{'' if k else 'not '}above chance"
+    return ("The share of datasets whose nearest, among those of other images, is of the same kind, medical or not, is "
+            f"{where} ({numbers})")
 
 # %% ../../nbs/figures/08_maps.ipynb #12883c6e
 def atlas_of(
@@ -156,7 +168,8 @@ def atlas_of(
         what, where=where, sub="The datasets in two dimensions",
         more="Metric multidimensional scaling; stress: how much of the distances is lost on paper (normalised "
              "stress-1; 0: "
-             "nothing). The bar is a length in the distance's own unit; maps are turned alike."
+             "nothing). The bar is a length in the distance's own unit; maps are turned alike. Nearest is looked for among "
+             "datasets of another collection of images; shares of so few datasets are not tested."
              + (" A disc's diameter is the mean distance between two samples of the same dataset; without a disc it "
                 "was not "
                 "measured."
@@ -167,7 +180,7 @@ def atlas_of(
         xy = _turned(xy, xy if first is None else first)
         first = xy if first is None else first
         _map(ax, xy, pd.Series(np.diag(d), d.index),
-             f"{(TITLES | measures(st)).get(m, m.replace('_', ' '))}\nstress {stress:.2f}")
+             f"{names_of(st).get(m, m.replace('_', ' '))}\nstress {stress:.2f}")
         parts.append(xy.rename_axis("dataset").reset_index().assign(measure=m, within=np.diag(d), stress_1=stress))
     for ax in axes.flat[len(matrices):]: ax.set_visible(False)
     seen = {origin(n) for d in matrices.values() for n in d.index}

@@ -19,13 +19,15 @@ from ..datasets.catalogue import label
 from .style import markdown, provenance, save, save_table, small, Text
 from .auc import auc_summary, comparable, critical_difference, fig3, gain, gain_frame, rank_heatmap
 from .auc import heat_finding, rank_finding, rank_frame
+from .auc import told_from_next, told_said
 from .distance import correlated, correlations, fig4, measures, observed, printed_rho, transfer_frame
 from .distance import within_text
 from .design import fig1, fig2
 from .curves import FALLING, curves, fall_frame
 from .tables import metrics_sentence, table1, table2, table3, table3_finetuning, table4, table5, table7, table9
 from .maps import atlas, map_finding, matrices_of
-from .gallery import agreement_finding, agreement_of, estimator_table, estimators, pairs_of
+from .gallery import agreement_finding, agreement_of, estimator_table, estimators, names_of, pairs_of
+from .gallery import spread_sentence
 from .seeds import seeds, seeds_sentence, why_not_seeds
 
 # %% ../../nbs/figures/16_report.ipynb #878004f6
@@ -134,10 +136,11 @@ def _still_falling(st, most=3):
 
 # %% ../../nbs/figures/16_report.ipynb #b7afb247
 def _best_said(st):
-    auc = auc_summary(st.fold_auc())
+    auc, told = auc_summary(folds := st.fold_auc()), told_said(told_from_next(folds))
     best = auc[auc["rank"] == 1].sort_values("target", key=lambda v: v.map(st.targets.index))
     return "Highest mean AUC: " + "; ".join(
-        f"{label(s)} on {label(u)} ({m:.3f})" for s, u, m in best[["source", "target", "mean"]].to_numpy()) + "."
+        f"{label(s)} on {label(u)} ({m:.3f})" for s, u, m in best[["source", "target", "mean"]].to_numpy()) + "." + (
+        f" By the corrected t-test, after Holm over all pairs of sources of a target, the best is {told}." if told else "")
 
 # %% ../../nbs/figures/16_report.ipynb #72357a0e
 def _own_task(st):
@@ -191,7 +194,7 @@ def _subsets_said(st):
             f"{all_of} pairs{doubt} and for smaller "
             f"choices, down to {counted(few, 'pair')}. Over all pairs it also holds what differs between the "
             "targets; whether distance says "
-            "which source will transfer is told by the columns `within`.")
+            "which source will transfer is told by the columns within targets.")
 
 # %% ../../nbs/figures/16_report.ipynb #143c5721
 def _cost_said(st):
@@ -207,7 +210,7 @@ _SAY = dict(table2_pretraining=_own_task, fig8_curves=lambda st: _still_falling(
     fig6_gain=_gains_said, fig7_critical_difference=lambda st: rank_finding(rank_frame(st)) + ".",
     fig11_seeds=seeds_sentence,
     table9_metrics_agree=metrics_sentence, fig4_distance=_distance_said, table6_correlations=_subsets_said,
-    fig9_gallery=lambda st: agreement_finding(agreement_of(st)) + ".",
+    fig9_gallery=lambda st: f"{agreement_finding(agreement_of(st))}. {spread_sentence(st)}".rstrip(),
     fig10_atlas=lambda st: map_finding(matrices_of(st)) + ".",
     table7_cost=_cost_said)
 
@@ -279,7 +282,43 @@ _HIDE = {"table1_datasets": ("note", "licence", "kept together"), "table3_settin
 _BRIEF = ("measure", "pairs", "n", "pearson_r", "pearson_r_lo", "pearson_r_hi", "pearson_r_perm_p", "spearman_rho",
           "spearman_rho_lo", "spearman_rho_hi", "spearman_rho_perm_p", "pearson_r_within", "pearson_r_within_perm_p",
           "spearman_rho_within", "spearman_rho_within_perm_p", "nearness_rho_within")
+_WORDS = dict(pearson_r="Pearson r", pearson_r_lo="r from", pearson_r_hi="r to", pearson_r_perm_p="p of r",
+    spearman_rho="Spearman ρ", spearman_rho_lo="ρ from", spearman_rho_hi="ρ to", spearman_rho_perm_p="p of ρ",
+    pearson_r_within="r within targets", pearson_r_within_perm_p="p of r within",
+    spearman_rho_within="ρ within targets", spearman_rho_within_perm_p="p of ρ within",
+    nearness_rho_within="ρ within, of nearness", permutation_p="p of τ", permutation_p_holm="p after Holm",
+    weighted_tau="weighted τ", weighted_tau_lo="τ from", weighted_tau_hi="τ to", weighted_tau_ceiling="τ of two repeats",
+    spearman_rho_ceiling="ρ of two repeats", regret="regret, AUC points", regret_lo="regret from", regret_hi="regret to",
+    regret_ceiling="regret of two repeats", regret_random="regret by chance")
 
+# %% ../../nbs/figures/16_report.ipynb #6c3b9b2b
+def _different(made):
+    "the correlations, without a choice that leaves no pair out"
+    whole = {"no self": "all"}
+    base = [whole.get(p) or p.removesuffix(", no self").removeprefix("no self, ") for p in made.pairs]
+    n = dict(zip(zip(made.measure, made.pairs), made.n))
+    return made[[b == p or n.get((m, b)) != k for m, p, b, k in zip(made.measure, made.pairs, base, made.n)]]
+
+# %% ../../nbs/figures/16_report.ipynb #3e33dc4f
+def _choice(part):
+    "one condition of a choice of pairs, in words"
+    if part == "no self": return "without self pairs"
+    how, _, which = part.partition(" ")
+    if not which: return part
+    return (f"target {label(which)}" if how == "target"
+            else " and ".join(f"without {label(s)}" for s in part.removeprefix("no ").split(" no ")))
+
+# %% ../../nbs/figures/16_report.ipynb #0ec93e4c
+def _in_words(made, st):
+    "a table of measures as it is read: the CSV keeps the names"
+    names = names_of(st)
+    out = made.assign(measure=[names.get(m, m.replace("_", " ")) for m in made.measure])
+    if "n" in made:
+        out = out.assign(pairs=[", ".join(map(_choice, p.split(", "))) for p in made.pairs])
+        out = out.rename(columns=dict(pairs="which pairs", n="pairs"))
+    return out.rename(columns=_WORDS)
+
+# %% ../../nbs/figures/16_report.ipynb #ebe00b09
 @of_study
 def present(
     st:Study|str,  # what is shown; a profile's name stands for all of it
@@ -294,8 +333,9 @@ def present(
     made, paths = make_one(st, name)
     if not name.startswith("table"): return Presented(name, small(made, 900, 128).data, paths[0])
     line = _under(st, name, made)
-    made = (made[[c for c in made if c in _BRIEF]] if name == "table6_correlations"
-            else made.drop(columns=list(_HIDE.get(name, ())), errors="ignore"))
+    made = made.drop(columns=list(_HIDE.get(name, ())), errors="ignore")
+    if name == "table6_correlations": made = _in_words(_different(made[[c for c in made if c in _BRIEF]]), st)
+    if name == "table8_estimators": made = _in_words(made, st)
     return Presented(name, markdown(made, f"*{line} Whole: figures/{st.profile}/{paths[0].name}.*"),
                      paths[0])
 

@@ -116,6 +116,7 @@ def canvas(
     head=0,              # inches kept free under the title
     one_seed=None,       # for `provenance`
     sub="",              # what is drawn, in smaller letters under the title
+    said="",             # what stands in the place of profile and protocol: "Simulated studies"
     **kw):               # for `Figure.subplots`
     "A figure and its panels (rows, cols)."
     import textwrap
@@ -128,7 +129,8 @@ def canvas(
         fig.text(.008, 1 - (.25 + beyond)/size[1], sub, va="top", fontsize=8, color=GREY, linespacing=1.2,
                  gid="subtitle")
     # hinted letters are wider in small pictures
-    line = textwrap.fill(f"{provenance(st, what, where, one_seed)} {more}".strip(), int(size[0]*19),
+    from_ = f"{said}: {what + ' from ' if what else ''}{where}." if said else provenance(st, what, where, one_seed)
+    line = textwrap.fill(f"{from_} {more}".strip(), int(size[0]*19),
                          break_on_hyphens=False)
     # heights of the line and of what is kept free, in figure heights
     fig.foot, fig.head = (.06 + .125*(line.count("\n") + 1))/size[1], head/size[1]

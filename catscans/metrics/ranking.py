@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TIES', 'STATISTICS', 'ORDERS', 'weighted_tau', 'spearman', 'regret', 'per_target', 'sign_flips', 'over_groups',
            'together', 'permutation_p', 'replicates', 'ceiling', 'repeats', 'between_seeds', 'reliability', 'agreement',
-           'table']
+           'rank_elsewhere', 'rank_spread', 'table']
 
 # %% ../../nbs/metrics/04_ranking.ipynb #265c4edb
 import math
@@ -334,6 +334,28 @@ def agreement(
         out[f"{k}_ceiling"], out[f"{k}_known"] = top.get(k), top.get(f"{k}_known")
         out[f"{k}_values"] = None if out[f"{k}_lo"] is not None else t[k].round(4).to_dict()
     return out
+
+# %% ../../nbs/metrics/04_ranking.ipynb #59f5a1ad
+def rank_elsewhere(
+    auc:pd.DataFrame,  # target, source, auc: one row a pair
+)->pd.DataFrame: # its columns and score: mean rank of the source on the other targets, 1 the best; without pairs that have none
+    "A fixed list of sources, for each target made from the others: what every score has to beat."
+    rank = auc.groupby("target").auc.rank(ascending=False)
+    by = rank.groupby(auc.source)
+    out = auc.assign(score=(by.transform("sum") - rank)/(by.transform("size") - 1).replace(0, np.nan)).dropna(subset="score")
+    return out[out.groupby("target").source.transform("size") > 1].reset_index(drop=True)
+
+# %% ../../nbs/metrics/04_ranking.ipynb #3f90e42b
+def rank_spread(
+    auc:pd.DataFrame,  # target, source, auc: one row a pair
+)->pd.DataFrame: # index: source; targets, mean_rank, sd_rank (sample), sd_by_lot: expected root mean square were ranks dealt by lot
+    "How much the rank of each source changes from target to target, for sources with two targets or more."
+    by = auc.groupby("target", sort=False).auc
+    rank, n = by.rank(ascending=False), by.transform("size")
+    out = pd.DataFrame(dict(source=auc.source, rank=rank, lot=(n**2 - 1)/12)).groupby("source", sort=False).agg(
+        targets=("rank", "size"), mean_rank=("rank", "mean"), sd_rank=("rank", "std"),
+        sd_by_lot=("lot", lambda v: v.mean()**.5))
+    return out[out.targets > 1]
 
 # %% ../../nbs/metrics/04_ranking.ipynb #94d71721
 def table(
