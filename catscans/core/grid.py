@@ -100,8 +100,8 @@ PROFILES["power"] = Profile("power", _POWER_SOURCES, _POWER_TARGETS,
     note="Real images at 64 pixels, 17 sources that differ in size, number of classes, domain and colour, "
          "five targets with few training images, three seeds that change initial weights, pretraining, data order "
          "and folds. "
-         "It is meant to tell differences between sources from noise (fig. 11 says how far it does); it says nothing about "
-         "large targets or 112 pixels.",
+         "It is meant to tell differences between sources from noise (fig. 11 says how far it does); it says "
+         "nothing about large targets or 112 pixels.",
     parts=(("balanced", (*_BALANCED, "random"), ("ham10000@1600", "kermany@1000")),
            ("small", (*_SMALL, "random"), ("kermany@1000",))),
     budget="meant for 25 minutes of one GPU in slices (catscans.slices), not run yet as a whole; "

@@ -411,7 +411,7 @@ def _complete(tmp, path, li, w, allowed, **facts):
 # %% ../../nbs/datasets/04_store.ipynb #c6fb6217
 def keep(
     name:str,
-    make,                     # callable returning x (n, size, size, 3) uint8, y, groups or None, classes; where there is no store
+    make,                     # callable that returns x (n, size, size, 3) uint8, y, groups or None, classes
     *key,                     # what decides the content: size, seed, digest of the program
     card=None,
     root:str|Path|None=None,

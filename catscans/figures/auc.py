@@ -76,8 +76,8 @@ def _origins(st):
 def told_from_next(
     folds:pd.DataFrame,  # fold metrics of one seed or several
 )->pd.DataFrame: # target, seed, best, next (by the mean over seeds), p_holm, told
-    """Whether the best source of each target is told from the next by the corrected t-test, after Holm over all pairs of
-    the target, for each seed that has both."""
+    """Whether the best source of each target is told from the next by the corrected t-test, after Holm over all pairs
+    of the target, for each seed that has both."""
     df, out = folds if "seed" in folds else folds.assign(seed=0), []
     order = auc_summary(df).sort_values("mean", ascending=False, kind="stable")
     for t in df.target.unique():

@@ -251,7 +251,8 @@ def _whole_table(st, **kw):
     directions, t = _directions(st, many), table(many, noise, _directions(st, many), **kw)
     if len(p := ranking.rank_elsewhere(_all_auc(many))):
         # the AUCs of one target test the list and make those of the others: a permutation has no valid p for it
-        t = pd.concat([t, table({ELSEWHERE: p}, noise, {ELSEWHERE: -1}, **kw).assign(permutation_p=np.nan, permutation_p_holm=np.nan)])
+        fixed = table({ELSEWHERE: p}, noise, {ELSEWHERE: -1}, **kw)
+        t = pd.concat([t, fixed.assign(permutation_p=np.nan, permutation_p_holm=np.nan)])
         many, directions = many | {ELSEWHERE: p}, directions | {ELSEWHERE: -1}
     return t.rename_axis("estimator"), many, directions
 
@@ -389,7 +390,8 @@ def estimators(
     return fig
 
 def _about_list(t):
-    return (f" {TITLES[ELSEWHERE]}: a fixed list made from the AUCs of those, no score: it has no p, as it is made of what it is held against."
+    return (f" {TITLES[ELSEWHERE]}: a fixed list made from the AUCs of those, no score: it has no p, as it is made of "
+            "what it is held against."
             if ELSEWHERE in t.index else "")
 
 # %% ../../nbs/figures/09_gallery.ipynb #47b8882d
@@ -407,6 +409,7 @@ def estimator_table(
     numbers = out.select_dtypes("number").columns
     out = out.assign(**(out[numbers].round(12) + 0), **values)     # a mean that is zero but for the last bit is zero
     out.attrs["note"] = ("Above 0, the sources that a measure puts first transfer better. A distance puts the "
-                         "nearest first: its signs are those of the last column of table 6, the opposite of the distance's own."
+                         "nearest first: its signs are those of the last column of table 6, the opposite of "
+                         "the distance's own."
                          + _about_list(t.set_index("measure")) + f" {kept_sentence(st)}".rstrip())
     return out

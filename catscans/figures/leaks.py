@@ -90,7 +90,8 @@ def figure(
     def drawn():
         fig, [axes] = canvas(st, finding(d, change),
             (max(5.4, 1.3 + 2.2*len(targets)), 2.1 + .2*len(rows)), 1, len(targets), f"{len(d)} pairs",
-            f"Dots: difference of the means over folds; lines: {100*level:.0f} % interval, corrected for shared training images; "
+            f"Dots: difference of the means over folds; lines: {100*level:.0f} % interval, corrected for "
+            "shared training images; "
             "filled where it excludes zero. Small print: rank of the mean under published → grouped. "
             + ("One frozen network and one classifier: only the folds differ." if "classifier" in grouped
                else "The protocols also differ in what is watched and in BatchNorm.")

@@ -338,7 +338,7 @@ def agreement(
 # %% ../../nbs/metrics/04_ranking.ipynb #59f5a1ad
 def rank_elsewhere(
     auc:pd.DataFrame,  # target, source, auc: one row a pair
-)->pd.DataFrame: # its columns and score: mean rank of the source on the other targets, 1 the best; without pairs that have none
+)->pd.DataFrame: # its columns and score: mean rank on the other targets, 1 the best; pairs without one are left out
     "A fixed list of sources, for each target made from the others: what every score has to beat."
     rank = auc.groupby("target").auc.rank(ascending=False)
     by = rank.groupby(auc.source)
@@ -348,7 +348,7 @@ def rank_elsewhere(
 # %% ../../nbs/metrics/04_ranking.ipynb #3f90e42b
 def rank_spread(
     auc:pd.DataFrame,  # target, source, auc: one row a pair
-)->pd.DataFrame: # index: source; targets, mean_rank, sd_rank (sample), sd_by_lot: expected root mean square were ranks dealt by lot
+)->pd.DataFrame: # index: source; targets, mean_rank, sd_rank (sample), sd_by_lot: expected were ranks dealt by lot
     "How much the rank of each source changes from target to target, for sources with two targets or more."
     by = auc.groupby("target", sort=False).auc
     rank, n = by.rank(ascending=False), by.transform("size")
