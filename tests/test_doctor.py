@@ -457,7 +457,7 @@ def test_planted_twins_are_found_by_every_command(made, tmp_path, capsys):
     path = ill(made, tmp_path)
     r = examine(path)
     assert (r["exact"]["pairs"], r["near"]["pairs"]) == (1, 1) and r["exact"]["across"]["classes"] == r["near"]["across"]["classes"] == 1
-    says = [n for n in r["notes"] if "twins" not in n or "known by heart" in n]
+    says = [n for n in r["notes"] if "twins" not in n or "keep twins in one group" in n]
     assert any("byte-identical files (1 across classes" in n for n in says) and any("the same image under two classes" in n for n in says)
     assert max(map(len, page(r).splitlines())) <= 100
     assert main(["data", "doctor", str(path), "--json"]) == 0

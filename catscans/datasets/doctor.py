@@ -179,11 +179,11 @@ def twin_lines(
     out = [f"{counted(f['pairs'], 'pair')} of {what}{_cross_text(f)}" for f, what in ((exact, "byte-identical files"),
                                                                                       (near, "near duplicates"))
                                                                                       if f["pairs"]]
-    both = exact["two_classes"] + near["two_classes"]
-    if both: out.append(f"the same image under two classes: {'; '.join(' and '.join(p) for p in both[:5])}")
+    for f, what in ((exact, "the same image under two classes"), (near, "look alike under two classes, compare them")):
+        if f["two_classes"]: out.append(f"{what}: {'; '.join(' and '.join(p) for p in f['two_classes'][:5])}")
     if out and (exact["across"].get("groups") or near["across"].get("groups") or "groups" not in exact["across"]):
-        out.append("twins on both sides of a fold are known by heart: make them one group with --group-duplicates (in "
-                   "Python leaks.group_duplicates)")
+        out.append("a network trained on one of two twins has seen the other: keep twins in one group (in Python "
+                   "leaks.group_duplicates; data doctor --group-duplicates shows what that changes)")
     return out
 
 # %% ../../nbs/datasets/15_doctor.ipynb #0f842fee

@@ -138,9 +138,11 @@ class Folds:
     # seconds of each phase, and wall, of folds that an earlier process finished
     earlier:dict=field(default_factory=dict)
     def frame(self):
-        "One row per fold."
+        "One row per fold; what is looked at first stands first."
         import pandas as pd
-        return pd.DataFrame([{k: v for k, v in f.items() if not isinstance(v, dict)} for f in self.folds])
+        f = pd.DataFrame([{k: v for k, v in f.items() if not isinstance(v, dict)} for f in self.folds])
+        first = [c for c in ("fold", "auc_ovr_weighted", "average_precision_macro", "balanced_accuracy") if c in f]
+        return f[[*first, *(c for c in f if c not in first)]]
     @property
     def auc(self): return np.array([f["auc_ovr_weighted"] for f in self.folds])
 
