@@ -6,9 +6,10 @@
 __all__ = ['REGISTER', 'CHECK_SIZE', 'entries', 'added', 'check_name', 'add', 'remove', 'open_added', 'check_added']
 
 # %% ../../nbs/datasets/11_added.ipynb #d508a409
-import re, shutil, warnings
+import re, shutil
+from contextlib import nullcontext
 from pathlib import Path
-from ..core.basics import nearest, UserError
+from ..core.basics import hearing, nearest, UserError
 from ..core.files import data_dir
 from .contents import reading_all
 from .depths import as_range
@@ -61,10 +62,8 @@ def _read(path, what, name, size, say=None, **kw):
     if what not in _READS:
         raise UserError(f"{path} is {KIND_NAMES.get(what, what)}; allowed are a folder of class sub-folders or with a "
                         "labels.csv, a CSV, an .npz, or a zip or tar of these")
-    with warnings.catch_warnings(record=say is not None) as heard:
-        if say: warnings.simplefilter("always", UserWarning)
-        images = _READS[what](path, size=size, name=name, **kw)
-    for w in heard or (): say(str(w.message))
+    with hearing() if say else nullcontext(()) as heard: images = _READS[what](path, size=size, name=name, **kw)
+    for m in heard: say(m)
     return images
 
 

@@ -7,17 +7,18 @@ __all__ = ['SIDE', 'SHIFTED', 'WEIGHT', 'GRID', 'MANY', 'WIDTH', 'exact_twins', 
            'file_facts', 'suspected_groups', 'twin_lines', 'fold_lines', 'checks', 'twins_of', 'examine', 'page']
 
 # %% ../../nbs/datasets/15_doctor.ipynb #0b051f0b
-import hashlib, io, re, textwrap, warnings
+import hashlib, io, re, textwrap
 from collections import Counter
 from pathlib import Path
 import numpy as np
-from ..core.basics import UserError, counted
+from ..core.basics import UserError, counted, hearing
 from ..metrics.scores import auc_ovr_weighted
 from .images import Listing, Swapped
 from .tidy import natural
 from .readers import general
 from .splits import check_classes, make_splits, official_splits, shared_group_rate, split_text
 from .leaks import group_duplicates, near_duplicates
+from .contents import data_hash, file_hash
 from .store import build
 
 # %% ../../nbs/datasets/15_doctor.ipynb #00c3d0be
@@ -26,10 +27,8 @@ SIDE, SHIFTED = 64, 3_000   # pixels at which a doctor looks; images up to which
 def _bytes_hash(item, pixels):
     "What is the same for two files with the same bytes; pixels stand for what is no file"
     if isinstance(item, Swapped): item = item.item
-    try: data = Path(item).read_bytes() if isinstance(item, (str, Path)) else item() if callable(item) else item
-    except Exception: data = pixels
-    if isinstance(data, np.ndarray): data = f"{data.dtype}{data.shape}".encode() + data.tobytes()
-    return hashlib.sha256(data).digest()
+    try: return file_hash(item) if isinstance(item, (str, Path)) else data_hash(item() if callable(item) else item)
+    except Exception: return data_hash(pixels)
 
 def exact_twins(
     images,     # datasets.Images
@@ -79,6 +78,7 @@ def ridge_auc(
     folds,    # splits.Splits
 )->float: # mean over folds of the weighted one-vs-rest AUC; 0.5 where a feature is the same for all
     "How well a ridge regression on features tells the classes of held-out images."
+    from scipy.special import softmax
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -86,8 +86,7 @@ def ridge_auc(
     for f in folds:
         p = make_pipeline(StandardScaler(), Ridge(WEIGHT)).fit(features[f.train],
                                                                hot[f.train]).predict(features[f.test])
-        e = np.exp(p - p.max(1, keepdims=True))                 # the AUC takes probabilities, in the order of p
-        out.append(auc_ovr_weighted(y[f.test], e/e.sum(1, keepdims=True)))
+        out.append(auc_ovr_weighted(y[f.test], softmax(p, 1)))   # the AUC takes probabilities, in the order of p
     return float(np.mean(out))
 
 # %% ../../nbs/datasets/15_doctor.ipynb #2e09a252
@@ -259,17 +258,15 @@ def _read(path, say, **reading):
     path = Path(path).expanduser()
     if not path.exists(): raise UserError(f"data doctor: there is nothing at {path}")
     path = path.resolve()
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always", UserWarning)
+    with hearing() as heard:
         li = general(path, path.name if path.is_dir() else path.stem, **reading)
-    say += [str(w.message).removeprefix(f"{path}: ") for w in heard]
+    say += [m.removeprefix(f"{path}: ") for m in heard]
     return li
 
 def _images(li, say, span=None):
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always", UserWarning)
+    with hearing() as heard:
         images = build(li, SIDE, range=span)
-    say += [m for w in heard if (m := str(w.message).removeprefix(f"{li.name}: ")) not in images.notes]
+    say += [said for m in heard if (said := m.removeprefix(f"{li.name}: ")) not in images.notes]
     return images
 
 # %% ../../nbs/datasets/15_doctor.ipynb #eb9f49cc
@@ -295,7 +292,7 @@ def examine(
                 shortcuts=shortcuts(tied_up, files), notes=[*dict.fromkeys([*said, *checks(tied_up, li.items, twins)])])
 
 # %% ../../nbs/datasets/15_doctor.ipynb #42be2072
-def _grouped(images, pairs): return group_duplicates(images, pairs)
+def _grouped(images, pairs): return group_duplicates(images, pairs)   # `examine` has an option of that name
 
 def _group_facts(images)->dict|None:
     if images.groups is None: return None

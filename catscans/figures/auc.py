@@ -12,7 +12,7 @@ import numpy as np, pandas as pd
 from ..core.basics import counted, listed
 from ..core.protocols import setting
 from ..records.view import of_study, Study
-from ..metrics.comparisons import friedman_nemenyi, minus_baseline, pairwise_tests
+from ..metrics.comparisons import excludes_zero, friedman_nemenyi, minus_baseline, pairwise_tests
 from ..datasets.catalogue import DATASETS, label, origin
 from .style import ORIGIN, canvas, colour, legend, styled
 
@@ -273,7 +273,7 @@ def gain_finding(
 )->str:
     "How many sources can be told from the baseline, in one sentence."
     each = data[data.source != "mean of sources"]
-    told, held = (each.lo > 0) | (each.hi < 0), each.p_holm < alpha
+    told, held = excludes_zero(each), each.p_holm < alpha
     after = f", {int(held.sum()) or 'none'} after Holm's correction" if told.any() else ""
     if (seeds := each.seed.nunique()) < 2:
         return f"{int(told.sum()) or 'None'} of {len(each)} differences from {per} can be told from zero{after}"

@@ -11,6 +11,7 @@ from ..core.basics import UserError, listed
 from ..core.grid import PROFILES
 from ..records.view import Study, study
 from ..datasets.catalogue import label
+from ..metrics.comparisons import excludes_zero
 from ..metrics.leak_price import price, ranking_change
 from .style import canvas, colour, styled
 
@@ -62,7 +63,7 @@ def finding(
     change,  # of `ranking_change`
 )->str:
     "What the leak adds, whether that can be told from zero, and whether it changes the best source, in one sentence."
-    p, sure = 100*prices.price, int(((prices.lo > 0) | (prices.hi < 0)).sum())
+    p, sure = 100*prices.price, int(excludes_zero(prices).sum())
     number = lambda v: f"{v:+.1f}".replace("-", "−")
     other = [label(t) for t in change.target[~change.same_top.astype(bool)]]
     return (f"The leak adds {number(p.min())} to {number(p.max())} AUC points (mean {number(p.mean())}): "

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from ..core.basics import UserError
 from ..core.files import atomic
-from ..metrics.comparisons import told_from_zero, told_otherwise
+from ..metrics.comparisons import excludes_zero, told_from_zero, told_otherwise
 from ..records.view import study
 from ..datasets.catalogue import label
 from ..published.verdicts import audit
@@ -30,7 +30,7 @@ def gains_sentence(
 )->str:
     "`told_from_zero` with the names of the pairs that are told from zero, and what follows."
     d = gains[gains.source != "mean of sources"]
-    names = [f"{label(r.source)} to {label(r.target)}" for r in d[(d.lo > 0) | (d.hi < 0)].itertuples()]
+    names = [f"{label(r.source)} to {label(r.target)}" for r in d[excludes_zero(d)].itertuples()]
     otherwise = "" if folds is None else told_otherwise(folds)
     return f"{told_from_zero(gains, names=names, otherwise=otherwise)}, {_SO[bool((d.p_holm <= level).any())]}"
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['THIRD', 'finite_numbers', 'sd_population', 'sd_sample', 'fold_ratio', 'corrected_t_test', 'mean_share', 'ranking',
-           'critical_difference', 'friedman_nemenyi', 'holm', 'pairwise_tests', 'minus_baseline', 'told_from_zero',
-           'told_otherwise']
+           'critical_difference', 'friedman_nemenyi', 'holm', 'pairwise_tests', 'minus_baseline', 'excludes_zero',
+           'told_from_zero', 'told_otherwise']
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #f60aaca9
 import itertools, math
@@ -255,6 +255,13 @@ def minus_baseline(
     return pd.concat(tables, ignore_index=True)[
         ["target", "source", "mean_difference", "lo", "hi", "t", "p", "p_holm", "wins", "k"]]
 
+# %% ../../nbs/metrics/02_comparisons.ipynb #75e063c3
+def excludes_zero(
+    frame, # with columns lo, hi
+): # as many booleans
+    "Which intervals leave zero out."
+    return (frame.lo > 0) | (frame.hi < 0)
+
 # %% ../../nbs/metrics/02_comparisons.ipynb #812438c3
 def told_from_zero(
     gains,                             # frame of `minus_baseline`
@@ -265,15 +272,13 @@ def told_from_zero(
     "How many sources are told from the baseline: with intervals of 95 %, and after Holm's correction within targets."
     g = gains[gains.source != "mean of sources"]
     count = lambda k: f"{k} {'is' if k == 1 else 'are'}" if k else "none is"
-    told, after = int(((g.lo > 0) | (g.hi < 0)).sum()), int((g.p_holm <= .05).sum())
+    told, after = int(excludes_zero(g).sum()), int((g.p_holm <= .05).sum())
     more = "; ".join(x for x in (listed(list(names)) if len(names) else "", otherwise) if x)
     return (f"of {len(g)} differences from {baseline}, {g.mean_difference.min():.3f} to {g.mean_difference.max():.3f} "
             f"AUC, {count(told)} told from zero" + (f" ({more})" if more else "")
             + (f" and {after or 'none'} after Holm's correction for the sources of each target" if told else ""))
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #ce0bb71d
-_RATIOS = {"with Nadeau and Bengio's own ratio": lambda folds: 1/(folds-1), "without correction": lambda folds: 0.}
-
 def told_otherwise(
     frame,                    # tidy frame: source, target, fold, value; where there is a column `seed`, each by itself
     baseline="random",        # source that the others are compared with
@@ -282,14 +287,13 @@ def told_otherwise(
 )->str:
     """How many sources would be told from the baseline by the whole 1/(folds - 1), and by the plain paired t-test.
     `UserError` where folds are missing, double or mixed."""
-    from scipy.stats import t as student
-    counts = dict.fromkeys(_RATIOS, 0)
+    own = paired = 0
     for _, one in frame.groupby("seed") if "seed" in frame else [(0, frame)]:
         for t in pd.unique(one.target):
-            w = _wide(one, t, value)
-            d, k = w.drop(columns=baseline).sub(w[choose("baseline", baseline, list(w))], axis=0), len(w)
-            for name, ratio in _RATIOS.items():
-                factor = 1/k + ratio(_correction(one, t, None, None)["folds"] or k)
-                least = student.ppf((1+level)/2, k-1)*d.std(ddof=1)*math.sqrt(factor)
-                counts[name] += int((d.mean().abs() > least).sum())
-    return ", ".join(f"{k} {name}" for name, k in counts.items())
+            f = one[one.target == t]
+            folds = _correction(f, t, None, None)["folds"] or f.fold.nunique()
+            gains = minus_baseline(f, baseline, folds - 1, 1, value, level)
+            own += int(excludes_zero(gains[gains.source != "mean of sources"]).sum())
+            pairs = pairwise_tests(f, t, value=value)
+            paired += int((pairs.paired_t_p[(pairs.a == baseline) | (pairs.b == baseline)] <= 1 - level).sum())
+    return f"{own} with Nadeau and Bengio's own ratio, {paired} without correction"

@@ -348,14 +348,16 @@ def rank_elsewhere(
 # %% ../../nbs/metrics/04_ranking.ipynb #3f90e42b
 def rank_spread(
     auc:pd.DataFrame,  # target, source, auc: one row a pair
-)->pd.DataFrame: # index: source; targets, mean_rank, sd_rank (sample), sd_by_lot: expected were ranks dealt by lot
-    "How much the rank of each source changes from target to target, for sources with two targets or more."
+    least:int=2,       # targets of a source that is counted
+)->pd.DataFrame: # index: source; targets, mean_rank, sd_rank (sample), best, sd_by_lot: expected were ranks dealt by lot
+    "How much the rank of each source changes from target to target; best: targets on which it is first."
     by = auc.groupby("target", sort=False).auc
     rank, n = by.rank(ascending=False), by.transform("size")
     out = pd.DataFrame(dict(source=auc.source, rank=rank, lot=(n**2 - 1)/12)).groupby("source", sort=False).agg(
         targets=("rank", "size"), mean_rank=("rank", "mean"), sd_rank=("rank", "std"),
+        best=("rank", lambda v: int((v == 1).sum())),
         sd_by_lot=("lot", lambda v: v.mean()**.5))
-    return out[out.targets > 1]
+    return out[out.targets >= least]
 
 # %% ../../nbs/metrics/04_ranking.ipynb #94d71721
 def table(

@@ -8,7 +8,7 @@ __all__ = ['LISTS', 'ALL_SCORES', 'named', 'compared', 'oracle', 'spread', 'stat
 
 # %% ../../nbs/recommend/04_evidence.ipynb #d61ce923
 import numpy as np, pandas as pd
-from ..metrics.ranking import STATISTICS, over_groups, per_target
+from ..metrics.ranking import STATISTICS, over_groups, per_target, rank_spread
 from . import medmnist
 from .model import BEATS, BETTER, CANNOT, FEATURES, NO_EVIDENCE, OUTCOMES, SAME, WORSE
 from .model import ablation, always, candidates, claim, claims, outcomes, pools, validate
@@ -67,10 +67,8 @@ def spread(
 )->pd.DataFrame: # index: source
     """How the rank of each source changes from target to target. Columns: mean_rank, sd_rank (standard deviation over
     targets), best (targets on which it is first), targets."""
-    rank = pairs.groupby("target")[column].rank(ascending=False)
-    of = rank.groupby(pairs.source)
-    return pd.DataFrame(dict(mean_rank=of.mean(), sd_rank=of.std(), best=(rank == 1).groupby(pairs.source).sum(),
-                             targets=of.size())).sort_values("mean_rank")
+    out = rank_spread(pairs[["target", "source"]].assign(auc=pairs[column]), 1)
+    return out[["mean_rank", "sd_rank", "best", "targets"]].sort_index().sort_values("mean_rank")
 
 # %% ../../nbs/recommend/04_evidence.ipynb #5eb44316
 LISTS = dict(largest="fixed list: size", prior="fixed list: mean rank elsewhere",
