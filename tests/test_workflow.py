@@ -1,5 +1,5 @@
 "The grid through the real engine and real kernels: done once, resumed after any death, never by two at once."
-import json, os, shutil, signal, subprocess, sys, time
+import json, os, shutil, signal, socket, subprocess, sys, time
 
 import psutil
 import pytest
@@ -47,6 +47,11 @@ def of_this_project(folder):
             if p.pid != os.getpid() and p.status() != psutil.STATUS_ZOMBIE and p.environ().get("CATSCANS_PROJECT") == str(folder): found.append(p)
         except psutil.Error: pass
     return found
+
+
+def forked(p):
+    "is this the fork server, or a fork of it?"
+    return any("catscans.study.forkserver" in said for said in p.cmdline())
 
 
 def wait_for(what, seconds=90):
@@ -122,7 +127,7 @@ def test_interrupted_run_leaves_nothing_running_and_resumes(project, how):
     p = start(env, *SMALL, FAKE_SLEEP="60")
     marker = folder/"work"/"toy"/"state"/"pretrain-toy-dtd-grouped-s1.json"
     wait_for(marker.exists)
-    wait_for(lambda: any("ipykernel" in " ".join(q.cmdline()) for q in of_this_project(folder)))
+    wait_for(lambda: len([q for q in of_this_project(folder) if forked(q)]) >= 3)   # server, step, kernel
     p.send_signal(how)
     out, err = p.communicate(timeout=20)
     if how != signal.SIGKILL: assert p.returncode == 130 and "interrupted" in err
@@ -148,6 +153,36 @@ def test_a_run_never_kills_strangers(tmp_path, monkeypatch):
         with machine.only_one("toy"): stranger.wait(5)
     finally:
         for p in (stranger, leftover): p.kill(); p.wait()
+
+
+def test_steps_are_forks_and_end_with_their_run(project):
+    "one process imports for all steps; none of them outlives a run that was killed"
+    folder, env = project
+    p = start(env, *SMALL, FAKE_SLEEP="60")
+    marker = folder/"work"/"toy"/"state"/"pretrain-toy-dtd-grouped-s1.json"
+    wait_for(marker.exists)
+    server, = [q for q in of_this_project(folder) if forked(q) and not forked(q.parent())]
+    jobs = wait_for(lambda: len(found := server.children()) == 2 and found)
+    wait_for(lambda: all(len(j.children()) == 1 for j in jobs))      # a kernel each
+    jobs[0].kill()
+    wait_for(lambda: len(server.children()) == 1, 10)                # its kernel has nobody to work for
+    server.kill()
+    out, err = p.communicate(timeout=30)
+    assert p.returncode == 1 and err.count("was killed") == 2, err
+    wait_for(lambda: not of_this_project(folder), 8)
+
+
+def test_a_fork_server_says_no_where_it_cannot(tmp_path):
+    "a client that is not told `forked` runs its step in a process of its own"
+    from catscans.study import forkserver
+    step = [sys.executable, "-IS", str(ROOT/"workflow"/"step.py"), json.dumps(dict(profile="toy")), "no-such-step"]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("CATSCANS_")} | dict(PYTHONPATH=str(ROOT))
+    for name in ("", "catscans-nobody-listens"):
+        p = subprocess.run(step, env=dict(env, CATSCANS_FORKSERVER=name), capture_output=True, text=True)
+        assert p.returncode == 1 and "KeyError: 'no-such-step'" in p.stderr, p.stderr
+    server = forkserver.Server(socket.socket(socket.AF_UNIX), work=lambda request: 0)
+    server.parent = -1                                               # nobody started it: it ends at once
+    server.serve()
 
 
 @pytest.mark.slow(16)

@@ -142,7 +142,8 @@ def try_lock(
     f,                 # an open file, or its descriptor; a folder's will do
     shared:bool=False, # several may hold it at once
 )->bool:
-    "Lock a file until it is closed; False where another has it. True where the system has no such locks: then nobody knows."
+    """Lock a file until it is closed; False where another has it.
+    True where the system has no such locks: then nobody knows."""
     try: import fcntl
     except ImportError: return True
     try: fcntl.flock(f, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

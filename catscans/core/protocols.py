@@ -18,7 +18,8 @@ PROTOCOL_SETTINGS = {
     "grouping":           dict(published=("image",), described=("image", "group")),
     # AUC(D_T) of Eq. 1: self pair, or random initialisation
     "baseline":           dict(published="self", described="random"),
-    "finetune_lr":        dict(published="per_pair", described="per_target"),               # see ``training.recipes.finetune_lr``
+    # see ``training.recipes.finetune_lr``
+    "finetune_lr":        dict(published="per_pair", described="per_target"),
     # x0.5 every epoch from the start epoch, or once
     "lr_schedule":        dict(published="compound", described="step"),
     # the pretrained dropout layer is reused, or a new one

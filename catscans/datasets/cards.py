@@ -62,7 +62,8 @@ class Card:
     task:str = ""             # what is to be told apart
     role:tuple = ("source",)  # source, target
     licence:str = "not stated"
-    group_key:str|None = None # what must not be split over training and test: lesion_id, patient, slide; None: nothing is published
+    # what must not be split over training and test: lesion_id, patient, slide; None: nothing is published
+    group_key:str|None = None
     family:str = ""           # objects, textures, tissue, dermoscopy, radiographs
     collection:str = ""       # where the images come from; group ids are comparable within a collection
     stands_for:str|None = None# the paper's dataset that a toy or lite dataset stands for
@@ -72,7 +73,7 @@ class Card:
     archive:str = ""          # file name under CATSCANS_DATA, where it is a zip with labels.csv
     keep:tuple = ()           # only these classes of it
     group_pattern:str = ""    # reads the group from a file name where no column holds it: named parts are prefixes
-    layout:str = "none"       # how its files are laid out, for the reader: a key of `layouts.LAYOUTS`, toy, lite or none
+    layout:str = "none"       # how its files are laid out: a key of `layouts.LAYOUTS`, toy, lite or none
     fetch:str = ""            # whose files it is drawn from, where that is not its own name
     kind:str = "single-label" # multi-label; weights: only a trained network is public
     parts:tuple = ()          # images in the official training, validation and test part

@@ -234,7 +234,7 @@ def single_split(
 def freeze(
     splits:Splits,
     path:str|Path,    # .json
-    images=None,      # what was cut: its fingerprint goes into the file; without it the file can only be thawed without images
+    images=None,      # what was cut, whose fingerprint goes into the file; None: it can only be thawed without images
 )->Path: # of the file
     "Write splits to a file; `UserError` where it is there already and does not hold the same."
     path, of = Path(path), getattr(images, "fingerprint", None)

@@ -342,14 +342,15 @@ def rank_elsewhere(
     "A fixed list of sources, for each target made from the others: what every score has to beat."
     rank = auc.groupby("target").auc.rank(ascending=False)
     by = rank.groupby(auc.source)
-    out = auc.assign(score=(by.transform("sum") - rank)/(by.transform("size") - 1).replace(0, np.nan)).dropna(subset="score")
+    others = (by.transform("size") - 1).replace(0, np.nan)
+    out = auc.assign(score=(by.transform("sum") - rank)/others).dropna(subset="score")
     return out[out.groupby("target").source.transform("size") > 1].reset_index(drop=True)
 
 # %% ../../nbs/metrics/04_ranking.ipynb #3f90e42b
 def rank_spread(
     auc:pd.DataFrame,  # target, source, auc: one row a pair
     least:int=2,       # targets of a source that is counted
-)->pd.DataFrame: # index: source; targets, mean_rank, sd_rank (sample), best, sd_by_lot: expected were ranks dealt by lot
+)->pd.DataFrame: # index: source; targets, mean_rank, sd_rank (sample), best, sd_by_lot (ranks dealt by lot)
     "How much the rank of each source changes from target to target; best: targets on which it is first."
     by = auc.groupby("target", sort=False).auc
     rank, n = by.rank(ascending=False), by.transform("size")

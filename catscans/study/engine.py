@@ -17,6 +17,7 @@ from ..core.grid import PROFILES
 from ..records.frames import fixed_cost_line
 from ..transfer.world import threads_for
 from .plan import notebook, plan, read_json
+from .forkserver import can_fork
 from .done import damaged_weights, left_of, looking, with_needs, Why
 from .machine import ENGINES, MARK, check_backend, gpus, jobs_for, only_one
 from .status import Watch, duration, first_line, part_request
@@ -42,7 +43,9 @@ def _engine_command(request, steps, way):
                         "go there, or name it in CATSCANS_PROJECT")
     threads = threads_for(PROFILES[request["profile"]]) if request["profile"] in PROFILES else 1
     at_once = ["--cores", str(way.jobs*threads), "--resources", f"gpu={gpus()}"] if local else ["--jobs", str(way.jobs)]
-    with atomic(here/"request.json") as tmp: tmp.write_text(json.dumps(dict(request, gpus=gpus() if local else 1)))
+    forks = local and len(steps) > 1 and can_fork(threads)
+    said = dict(request, gpus=gpus() if local else 1, forks=forks)
+    with atomic(here/"request.json") as tmp: tmp.write_text(json.dumps(said))
     return [sys.executable, "-m", "snakemake", "--snakefile", str(flow/"Snakefile"),
             "--workflow-profile", str(flow/"profiles"/ENGINES[way.engine]), "--directory", str(here),
             "--configfile", str(here/"request.json"), *at_once, "--nolock", "--nocolor", "--",
