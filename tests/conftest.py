@@ -10,6 +10,14 @@ import pytest
 import processes  # noqa: F401  it keeps the environment as it is now
 
 
+@pytest.fixture(autouse=True)
+def as_wide_as_it_takes(request, monkeypatch):
+    "What commands say stands in one line each, so that a test can look for a sentence; tests marked `wrapped` see what a person sees."
+    if request.node.get_closest_marker("wrapped"): return
+    from catscans.core import basics
+    monkeypatch.setattr(basics, "COLUMNS", 9999)
+
+
 def unit(nodeid): return nodeid if "::test_notebook[" in nodeid else nodeid.split("::")[0]
 
 

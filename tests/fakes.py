@@ -106,8 +106,8 @@ def command(*args): return [sys.executable, "-c", "import sys; from catscans.stu
 
 
 def catscans(env, *args, timeout=240, **more):
-    "Run the command line; returns the completed process with its text."
-    return subprocess.run(command(*args), env=dict(env, **more), capture_output=True, text=True, timeout=timeout, cwd=env.get("CATSCANS_PROJECT"))
+    "Run the command line; returns the completed process with its text, a line for each thing that it says."
+    return subprocess.run(command(*args), env={"COLUMNS": "9999"} | dict(env, **more), capture_output=True, text=True, timeout=timeout, cwd=env.get("CATSCANS_PROJECT"))
 
 
 def records_of(folder, profile="toy"):

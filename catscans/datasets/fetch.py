@@ -11,7 +11,7 @@ __all__ = ['MANIFEST', 'FetchError', 'load_json', 'save_json', 'Resume', 'checks
 import json, os, re, shutil, sys, time
 from contextlib import contextmanager
 from pathlib import Path
-from ..core.basics import nearest, patch_to, UserError
+from ..core.basics import nearest, patch_to, tell, UserError
 from ..core.files import atomic, data_dir, try_lock
 from .catalogue import CATALOGUE, short
 from .archives import ARCHIVES, HIDDEN_KINDS, KIND_NAMES, PACKED, extract, hidden_folder, kind
@@ -486,7 +486,7 @@ def get(
     """Fetch what is missing of a dataset, check it and unpack it; what is there and right stays.
     `FetchError` where no server gives it right; `UserError` where it needs an account, a folder or more room."""
     c, folder, files = wanted(what, dest, unpack)
-    say = say or (lambda s: print(f"{c.name}: {s}", file=sys.stderr))
+    say = say or (lambda s: tell(f"{c.name}: {s}", file=sys.stderr))
     new = not folder.exists()
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:

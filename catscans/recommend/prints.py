@@ -13,7 +13,7 @@ import json, math, re, sys
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from ..core.basics import UserError, choose
+from ..core.basics import UserError, choose, tell
 from ..core.files import atomic, data_dir
 from ..core.grid import PROFILES
 from ..datasets.catalogue import CATALOGUE, DATASETS, family
@@ -322,7 +322,7 @@ def make_all(
     probe,          # catscans.models.probes.Probe
     out,            # folder
     names=None,     # default: `printable`
-    say=print,
+    say=tell,
 )->dict: # name -> "" or why there is no print
     "Prints of all sources whose images are at hand, and a table of them; `UserError` where no source has any."
     import pandas as pd
@@ -361,7 +361,7 @@ def main(
         file = probe_file(a.probe)
         make_all(load_probe(file, SIZE), a.out, a.names)
     except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
+        tell(f"error: {e}", file=sys.stderr)
         return 2
     return 0
 

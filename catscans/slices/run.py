@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
-from ..core.basics import UserError, choose, digest, pack, plain, unpack
+from ..core.basics import UserError, choose, digest, pack, plain, tell, unpack
 from ..core.files import atomic, locked, results_dir, try_lock, work_dir
 from ..core.grid import PROFILES, PROTOCOLS, Profile, Run, get_profile
 from ..core.commands import Parser, whole_number
@@ -239,7 +239,7 @@ def _take_one(ready, end, world, show):
 def work(
     inputs:Inputs,
     end:float,       # time.time() at which the slice must be over
-    show=print,
+    show=tell,
     after=None,      # called after each finished run
 )->int: # finished runs
     "Take one run after the other until all are done or the slice is over."
@@ -395,7 +395,7 @@ def project(out:str|Path):
 def prepare(
     inputs:Inputs,
     out:Path,
-    show=print,
+    show=tell,
 )->int: # runs that are left
     "Bring back what an archive holds, put aside what does not count any more."
     for slug, rec in open_records(out/ARCHIVE)[1].items() if (out/ARCHIVE).exists() else ():
@@ -440,7 +440,7 @@ def run_slice(
     out:str|Path,
     minutes:float=8.,
     at_once:int=1,      # processes that share the device
-    show=print,
+    show=tell,
 )->dict: # done, left, failed, died (of the processes that share the device), archive
     "One slice of a grid; the next call goes on."
     end, died = time.time() + 60*minutes, 0
@@ -518,7 +518,7 @@ def measure(
     out:str|Path,
     counts=(1, 2, 4),       # processes at once
     seconds:float=20.,      # of training in each
-    show=print,
+    show=tell,
 )->list: # one dict per count
     "Images per second with several runs sharing one device, printed as a table; `UserError` where one ends badly."
     rows = []
@@ -632,14 +632,14 @@ def _do_pack(a):
                                    "pack-inputs FOLDER --profile " + a.profile)
     d = pack_inputs(a.path, a.profile, a.protocol, a.source, a.target, a.seeds, a.limit, a.part)
     size = sum(f.stat().st_size for f in d.rglob("*") if f.is_file())/2**20
-    print(f"{d}: {len(Inputs(d).runs)} runs, {size:.1f} MiB")
+    tell(f"{d}: {len(Inputs(d).runs)} runs, {size:.1f} MiB")
     return 0
 
 # %% ../../nbs/slices/01_run.ipynb #91350341
 def _do_unpack(a):
     if not a.path: raise UserError(f"unpack needs an archive: OUT/{ARCHIVE}")
     files = unpack_records(a.path, a.replace)
-    print(f"{len(files)} records placed in {files[0].parent if files else 'no folder'}")
+    tell(f"{len(files)} records placed in {files[0].parent if files else 'no folder'}")
     return 0
 
 # %% ../../nbs/slices/01_run.ipynb #1b9f2a2d
@@ -647,7 +647,7 @@ def _do_worker(a):
     with project(a.out) as out:
         inputs = Inputs(a.data, out/"work")
         _surroundings(a.at_once[0])
-        work(inputs, a.until, lambda line: print(line, flush=True), lambda: pack_records(inputs, out))
+        work(inputs, a.until, tell, lambda: pack_records(inputs, out))
         return 0
 
 # %% ../../nbs/slices/01_run.ipynb #a0e4e1a7
@@ -660,12 +660,12 @@ _ACTIONS = {"pack-inputs": _do_pack, "unpack": _do_unpack, "worker": _do_worker,
 
 # %% ../../nbs/slices/01_run.ipynb #ad84ad0b
 def _do_slice(a):
-    got = run_slice(_inputs_of(a), a.out, a.minutes, (a.at_once or [1])[0], lambda line: print(line, flush=True))
-    print(f"{got['done']} done, {got['left']} left, {len(got['failed'])} failed; {got['archive']}")
+    got = run_slice(_inputs_of(a), a.out, a.minutes, (a.at_once or [1])[0], tell)
+    tell(f"{got['done']} done, {got['left']} left, {len(got['failed'])} failed; {got['archive']}")
     for f in got["failed"]:
-        print(f"catscans: error: {f.stem} failed: {f.read_text().strip().splitlines()[-1]} ({f})", file=sys.stderr)
+        tell(f"catscans: error: {f.stem} failed: {f.read_text().strip().splitlines()[-1]} ({f})", file=sys.stderr)
     if got["died"]:
-        print(f"catscans: error: {got['died']} of {a.at_once[0]} processes ended before their time, see above; "
+        tell(f"catscans: error: {got['died']} of {a.at_once[0]} processes ended before their time, see above; "
               "take fewer with --at-once if memory was short", file=sys.stderr)
     return 1 if got["failed"] or got["died"] else 0
 
@@ -691,8 +691,8 @@ def main(
         for s in (signal.SIGTERM, signal.SIGINT) if argv is None else (): signal.signal(s, _stop)
         return _do(a)
     except UserError as e:
-        print(f"catscans: error: {' '.join(str(e).split())}", file=sys.stderr)
+        tell(f"catscans: error: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        tell("interrupted", file=sys.stderr)
         return 130

@@ -7,7 +7,7 @@ __all__ = ['check_splits', 'check_data']
 
 # %% ../../nbs/study/05_checks.ipynb #a9ca5f47
 import sys
-from ..core.basics import UserError
+from ..core.basics import UserError, tell
 from ..core.files import data_dir, results_dir
 from ..core.grid import PROFILES
 from ..records.store import read
@@ -102,7 +102,7 @@ def check_data(
     for name in need:
         if where(name) is None: raise absent(DATASETS[name])
     if not decode or not need: return
-    print(f"{p.name}: {len(need)} datasets are read; the first time takes longest", file=sys.stderr)
+    tell(f"{p.name}: {len(need)} datasets are read; the first time takes longest", file=sys.stderr)
     targets = {s.run.target for s in steps if s.run}
     protocol = next((s.run.protocol for s in steps if s.run), p.protocol)
     finished = _finished(p, steps, protocol)

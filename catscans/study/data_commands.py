@@ -7,7 +7,7 @@ __all__ = ['data', 'reading_of']
 
 # %% ../../nbs/study/08_data_commands.ipynb #27f7fcba
 import json, sys
-from ..core.basics import UserError, plain
+from ..core.basics import UserError, plain, tell
 from ..core.files import data_dir
 from ..datasets import fetch
 from ..datasets.catalogue import CATALOGUE, DATASETS, line_of, listing
@@ -31,7 +31,7 @@ def _check_sums(name, c, quick)->dict: # file -> kind of checksum that it agrees
     "the files of a dataset against their checksums"
     if (c.name in DATASETS and where(name) is None) or data_dir() is None: raise absent(c)
     if quick or not c.files: return {}
-    return check_files(c, home_of(c), say=lambda s: print(f"{name}: {s}", file=sys.stderr))
+    return check_files(c, home_of(c), say=lambda s: tell(f"{name}: {s}", file=sys.stderr))
 
 def _sums(sums):
     "how many files agree with which kind of checksum"
@@ -61,10 +61,10 @@ def _check(name, c, quick=False):
     "Files against their checksums, images against their card"
     sums = _check_sums(name, c, quick) if c and c.layout != "toy" else {}
     if sums and c.name not in DATASETS:
-        print(f"{name}: {_sums(sums)}; its images are not read: the card holds facts only")
+        tell(f"{name}: {_sums(sums)}; its images are not read: the card holds facts only")
         return 0
     images = check_added(name) if c is None else _check_images(name, c)
-    print(_said(name, c, images, sums))
+    tell(_said(name, c, images, sums))
     return 0
 
 # %% ../../nbs/study/08_data_commands.ipynb #ac2a8f47
@@ -77,20 +77,20 @@ def _state(c)->str:
 
 # %% ../../nbs/study/08_data_commands.ipynb #de5121f1
 def _list(cards, mine):
-    print(listing(cards, _state))
-    if mine: print("\nAdded")
+    tell(listing(cards, _state))
+    if mine: tell("\nAdded")
     for n, e in mine.items():
         state = "there" if (data_dir()/e["path"]).exists() else "gone"
-        print(line_of(n, f"{e['images']:,}", f"{len(e['counts']):,}", state, e["path"]))
+        tell(line_of(n, f"{e['images']:,}", f"{len(e['counts']):,}", state, e["path"]))
     return 0
 
 # %% ../../nbs/study/08_data_commands.ipynb #5a3dc4df
 def _where(name, c, mine):
-    if c is None: print(mine[name])
-    elif c.layout == "toy": print(f"{name} is generated")
+    if c is None: tell(mine[name])
+    elif c.layout == "toy": tell(f"{name} is generated")
     else:
         p = where(name) if name in DATASETS else h if data_dir() and (h := home_of(c)).is_dir() else None
-        print("\n".join([*([str(p)] if p else []), facts_text(c)]))
+        tell("\n".join([*([str(p)] if p else []), facts_text(c)]))
         if p is None: raise absent(c)
     return 0
 
@@ -101,10 +101,10 @@ def _get(a):
     for c in cards: fetch.wanted(c)                    # what cannot be had is said before anything is fetched
     lacking = 0
     for c in cards:
-        try: print(f"{c.name}: {fetch.get(c)}")
+        try: tell(f"{c.name}: {fetch.get(c)}")
         except fetch.FetchError as e:
             lacking = 1
-            print(f"catscans: error: {c.name}: {' '.join(str(e).split())}", file=sys.stderr)
+            tell(f"catscans: error: {c.name}: {' '.join(str(e).split())}", file=sys.stderr)
     return lacking
 
 # %% ../../nbs/study/08_data_commands.ipynb #22064d5e
@@ -120,20 +120,20 @@ def _add(a):
     said = []
     def say(s):
         said.append(s)
-        print(f"note: {s}", file=sys.stderr)
+        tell(f"note: {s}", file=sys.stderr)
     e = add(a.path, a.name, say=say, **reading_of(a))
     for s in e.get("checks", ()):
         if not any(t.endswith(s) for t in said): say(s)
     name = (set(entries()) - before).pop()
     groups = "no groups known" if e["group_key"] is None else f"groups: {e['group_key']}"
-    print(f"{name}: {e['images']:,} images, {len(e['counts'])} classes, {groups}, "
+    tell(f"{name}: {e['images']:,} images, {len(e['counts'])} classes, {groups}, "
           f"at {added()[name]}, fingerprint {e['fingerprint']}")
     return 0
 
 # %% ../../nbs/study/08_data_commands.ipynb #89743198
 def _remove(a):
     e = remove(a.name)
-    print(f"{a.name}: forgotten, {e['images']:,} images; they stay at {data_dir()/e['path']}")
+    tell(f"{a.name}: forgotten, {e['images']:,} images; they stay at {data_dir()/e['path']}")
     return 0
 
 # %% ../../nbs/study/08_data_commands.ipynb #741ebb8e
@@ -144,5 +144,6 @@ def _doctor(a):
     except UserError as e:
         if a.json: print(json.dumps(dict(path=a.path, errors=[str(e)]), indent=1))
         raise
-    print(json.dumps(plain(r | dict(errors=[])), indent=1) if a.json else page(r))
+    if a.json: print(json.dumps(plain(r | dict(errors=[])), indent=1))
+    else: tell(page(r))
     return 0

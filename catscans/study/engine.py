@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from ..core.basics import UserError, choose, counted
+from ..core.basics import UserError, choose, columns, counted, tell, wrapped
 from ..core.files import atomic, data_dir, figures_dir, project_dir, work_dir, work_root
 from ..core.grid import PROFILES
 from ..records.frames import fixed_cost_line
@@ -82,7 +82,7 @@ def _set_aside(steps, left):
         moved += 1
     if not moved: return
     n = counted(moved, "record does not count any more and was", "records do not count any more and were")
-    print(f"{steps[0].profile}: {n} moved to {work_dir(steps[0].profile, 'set-aside')}", file=sys.stderr)
+    tell(f"{steps[0].profile}: {n} moved to {work_dir(steps[0].profile, 'set-aside')}", file=sys.stderr)
 
 # %% ../../nbs/study/07_engine.ipynb #43db984d
 def _dated_now(steps):
@@ -158,7 +158,7 @@ def _follow(engine, watch, before, total):
     "show progress until the engine ends"
     from tqdm import tqdm
     tty = sys.stderr.isatty()
-    say = lambda text: tqdm.write(text, file=sys.stderr)
+    say = lambda text: tqdm.write(wrapped(text, columns(sys.stderr)), file=sys.stderr)
     form = "{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} done, {desc}"
     with tqdm(total=total, initial=before, disable=not tty, file=sys.stderr, leave=False, bar_format=form) as bar:
         while True:
@@ -198,7 +198,7 @@ def _asked(request, only, again, weights=False)->tuple: # steps, why some have t
     steps = [s for s in plan(**request) if not only or s.notebook in only]
     left = left_of(steps)
     if weights and (bad := damaged_weights(steps, left)):
-        for why in bad.values(): print(f"catscans: note: {why}; its source is pretrained again", file=sys.stderr)
+        for why in bad.values(): tell(f"catscans: note: {why}; its source is pretrained again", file=sys.stderr)
         left = with_needs(steps, left | bad)
     if again: left = {s.slug: left.get(s.slug, Why("asked for", "asked")) for s in steps}
     return steps, left, [s for s in steps if s.slug in left]
@@ -250,7 +250,7 @@ def run(
     with looking(profile):
         steps, _, doing = _asked(request, only, again)
         if not doing:
-            print(f"{profile}: nothing to do, {len(steps)} of {len(steps)} steps are done")
+            tell(f"{profile}: nothing to do, {len(steps)} of {len(steps)} steps are done")
             return 0
         _check(profile, doing, engine)
     if profile in PROFILES and engine == "local": check_data(doing)
@@ -285,7 +285,7 @@ def _run(request, steps, doing, way)->int:
         try: _follow(p, watch, len(steps)-len(doing), len(steps))
         except KeyboardInterrupt:
             _stop(p, signal.SIGINT if way.engine == "slurm" else signal.SIGTERM)
-            print(f"interrupted: {len(watch.which('done'))} of {len(doing)} steps were done; "
+            tell(f"interrupted: {len(watch.which('done'))} of {len(doing)} steps were done; "
                   "the same command goes on from here", file=sys.stderr)
             return 130
         except BaseException:
@@ -303,12 +303,12 @@ def cost_line(steps):
 # %% ../../nbs/study/07_engine.ipynb #52bfbadf
 def _ended_well(profile, steps, done, seconds)->int:
     "print what was done; returns the exit code"
-    print(f"{profile}: {len(steps)} of {len(steps)} steps are done, {len(done)} of them now, in {duration(seconds)}")
+    tell(f"{profile}: {len(steps)} of {len(steps)} steps are done, {len(done)} of them now, in {duration(seconds)}")
     drawn = any(s.notebook in ("results", "audit") for s in done)
-    if (cost := cost_line(steps)): print(cost)
-    if drawn: print(f"figures and tables: {figures_dir(profile)}")
+    if (cost := cost_line(steps)): tell(cost)
+    if drawn: tell(f"figures and tables: {figures_dir(profile)}")
     real = not (profile in PROFILES and PROFILES[profile].watermark)
-    if drawn and real: print(f"report: {report(profile, check=False)}")
+    if drawn and real: tell(f"report: {report(profile, check=False)}")
     return 0
 
 # %% ../../nbs/study/07_engine.ipynb #2bad1d40
@@ -327,20 +327,20 @@ def _ended_badly(profile, watch, log, code=0)->int:
     errors += [(s, killed) for s in watch.which("running")]
     waiting = len(watch.left) - len(errors) - len(watch.which("done"))
     late = f", {waiting} were not started" if waiting else ""
-    print(f"catscans: {profile}: {len(errors)} of {len(watch.left)} steps failed{late}", file=sys.stderr)
-    for s, e in errors: print(f"  {s.title}: {e}\n    executed notebook: {s.executed}", file=sys.stderr)
+    tell(f"catscans: {profile}: {len(errors)} of {len(watch.left)} steps failed{late}", file=sys.stderr)
+    for s, e in errors: tell(f"  {s.title}: {e}\n    executed notebook: {s.executed}", file=sys.stderr)
     if not errors:
         last = [f"    {l}" for l in log.read_text().splitlines()[-8:]]
-        print("\n".join(["  the workflow engine stopped:", *last, f"    all it said: {log}"]), file=sys.stderr)
+        tell("\n".join(["  the workflow engine stopped:", *last, f"    all it said: {log}"]), file=sys.stderr)
     return 2 if errors and all(e.startswith("UserError") for _, e in errors) else 1
 
 # %% ../../nbs/study/07_engine.ipynb #779e099d
 def _not_made(profile, steps, left)->int:
     "print what is left although the engine found nothing more to do; returns the exit code"
-    print(f"catscans: {profile}: the engine ended without an error, but {counted(len(left), 'step is', 'steps are')} "
+    tell(f"catscans: {profile}: the engine ended without an error, but {counted(len(left), 'step is', 'steps are')} "
           "not done; the same command goes on from here", file=sys.stderr)
     for s in steps:
-        if s.slug in left: print(f"  {s.title}: {left[s.slug]}", file=sys.stderr)
+        if s.slug in left: tell(f"  {s.title}: {left[s.slug]}", file=sys.stderr)
     return 1
 
 def _summary(profile, steps, watch, code, log, seconds)->int:

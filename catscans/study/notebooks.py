@@ -9,7 +9,7 @@ __all__ = ['parameters_of', 'papermill_module', 'check_parameters', 'kernel_sett
 import ast, hashlib, json, os, signal, sys, tempfile, threading, time
 from contextlib import contextmanager
 from pathlib import Path
-from ..core.basics import UserError
+from ..core.basics import UserError, tell
 from ..core.files import atomic, figures_dir, project_dir, settle, try_lock, work_dir
 from ..core.grid import PROFILES
 from ..transfer.world import threads_for
@@ -166,5 +166,5 @@ def job(
     if not error and not step.run and step.notebook != "similarity": _sign(step)
     if not error and not step.product.exists(): error = f"the notebook ended without writing {step.product}"
     _mark(step, "failed" if error else "done", seconds=time.time()-start, error=error)
-    if error: print(f"{slug}: {error}\nexecuted notebook: {step.executed}", file=sys.stderr)
+    if error: tell(f"{slug}: {error}\nexecuted notebook: {step.executed}", file=sys.stderr)
     return 1 if error else 0

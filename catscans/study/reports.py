@@ -8,7 +8,7 @@ __all__ = ['report']
 # %% ../../nbs/study/06_reports.ipynb #51be7fce
 import sys
 from pathlib import Path
-from ..core.basics import UserError, choose
+from ..core.basics import UserError, choose, tell
 from ..core.files import results_dir
 from ..core.grid import PROFILES
 from ..figures.report import write_report
@@ -29,7 +29,7 @@ def report(
         whole = plan(profile)
         steps = [s for s in whole if s.notebook in ("results", "audit")]
         if check and problem(steps[0]).kind == "missing" and as_came(whole, left_of(whole)):
-            print("catscans: note: nothing is written: " + CAME.format(profile), file=sys.stderr)
+            tell("catscans: note: nothing is written: " + CAME.format(profile), file=sys.stderr)
             return results_dir(profile)/"report.md"
         if (late := [s for s in steps if check and problem(s) or not s.executed.exists()]):
             why = problem(late[0]) or "its executed notebook is missing"
