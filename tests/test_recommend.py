@@ -33,7 +33,7 @@ def soft(n, seed=0, size=48):
     return np.stack([np.asarray(Image.fromarray(i).resize((size, size), Image.Resampling.BICUBIC)) for i in a])
 
 
-def flat(r): return " ".join(r.text().split())   # lines of prose are wrapped
+def flat(r): return " ".join(r.text(True).split())   # lines of prose are wrapped
 
 
 def target(x, name="mine", k=2, y=None):
@@ -266,8 +266,11 @@ def test_rank_without_a_probe_says_that_it_is_the_prior():
 
 def test_what_is_printed_fits_a_terminal_and_says_that_the_order_is_a_fixed_one():
     r = ranking.rank(target(soft(40)))
-    table, prose = r.text().split("\n\n")[1:]
-    assert max(map(len, prose.splitlines())) <= ranking.COLUMNS and len(table.splitlines()) == 16 and any(l.startswith("  ") for l in prose.splitlines())
+    head, table, prose = r.text(True).split("\n\n")
+    assert max(map(len, r.text(True).splitlines())) <= 100 and table.count("\n") == 16 and any(l.startswith("  ") for l in prose.splitlines())
+    assert len(r.text().splitlines()) <= 27 and max(map(len, r.text().splitlines())) <= 100
+    for t in (r.text(), r.text(True)): assert t.splitlines()[1].startswith("this ranking does not know what your images show: ")
+    assert max(map(len, r.text(width=72).splitlines())) <= 72
     assert 'puts imagenet first for each of the 12 targets of the record: there its first place is the same as "always imagenet"' in flat(r)
     assert "\n" not in "".join([r.verdict, *r.notes]), "the wrapping is of the print only"
     assert ranking.same_as(["b", "a", "b"]).endswith("puts b first for 2 of the 3 targets of the record, and another source for the rest")
@@ -440,7 +443,8 @@ def test_folder_csv_and_npz_give_the_same_answer(work, capsys):
     assert ranking.main_rank(d, as_json=True) == 0
     got.append(json.loads(capsys.readouterr().out))
     assert got[0]["sources"] == got[1]["sources"] == got[2]["sources"] and all(g["target"]["images"] == 23 for g in got)
-    assert ranking.main_rank(d) == 0 and "no probe was given" in capsys.readouterr().out
+    assert ranking.main_rank(d) == 0 and "no probe was given" not in (short := capsys.readouterr().out) and "does not know what your images show" in short
+    assert ranking.main_rank(d, verbose=True) == 0 and "no probe was given" in capsys.readouterr().out
 
 
 def test_bad_requests_are_refused_by_name_before_work(work, capsys):
@@ -480,7 +484,7 @@ def test_a_probe_of_another_size_is_given_images_of_its_size(work, capsys):
         keras.Model(i, keras.layers.Dense(2)(x)).save(work/f"{h}x{w}.keras")
         return str(work/f"{h}x{w}.keras")
     d = work/"pets"; write(d, 12, "cat"); write(d, 12, "dog", 1)
-    assert main(["rank", str(d), "--probe", net(64, 64)]) == 0
+    assert main(["rank", str(d), "--verbose", "--probe", net(64, 64)]) == 0
     out = capsys.readouterr().out
     assert "the probe was not used: the sources' prints were made with another one" in out and "at 64 px fewer copies are recognised than at 112" in out
     assert main(["rank", str(d), "--probe", net(48, 64)]) == 2

@@ -8,7 +8,7 @@ __all__ = ['main']
 # %% ../../nbs/study/10_cli.ipynb #d4d34add
 import argparse, os, signal, sys, threading
 import catscans
-from ..core.basics import UserError
+from ..core.basics import UserError, tell
 from ..core.grid import PROFILES, PROTOCOLS
 from ..core.commands import Parser, whole_number
 from .plan import PUBLISHED
@@ -76,6 +76,8 @@ def _rank_options(subs):
     k.epilog = _TABLE
     k.add_argument("images", metavar="FOLDER|CSV|NPZ|NAME", help="NAME: a dataset of catscans data list")
     k.add_argument("--json", action="store_true", help="an object instead of a table")
+    k.add_argument("--verbose", action="store_true", help="also say how the ranking was tested, what was looked up and "
+                                                          "what could not be computed")
     k.add_argument("--probe", metavar="FILE",
                    help="a network for features, as a file, or squeezenet (3 MB, fetched once) or imagenet "
                         "(ResNet50, 95 MB); default: CATSCANS_PROBE; without one the ranking is the prior's")
@@ -157,7 +159,7 @@ def _parser():
 def _do(a)->int:
     "carry out a command; what needs pandas or draws is imported only then: help and errors come at once"
     if a.command == "status":
-        print(status(a.profile, a.protocol, a.part, None if a.all else 12))
+        tell(status(a.profile, a.protocol, a.part, None if a.all else 12))
         return 0
     if a.command == "data": return data(a)
     import pandas   # noqa: F401 (half a second, which the other commands do not wait for)
@@ -186,11 +188,11 @@ def main(
     if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(errors="backslashreplace")
     try: return _do(_read(argv))
     except UserError as e:
-        print(f"catscans: error: {' '.join(str(e).split())}", file=sys.stderr)
+        tell(f"catscans: error: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
     except SystemExit as e: return e.code if isinstance(e.code, int) else 0 if e.code is None else 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        tell("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:                 # `catscans audit | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,8 +6,7 @@
 __all__ = ['do']
 
 # %% ../../nbs/study/09_commands.ipynb #5142d38d
-import shutil
-from ..core.basics import UserError, choose, counted
+from ..core.basics import UserError, choose, columns, counted, tell
 from ..core.files import figures_dir
 from ..core.grid import PROFILES
 from ..records.authors import export
@@ -30,7 +29,7 @@ def _figures_of_part(profile, part):
     sources, targets = part_request(profile, part)
     paths = make(study(profile, None, sources, targets))
     n = counted(len({p.stem for p in paths}), "table or figure", "tables and figures")
-    print(f"part {part}: {n} in {figures_dir(profile)}")
+    tell(f"part {part}: {n} in {figures_dir(profile)}")
     return 0
 
 # %% ../../nbs/study/09_commands.ipynb #e5f0993e
@@ -54,30 +53,31 @@ def _figures(profile, part=None):
     in_clone()
     if part: return _figures_of_part(profile, part)
     _refuse_incomplete(profile, draw)
-    return run(profile, only=draw, jobs=1, again=True) or print(f"figures: {figures_dir(profile)}") or 0
+    return run(profile, only=draw, jobs=1, again=True) or tell(f"figures: {figures_dir(profile)}") or 0
 
 # %% ../../nbs/study/09_commands.ipynb #810d8034
 def _audit(as_json, record):
-    table, width = audit(record), shutil.get_terminal_size((100, 24)).columns
-    print(audit_json(table) if as_json else audit_text(table, max(80, min(160, width))))
+    table = audit(record)
+    if as_json: print(audit_json(table))
+    else: tell(audit_text(table, max(80, min(160, columns()))))
     return 0
 
 def _check(profile):
     wrong, said = verify(profile)
-    print("\n".join([*wrong, said]))
+    tell("\n".join([*wrong, said]))
     return 1 if wrong else 0
 
 def _report(profile):
-    print(report(profile))
+    tell(report(profile))
     return 0
 
 # %% ../../nbs/study/09_commands.ipynb #4a931e4e
 def _rank(a):
     check_backend()
-    return main_rank(a.images, a.probe, a.json, a.keep, **reading_of(a))
+    return main_rank(a.images, a.probe, a.json, a.keep, a.verbose, **reading_of(a))
 
 def _export(folder):
-    print(f"{len(export(folder))} files in {folder}; change them and do: catscans audit --record {folder}")
+    tell(f"{len(export(folder))} files in {folder}; change them and do: catscans audit --record {folder}")
     return 0
 
 # %% ../../nbs/study/09_commands.ipynb #569a32ae
