@@ -39,3 +39,36 @@ def test_every_line_fits(capsys, monkeypatch, line):
         assert not [l for l in lines if len(l) > width and len(l.split()) > 1 + l.startswith(" ")], (width, lines)
         monkeypatch.setenv("COLUMNS", "72")
         main(line.split())
+
+
+@pytest.fixture
+def table(tmp_path):
+    "24 images of two classes and twelve patients, named by a CSV"
+    import numpy as np
+    from PIL import Image
+    rng, rows = np.random.default_rng(0), ["path,class,patient"]
+    for i in range(24):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((64, 64), Image.Resampling.BICUBIC).save(tmp_path/f"{i}.png")
+        rows.append(f"{i}.png,{'ab'[i % 2]},p{i//2}")
+    (tmp_path/"t.csv").write_text("\n".join(rows))
+    return tmp_path/"t.csv"
+
+
+@pytest.mark.parametrize("line,says", [("--group-col patint", "has no column patint (did you mean patient?)"), ("--class-col clas", "has no column clas (did you mean class?)")])
+@pytest.mark.parametrize("command", ["rank", "data doctor"])
+def test_a_column_that_is_not_there_names_the_nearest(table, capsys, command, line, says):
+    assert main([*command.split(), str(table), *line.split()]) == 2 and says in capsys.readouterr().err
+
+
+@pytest.mark.wrapped
+def test_rank_begins_with_its_limit_and_says_what_a_group_column_changes(table, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert main(["rank", str(table)]) == 0
+    plain = capsys.readouterr().out.splitlines()
+    assert plain[1].startswith("this ranking does not know what your images show") and len(plain) <= 27 and max(map(len, plain)) <= 100
+    assert main(["rank", str(table), "--group-col", "patient"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:20] == plain[:20] and [l for l in lines if l.startswith("note: --group-col patient does not change this order")]
+    assert main(["rank", str(table), "--verbose"]) == 0
+    long = capsys.readouterr().out
+    assert len(long.splitlines()) > len(plain) and "tested on families" in long and max(map(len, long.splitlines())) <= 100

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 import numpy as np
-from ..core.basics import UserError, choose, note
+from ..core.basics import UserError, choose, nearest, note
 from .archives import kind
 from .cards import Card
 from .depths import Depth, EIGHT, ends, kind_of
@@ -161,8 +161,10 @@ def need_columns(df, columns, where, hint=""):
     if missing := [c for c in columns if c not in df.columns]:
         if len(df.columns) == 1 and (sep := next((n for s, n in _SEPARATORS.items() if s in df.columns[0]), "")):
             hint = f"; its columns seem to be separated by {sep}: save it with commas"
-        raise UserError(f"{where} has no column {', '.join(missing)}: received the columns "
-                        f"{', '.join(df.columns)}{hint}".replace("\t", " "))
+        rest = [c for c in df.columns if c not in columns]
+        lacks = ", ".join(c + nearest(c, rest) for c in missing)
+        raise UserError(f"{where} has no column {lacks}: received the columns {', '.join(df.columns)}{hint}"
+                        .replace("\t", " "))
     for c in columns:
         blank = df[c].str.strip().str.lower().isin(["", "nan"])
         if blank.any():
