@@ -15,6 +15,7 @@ from catscans.datasets.loading import load
 from catscans.datasets.own import from_path
 from catscans.datasets.splits import official_splits
 from catscans.recommend.ranking import load_target
+from catscans.models.weights import save_weights
 from catscans.study.cli import main
 from catscans.study import done, plan
 from catscans.training.recipes import Recipe
@@ -204,6 +205,33 @@ def test_a_run_on_the_official_split_says_so_in_its_record_and_does_not_count_as
     assert (rec["settings"]["split"], rec["settings"]["folds"], rec["splits"]["fingerprint"]) == ("official", 1, official_splits(images, seed=run.seed).fingerprint)
     assert "split was official, is now folds" in done.problem(step)
     with pytest.raises(UserError, match="is for fine-tunings"): transfer_run.execute(Run("toy-dtd"), None, world, "official")
+
+
+def test_a_source_that_saw_the_targets_own_images_is_noticed_and_recorded(said, tmp_path, monkeypatch):
+    "by the images, whatever they are called, also after the weights lay in a file; and it stands in the record"
+    source, target = mine("theirs"), mine("ours")
+    weights = said(folds.pretrain, source)[0].weights
+    save_weights(weights, tmp_path/"w.h5")
+    trained_on = weights.seen.n
+    assert trained_on < 40      # the held-out tenths were not seen
+    for w in (weights, tmp_path/"w.h5"):
+        got, notes = said(folds.finetune, w, target, folds=2)
+        assert got.source_saw == dict(source="theirs", images=trained_on)
+        assert sum(f"ours: its source was pretrained on {trained_on} of its 40 images (source theirs)" in n for n in notes) == 1
+    other = replace(target, x=255 - target.x)
+    got, notes = said(folds.finetune, weights, other, folds=2)
+    assert got.source_saw == {} and not any("pretrained on" in n for n in notes)
+
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path))
+    monkeypatch.setattr(transfer_run, "set_threads", lambda n: n)
+    world = replace(transfer_run.HERE, images_of=lambda name, *a: replace(source if name == "toy-dtd" else target, name=name), trainer=lambda *a: Fake())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transfer_run.execute(Run("toy-dtd"), None, world)
+        rec = world.read(transfer_run.execute(Run("toy-dtd", "toy-chest"), None, world))
+        alone = world.read(transfer_run.execute(Run("random", "toy-chest"), None, world))
+    assert rec["settings"]["source_saw"]["source"] == "toy-dtd" and 0 < rec["settings"]["source_saw"]["images"] < 40
+    assert "source_saw" not in alone["settings"]
 
 
 def test_a_machine_without_scikit_learn_or_pandas_says_what_it_leaves_out(monkeypatch):

@@ -18,7 +18,7 @@ from ..core.files import atomic, writing
 from ..core.grid import PROTOCOLS
 from ..datasets.splits import SPLITS, Splits, official_splits, say_split
 from ..datasets.doctor import checks
-from ..models.weights import load_weights, weights_sha256
+from ..models.weights import Weights, load_weights, seen_of, shared_images, weights_sha256
 from ..training.recipes import recipe_key
 from ..training.engines import SECONDS, clock
 from ..training.checkpoints import undamaged
@@ -122,7 +122,7 @@ def pretrain(
         if not len(getattr(split, part)): continue      # an official split may have no validation part
         p = trainer.predict(images.x, getattr(split, part))
         evaluation[part] = how.world.summarise(images.y[getattr(split, part)], p, images.classes)
-    return Pretrained(trainer.weights(), evaluation, history, split, p)
+    return Pretrained(Weights(trainer.weights(), seen_of(images, split.train)), evaluation, history, split, p)
 
 # %% ../../nbs/transfer/01_folds.ipynb #8a263412
 @dataclass
@@ -137,6 +137,8 @@ class Folds:
     splits:object
     # seconds of each phase, and wall, of folds that an earlier process finished
     earlier:dict=field(default_factory=dict)
+    # where the source was pretrained on some of these images: its name, and how many at least
+    source_saw:dict=field(default_factory=dict)
     def frame(self):
         "One row per fold; what is looked at first stands first."
         import pandas as pd
@@ -202,6 +204,17 @@ def _warn_of_siblings(images, protocol, split=SPLITS[0]):
     note(f"{images.name}: no groups are known (patients, lesions, slides), so {drawn}siblings may lie on both sides; "
          "a CSV with a column for the group names them")
 
+# %% ../../nbs/transfer/01_folds.ipynb #6784931c
+def _say_seen(weights, images)->dict: # source and images, or empty
+    "Say, and give back, that a source was pretrained on these very images, or on the dataset that they are of."
+    if (seen := getattr(weights, "seen", None)) is None: return {}
+    shared = shared_images(seen, images)
+    if not shared and seen.name != images.name: return {}
+    what = f"{shared:,} of its {len(images.x):,} images" if shared else "images of the same dataset"
+    note(f"{images.name}: its source was pretrained on {what} (source {seen.name}), so the scores on them are too "
+         "high; pretrain a source without them, or name another one")
+    return dict(source=seen.name, images=shared)
+
 # %% ../../nbs/transfer/01_folds.ipynb #3b1ebd0a
 @dataclass(frozen=True)
 class Finetuning(How):
@@ -221,13 +234,13 @@ def _target_splits(how, images, protocol, folds)->Splits:
     return say_split(images, how.world.make_splits(images.y, images.groups, protocol, folds, seed, how.max_train,
                                                    images.classes, images.name))
 
-def _all_folds(done, splits, images, earlier):
+def _all_folds(done, splits, images, earlier, saw=None):
     "`Folds` from what each fold gave"
     cat = np.concatenate
     return Folds([dict(fold=i+1) | out["metrics"] for i, (out, _) in enumerate(done)],
                  [out["history"] for out, _ in done],
                  cat([f.test for f in splits]), cat([np.full(len(f.test), i+1) for i, f in enumerate(splits)]),
-                 cat([images.y[f.test] for f in splits]), cat([p for _, p in done]), splits, dict(earlier))
+                 cat([images.y[f.test] for f in splits]), cat([p for _, p in done]), splits, dict(earlier), saw or {})
 
 # %% ../../nbs/transfer/01_folds.ipynb #ba54afc7
 def finetune(
@@ -247,6 +260,7 @@ def finetune(
     _say_checks(images)
     if source_weights is not None and not isinstance(source_weights, dict):
         source_weights = load_weights(source_weights)
+    saw = _say_seen(source_weights, images)
     trainer = _trainer_for(how, images, recipe)
     key = digest(how.key, how.seed, recipe_key(recipe, precision=False), images.fingerprint, splits.fingerprint,
                  trainer.arch, weights_sha256(source_weights) if source_weights else "")
@@ -270,4 +284,4 @@ def finetune(
             if how.show: how.show(f"fold {i+1}/{folds}  found finished")
         done.append(kept)
         say.auc.append(kept[0]["metrics"]["auc_ovr_weighted"])
-    return _all_folds(done, splits, images, earlier)
+    return _all_folds(done, splits, images, earlier, saw)

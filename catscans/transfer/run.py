@@ -243,6 +243,7 @@ def _finetune_run(job)->dict:
     return dict(strategy="random" if run.source == "random" else "self" if start.relation == "self" else "finetune",
                 settings=dict(source_relation=start.relation, shared_groups=len(start.shared),
                               source_weights_sha256=weights_sha256(start.weights) if start.weights else None,
+                              **(dict(source_saw=out.source_saw) if out.source_saw else {}),
                               **(dict(split=job.split, folds=len(out.splits)) if official else {})),
                 data=dict(source=described, target=_describe(target)), folds=out.folds, metrics=fold_means(out.folds),
                 history=out.history, earlier=out.earlier,
