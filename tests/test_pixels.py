@@ -116,7 +116,7 @@ def test_eight_bits_beside_more_are_refused_unless_a_range_is_stated(place, eigh
 def test_a_subset_and_new_images_have_the_range_of_the_whole(place):
     d = folder(place/"scans", {f"{c}/{i}.png": pillow("PNG")(ramp(300 if i or c == "b" else 4095)) for c in "ab" for i in range(9)})
     (im, _), (few, _) = loud(from_folder, d, size=16), loud(from_folder, d, size=16, max_images=2)
-    assert im.range == few.range == (0, 4095)
+    assert im.range == few.range == im.subset(np.arange(3)).range == im.subset(im.y == 1).range == (0, 4095)
     new = folder(place/"new", {f"{c}/0.png": pillow("PNG")(ramp(300)) for c in "ab"})
     assert loud(from_folder, new, size=16, range=im.range)[0].x.max() == 18 and loud(from_folder, new, size=16)[0].x.max() == 75
     assert add(d, "scans", say=lambda s: None)["range"] == [0, 4095]

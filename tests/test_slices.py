@@ -8,6 +8,7 @@ import pytest
 
 from catscans.core.basics import UserError
 from catscans.core.grid import PROFILES, Profile, Run
+from catscans.datasets.images import Images, fingerprint
 from catscans.records import store
 from catscans.models.resnet import ARCHS
 from catscans.training.recipes import RECIPES, Recipe
@@ -71,6 +72,15 @@ def both(tmp_path_factory):
     assert p.returncode == 0, p.stdout[-2000:] + p.stderr[-4000:]
     yield out, p.stdout
     mp.undo()
+
+
+def test_what_travels_keeps_its_range_of_values(tmp_path, monkeypatch):
+    "a record says which value became white: the borrowed machine has to know it, too"
+    x, y = np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), np.uint8), np.arange(40) % 2
+    made = lambda name, *_: Images(x, y, None, ["a", "b"], None, fingerprint(x, y, None, ["a", "b"]), name, y.astype(str), range=(0, 4095))
+    monkeypatch.setattr(parcels, "images_of", made)
+    there = parcels.Inputs(parcels.pack_inputs(tmp_path/"inputs", "toy", sources=["pcam-small"], targets=["chest"]))
+    assert {there.images(*at).range for at in there.sets} == {(0, 4095)}
 
 
 def test_a_slice_that_is_too_short_stops_cleanly_and_the_next_goes_on(both):

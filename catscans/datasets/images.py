@@ -186,12 +186,12 @@ def fingerprint(x, y, groups, classes)->str: # `core.basics.digest` of them
 def subset(self,
     index, # positions, or a mask
 )->Images:
-    "These images, in memory, with a fingerprint of their own."
+    "These images, in memory, with a fingerprint of their own and the range of the whole."
     index = np.asarray(index)
     index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
     x, y, groups, split = (None if v is None else v[index] for v in (self.x, self.y, self.groups, self.split))
     return Images(x, y, groups, self.classes, self.card, fingerprint(x, y, groups, self.classes), self.name,
-                  self.paths[index], split, self.left_out)
+                  self.paths[index], split, self.left_out, self.range)
 
 # %% ../../nbs/datasets/03_images.ipynb #91049a08
 # what Pillow and zipfile raise on damaged input

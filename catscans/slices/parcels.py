@@ -166,12 +166,12 @@ def _frozen(run, p, images, folder):
 
 # %% ../../nbs/slices/00_parcels.ipynb #9387c8d2
 def _set_of(name, size, im, at)->dict:
-    "a dataset as it travels: its places in the pool, labels, groups, and what its card says"
+    "a dataset as it travels: its places in the pool, labels, groups, what its card says, and its range where it has one"
     card = {k: str(getattr(im.card, k, "") or "") for k in ("name", "licence", "collection", "group_key")}
     groups = None if im.groups is None else pack(im.groups.astype(str))
     return dict(name=name, size=size, index=pack(at), y=pack(np.asarray(im.y)), groups=groups,
                 paths=pack(np.asarray(im.paths).astype(str)), classes=list(map(str, im.classes)),
-                fingerprint=im.fingerprint, card=card)
+                fingerprint=im.fingerprint, card=card, **({"range": list(im.range)} if im.range else {}))
 
 # %% ../../nbs/slices/00_parcels.ipynb #a44e33ff
 def _fits(folder, limit, images):
@@ -278,4 +278,5 @@ class Inputs:
         if (got := fingerprint(x, y, groups, d["classes"])) != d["fingerprint"]:
             raise UserError(f"{name} has the fingerprint {got}, packed was {d['fingerprint']}; pack the inputs again")
         card, paths = SimpleNamespace(**d["card"]), unpack(d["paths"])
-        return Images(x, y, groups, d["classes"], card, d["fingerprint"], name, paths)
+        span = tuple(d["range"]) if d.get("range") else None     # inputs of an earlier version have none
+        return Images(x, y, groups, d["classes"], card, d["fingerprint"], name, paths, range=span)
