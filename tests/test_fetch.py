@@ -639,7 +639,7 @@ def test_names_that_cannot_be_given(lands, name, capsys):
 
 
 WRONG = {
-    "semicolons": ("t.csv", {"t.csv": b"path;class\na.png;cat\n"}, "separated by semicolons"), "tabs": ("t.csv", {"t.csv": b"path\tclass\na.png\tcat\n"}, "separated by tabs"),
+    "semicolons": ("t.csv", {"t.csv": b"path;class\na.png;cat;x\n"}, "separated by semicolons"), "tabs": ("t.csv", {"t.csv": b"path\tclass|x\na.png\tcat|x\n"}, "separated by tabs"),
     "nothing there": ("gone", {}, "nothing at"), "empty folder": ("e", {"e/.keep": b""}, "is empty"), "one class": ("e", {"e/cat/0.png": image()}, "received 1 class"),
     "loose images": ("e", {"e/0.png": image()}, "no class sub-folders"), "empty class": ("e", {**{f"e/{n}": b for n, b in PETS.items()}, "e/pets/cow/x.txt": b""}, ""),
     "damaged image": ("pets", {**PETS, "pets/dog/9.png": image()[:60]}, "9.png"), "text as image": ("pets", {**PETS, "pets/dog/9.png": b"no"}, "9.png"), "no image at all": ("pets", {"pets/cat/1.txt": b"", "pets/dog/1.txt": b""}, "no image"),

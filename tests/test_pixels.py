@@ -200,11 +200,17 @@ def test_dicom_that_needs_a_range_or_mixes_windows_is_refused(place):
     assert "8 left out (a/0.dcm has 5, b/0.dcm has 5)" in loud(from_folder, d, size=16)[1]
 
 
-def test_dicom_without_pydicom_says_what_to_install(place, monkeypatch):
+@pytest.mark.parametrize("form", ("folder", "zip", "csv", "file"))
+def test_dicom_without_pydicom_says_what_to_install(place, monkeypatch, form):
     import sys
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    d = folder(place/"scans", {f"{c}/0.dcm": bytes(128) + b"DICM" + bytes(50) for c in "ab"})
-    with pytest.raises(UserError, match=r"pip install 'catscans\[dicom\]'"): from_folder(d, size=16)
+    d = folder(place/"scans", {f"{c}/{i}.dcm": bytes(128) + b"DICM" + bytes([i])*50 for c in "ab" for i in range(2)})
+    if form == "csv": (d/"scans.csv").write_text(rows("path,class", *[f"{c}/{i}.dcm,{c}" for c in "ab" for i in range(2)]))
+    if form == "zip":
+        with zipfile.ZipFile(place/"scans.zip", "w") as z: [z.write(f, f.relative_to(d)) for f in d.rglob("*.dcm")]
+    at = dict(zip=place/"scans.zip", csv=d/"scans.csv", file=d/"a"/"0.dcm").get(form, d)
+    for read in (lambda: decode(at, 16),) if form == "file" else (lambda: from_path(at, size=16), lambda: add(at, "s", say=lambda s: None)):
+        with pytest.raises(UserError, match=r"^DICOM files are read with pydicom, which is not installed: pip install 'catscans\[dicom\]', or convert the images to PNG"): read()
 
 
 # ---- tables
@@ -223,19 +229,23 @@ TABLES = {  # what is special -> bytes of labels.csv
     "blanks in the header": rows("path, class", *[f"{p},{'é' if p[0] == 'a' else 'z'}" for p in WANTED]).encode(), "backslashes": rows("path,class", *[f"{p},{'é' if p[0] == 'a' else 'z'}" for p in WANTED]).replace("/", "\\").encode(),
     "without suffix": rows("id,class", *[f"{p[:-4]},{'é' if p[0] == 'a' else 'z'}" for p in WANTED]).encode(), "other capitals": rows("path,class", *[f"{p.upper()},{'é' if p[0] == 'a' else 'z'}" for p in WANTED]).encode(),
     "label of words": rows("path,label", *[f"{p},{'é' if p[0] == 'a' else 'z'}" for p in WANTED]).encode(), "one-hot": rows("path,z,é", *[f"{p},{int(p[0] == 'b')},{int(p[0] == 'a')}" for p in WANTED]).encode(),
+    **{f"cut at {k!r}": rows("path,class,age", *[f"{p},{'é' if p[0] == 'a' else 'z'},4" for p in WANTED]).replace(",", k).encode() for k in ";\t|"},
+    "semicolons, decimal commas, quotes": rows('"path";"age";"class"', *[f'"{p}";4,5;"{"é" if p[0] == "a" else "z"}"' for p in WANTED]).encode(),
     "one-hot as floats": rows("file_name,é,z", *[f"{p},{float(p[0] == 'a')},{float(p[0] == 'b')}" for p in WANTED]).encode(), "one-hot beside an age": rows("image,age,é,z", *[f"{p},{40 + i},{int(p[0] == 'a')},{int(p[0] == 'b')}" for i, p in enumerate(WANTED)]).encode()}
 
 
 @pytest.mark.parametrize("form", ("csv", "folder", "zip", "metadata"))
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_as_people_save_them(place, name, form):
+    signs = {"';'": "semicolons", r"'\t'": "tabs", "'|'": "bars", "quotes": "semicolons"}
     table = "metadata.csv" if form == "metadata" else "labels.csv"
     if form == "metadata" and "one-hot" in name: pytest.skip("metadata.csv holds a class column")
     d = folder(place/"set", {**PICTURES, table: TABLES[name]})
     if form == "zip":
         with zipfile.ZipFile(place/"set.zip", "w") as z:
             for f in [*PICTURES, table]: z.write(d/f, f)
-    im, _ = loud({"csv": lambda: from_csv(d/table, size=9), "zip": lambda: from_path(place/"set.zip", size=9)}.get(form, lambda: from_path(d, size=9)))
+    im, said = loud({"csv": lambda: from_csv(d/table, size=9), "zip": lambda: from_path(place/"set.zip", size=9)}.get(form, lambda: from_path(d, size=9)))
+    assert said.count("its fields are cut at " + signs[name.split()[-1]]) == 1 if name.split()[-1] in signs else "are cut at" not in said
     assert sorted(im.classes) == ["z", "é"] and [im.classes[i] for i in im.y] == ["é", "é", "z", "z"]
     assert im.x[:, 0, 0, 0].tolist() == [0, 40, 20, 100] and im.paths.tolist() == WANTED
 

@@ -8,7 +8,7 @@ __all__ = ['PART_NAMES', 'GROUP_COLUMNS', 'TABLES', 'reading_file', 'visible_ent
            'read_csv_listing', 'Blocks', 'read_npz_listing', 'table_in', 'general', 'groups_from']
 
 # %% ../../nbs/datasets/05_readers.ipynb #47df5346
-import csv, io, os, re, tarfile, threading, tokenize, zipfile
+import csv, os, re, tarfile, threading, tokenize, zipfile
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +21,8 @@ from .cards import Card
 from .depths import Depth, EIGHT, ends, kind_of
 from .images import Listing, UNREADABLE
 from .tidy import arrange, natural, of_system, suspects, tidy, walk
-from .tables import CLASS_COLUMNS, Names, PATH_COLUMNS, find_column, one_hot, one_hot_columns, said_text, text_of
+from .tables import CLASS_COLUMNS, Names, PATH_COLUMNS, SEPARATORS, find_column, one_hot
+from .tables import one_hot_columns, rows_of, said_text, text_of
 
 # %% ../../nbs/datasets/05_readers.ipynb #a9c36773
 _BROKEN = (*UNREADABLE, LookupError, RuntimeError, MemoryError, csv.Error, tarfile.TarError, tokenize.TokenError)
@@ -144,8 +145,9 @@ def read_table(
     import pandas as pd
     with reading_file(where, "CSV"):
         text = said_text(source if isinstance(source, bytes) else Path(source).read_bytes(), where)
-        rows = [r for r in csv.reader(io.StringIO(text, newline=""), strict=True) if r]
+        rows, sign = rows_of(text)
         if not rows: raise ValueError("it is empty")
+    if sign != ",": note(f"{where}: its fields are cut at {SEPARATORS[sign]}")
     head, rows = [c.strip() for c in rows[0]], rows[1:]
     if twice := [c for i, c in enumerate(head) if c in head[:i]]:
         raise UserError(f"{where} has two columns {twice[0]!r}: received the columns {', '.join(head)}; name each once")
@@ -155,11 +157,9 @@ def read_table(
     return pd.DataFrame(rows, columns=head, dtype=str)
 
 # %% ../../nbs/datasets/05_readers.ipynb #2ad52336
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-
 def need_columns(df, columns, where, hint=""):
     if missing := [c for c in columns if c not in df.columns]:
-        if len(df.columns) == 1 and (sep := next((n for s, n in _SEPARATORS.items() if s in df.columns[0]), "")):
+        if len(df.columns) == 1 and (sep := next((n for s, n in SEPARATORS.items() if s in df.columns[0]), "")):
             hint = f"; its columns seem to be separated by {sep}: save it with commas"
         rest = [c for c in df.columns if c not in columns]
         lacks = ", ".join(c + nearest(c, rest) for c in missing)
@@ -464,7 +464,7 @@ def table_in(
     if TABLES[0] in where if archive else (Path(where)/TABLES[0]).exists():
         return TABLES[0]
     if (data := get(TABLES[1])) is None: return None
-    try: head = [c.strip() for c in next(csv.reader([text_of(data)[0].splitlines()[0]]), [])]
+    try: head = [c.strip() for c in rows_of(text_of(data)[0].splitlines()[0])[0][0]]
     except (ValueError, IndexError, csv.Error): head = []
     if find_column(head, "path", PATH_COLUMNS) and find_column(head, "class", CLASS_COLUMNS): return TABLES[1]
     note(f"{TABLES[1]} is not read: it has no columns file_name and label")
