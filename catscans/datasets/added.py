@@ -13,13 +13,13 @@ from ..core.basics import hearing, nearest, UserError
 from ..core.files import data_dir
 from .contents import reading_all
 from .depths import as_range
-from .readers import table_in
+from .readers import refuse_unread, table_in
 from .store import check_store, file_hashes, open_store
 from .catalogue import CATALOGUE
 from .archives import ARCHIVES, KIND_NAMES, extract, hidden_folder, kind, printable_name
 from .fetch import alone_in, data_home, load_json, save_json
 from .doctor import checks
-from .own import from_csv, from_npz, from_path
+from .own import from_path
 
 # %% ../../nbs/datasets/11_added.ipynb #5a46a059
 REGISTER, CHECK_SIZE = "added.json", 32
@@ -55,14 +55,14 @@ def check_name(
     return name
 
 # %% ../../nbs/datasets/11_added.ipynb #2d837656
-_READS = dict(folder=from_path, table=from_csv, npz=from_npz)
+_READS = ("folder", "table", "npz")
 
 def _read(path, what, name, size, say=None, **kw):
     "Images by their kind; warnings are told to `say`."
     if what not in _READS:
         raise UserError(f"{path} is {KIND_NAMES.get(what, what)}; allowed are a folder of class sub-folders or with a "
                         "labels.csv, a CSV, an .npz, or a zip or tar of these")
-    with hearing() if say else nullcontext(()) as heard: images = _READS[what](path, size=size, name=name, **kw)
+    with hearing() if say else nullcontext(()) as heard: images = from_path(path, size=size, name=name, **kw)
     for m in heard: say(m)
     return images
 
@@ -110,6 +110,7 @@ def add(
         raise UserError(f"data add: {path} is a pipe, a device or the like; give a folder, a CSV, "
                         "an .npz or an archive")
     path = path.resolve()
+    refuse_unread(path)
     what, span = kind(path), as_range(range)
     name = check_name((path.name if what == "folder" else path.name.split(".")[0]) if name is None else name, path)
     with alone_in(base):
@@ -119,7 +120,8 @@ def add(
         with hidden_folder(base, "adding") as tmp:
             got = _contents(extract(path, tmp/"all"))
             what = kind(got)
-            try: images = _read(got, what, name, CHECK_SIZE, say, range=span, **_columns(got, what, columns))
+            try: images = _read(got, what, name, CHECK_SIZE, say, range=span, inside=True,
+                                      **_columns(got, what, columns))
             except UserError as e: raise UserError(str(e).replace(str(got), str(path))) from e
             place = base/(name if got.is_dir() else f"{name}.{'npz' if what == 'npz' else 'csv'}")
             got.rename(place)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PART_NAMES', 'GROUP_COLUMNS', 'TABLES', 'reading_file', 'visible_entries', 'is_image', 'file_sign', 'make_listing',
            'link_to_nothing', 'file_tree', 'read_folder_listing', 'read_table', 'need_columns', 'Beside',
-           'read_csv_listing', 'Blocks', 'read_npz_listing', 'table_in', 'general', 'groups_from']
+           'read_csv_listing', 'Blocks', 'read_npz_listing', 'table_in', 'refuse_unread', 'kind_of_file', 'general',
+           'groups_from']
 
 # %% ../../nbs/datasets/05_readers.ipynb #47df5346
 import csv, os, re, tarfile, threading, tokenize, zipfile
@@ -16,13 +17,15 @@ from functools import partial
 from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, choose, nearest, note
-from .archives import kind
+from .archives import kind, member_path, printable_name
 from .cards import Card
 from .depths import Depth, EIGHT, ends, kind_of
 from .images import Listing, UNREADABLE
-from .tidy import arrange, natural, of_system, suspects, tidy, walk
+from .tidy import arrange, natural, of_system, part_of, shown, suspects, tidy, walk
+from .tidy import group_like
 from .tables import CLASS_COLUMNS, Names, PATH_COLUMNS, SEPARATORS, find_column, one_hot
 from .tables import one_hot_columns, rows_of, said_text, text_of
+
 
 # %% ../../nbs/datasets/05_readers.ipynb #a9c36773
 _BROKEN = (*UNREADABLE, LookupError, RuntimeError, MemoryError, csv.Error, tarfile.TarError, tokenize.TokenError)
@@ -59,6 +62,28 @@ def make_listing(name, where, entries, paths, labels, classes, groups=None, grou
                    [str(c) for c in classes], list(paths), [e[1] for e in entries],
                    None if groups is None else np.array([str(g) for g in groups]), split, card)
 
+# %% ../../nbs/datasets/05_readers.ipynb #a71cc1d9
+def _member(path, info)->str:
+    "Where a member of a zip belongs, \\ and ./ as people's programs write them; `UserError` where that is elsewhere"
+    try: rel = member_path(info.filename)
+    except ValueError as e:
+        raise UserError(f"{path} is refused because of its member {printable_name(info.filename)}: {e}; pack it again, "
+                        "from within its folder") from e
+    return f"{rel}/" if info.is_dir() or info.filename.endswith("\\") else rel
+
+def _members(path, z)->dict:
+    "path -> ZipInfo (None: a folder) of a zip; `UserError` where a name is there twice, or a password is needed"
+    out, inside = {}, z.infolist()
+    if locked := next((i for i in inside if i.flag_bits & 1), None):
+        raise UserError(f"{path} is encrypted ({printable_name(locked.filename)} needs a password): unpack it, and "
+                        "give the folder")
+    for i in inside:
+        rel = _member(path, i)
+        if rel in out and not rel.endswith("/"):
+            raise UserError(f"{path} holds {printable_name(rel)} twice: which one is meant? Pack it again")
+        out[rel] = None if rel.endswith("/") else i
+    return out
+
 # %% ../../nbs/datasets/05_readers.ipynb #2d055483
 def _unzip(z, info):
     with reading_file(f"{z.filename}: {info.filename}", "part of a zip archive"): return z.read(info)
@@ -66,26 +91,42 @@ def _unzip(z, info):
 def link_to_nothing(path): return UserError(f"{path} is a link to a file that is not there: copy the file itself")
 
 def file_tree(path:Path)->dict:
-    """relative path -> (path or callable, sign) of every visible file in a folder or zip archive;
-    None for the top folders. `UserError` where a link leads nowhere or the archive is damaged."""
+    """relative path -> (path or callable, sign) of every visible file in a folder or zip archive; None for folders.
+    `UserError` where a link leads nowhere or the archive is damaged."""
     if path.is_dir(): return walk(path)
     with reading_file(path, "zip archive"): z = zipfile.ZipFile(path)
-    name = lambda i: i.filename.replace("\\", "/")                # as some programs for Windows write them
-    tree = {name(i): (partial(_unzip, z, i), (i.file_size, i.CRC))
-            for i in sorted(z.infolist(), key=name) if not name(i).endswith("/") and visible_entries(name(i))}
-    tops = {r.split("/")[0] for r in tree}
+    tree = {rel: (partial(_unzip, z, i), (i.file_size, i.CRC)) if i else None
+            for rel, i in sorted(_members(path, z).items()) if visible_entries(rel)}
+    files = [r for r, e in tree.items() if e]
+    tops = {r.split("/")[0] for r in files}
     # one folder around everything
-    if len(tops) == 1 and all("/" in r for r in tree) and len({r.split("/")[1] for r in tree}) > 1:
-        tree = {r.split("/", 1)[1]: v for r, v in tree.items()}
+    if len(tops) == 1 and all("/" in r for r in files) and len({r.split("/")[1] for r in files}) > 1:
+        tree = {r.split("/", 1)[1]: v for r, v in tree.items() if r.split("/", 1)[1]}
     return tree
+
+# %% ../../nbs/datasets/05_readers.ipynb #44f78d30
+_PACKED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+_TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet")
+
+def _say_other(where, other, images):
+    "Notes of files that are no images: tables above the classes, which may say what the images are; and the rest"
+    def above(rel): return all(r.startswith(rel[:rel.rfind("/") + 1]) for r in images)
+    tables = [rel for rel in other if rel.lower().endswith(_TABLE_SUFFIXES) and above(rel)]
+    for t in (t for t in tables if Path(t).name.lower() not in TABLES):
+        note(f"{where}: {t} is not read, the classes are the folders: where it says what the images are, give it as "
+             "the path, as a CSV, or call it labels.csv")
+    if rest := sorted({Path(rel).suffix or rel for rel in other if rel not in tables and "/" in rel}):
+        note(f"{where}: files that are not images are left out ({', '.join(rest[:5])})")
 
 # %% ../../nbs/datasets/05_readers.ipynb #7e34cfb3
 def _class_files(tree, where)->dict:
     "relative path -> entry, of the images in class folders; `UserError` where there are none, or they lie beside them"
-    files = {rel: e for rel, e in tree.items() if e is not None and not of_system(rel)}
+    files = [rel for rel, e in tree.items() if e is not None and not of_system(rel)]
     images = {rel: e for rel, e in tree.items() if e is not None and is_image(rel)}   # the system's are said later
     tops = {rel.split("/")[0] for rel in tree if "/" in rel and not of_system(rel)}
     loose = [rel for rel in images if "/" not in rel and not of_system(rel)]
+    if not images and (packed := [rel for rel in files if rel.lower().endswith(_PACKED)]):
+        raise UserError(f"{where} holds no image, but archives ({', '.join(packed[:3])}): unpack them there")
     if not tops:
         raise UserError(f"{where} " + (
             "holds images but no class sub-folders: put each class into a folder of its own, "
@@ -95,42 +136,48 @@ def _class_files(tree, where)->dict:
     if loose:
         raise UserError(f"{where} holds {len(loose)} images beside its class sub-folders (first: {loose[0]}): "
                         "move them into a class or out")
-    if empty := natural(tops - {rel.split("/")[0] for rel in images}):
-        other = sorted({Path(rel).suffix or rel for rel in files if rel.split("/")[0] in tops and rel not in images})
-        raise UserError(f"{where}: no image in class {', '.join(empty[:5])}"
-                        + (f" (found {', '.join(other[:5])})" if other else "")
-                        + f"; allowed are {' '.join(_IMAGE_SUFFIXES)}")
-    if other := sorted({Path(rel).suffix or rel for rel in files if rel not in images and "/" in rel}):
-        note(f"{where}: files that are not images are left out ({', '.join(other[:5])})")
+    _say_other(where, [rel for rel in files if rel not in images], images)
     return images
 
 
 # %% ../../nbs/datasets/05_readers.ipynb #a2d87a12
-def _check_inner(tree, got, where):
-    "A `UserError` where one folder lies around the classes, and a folder beside them holds files but no image"
-    bases = {"/".join((p := r.split("/"))[:p.index(c)]) for r, c in got.classes.items() if c in r.split("/")}
-    if len(bases) != 1 or not (base := bases.pop()): return
-    inner = [r[len(base) + 1:] for r, e in tree.items()
-             if e is not None and r.startswith(f"{base}/") and not of_system(r)]
+def _check_empty(tree, got, where):
+    "A `UserError` where a folder beside those of the classes, or beside the parts, holds no image"
+    def above(p, c): return "".join(f"{d}/" for d in p[:p.index(c)])
+    bases = {above(p, c) for r, c in got.classes.items() if c in (p := r.split("/"))}
+    base = bases.pop() if len(bases) == 1 else ""
+    inner = [r[len(base):] for r in tree if r.startswith(base) and not of_system(r)]
     held = {r.split("/")[0] for r in inner if is_image(r)}
     if empty := natural({r.split("/")[0] for r in inner if "/" in r} - held):
-        raise UserError(f"{where}: no image in class {', '.join(empty[:5])}; allowed are {' '.join(_IMAGE_SUFFIXES)}")
+        other = sorted({Path(r).suffix or r for r in inner if r.split("/")[0] in empty and not r.endswith("/")})
+        raise UserError(f"{where}: no image in class {', '.join(empty[:5])}"
+                        + (f" (found {', '.join(other[:5])})" if other else "")
+                        + f"; allowed are {' '.join(_IMAGE_SUFFIXES)}")
 
 # %% ../../nbs/datasets/05_readers.ipynb #fccaa8ac
 def read_folder_listing(
     tree:dict,           # as of `file_tree`
     name:str, where,     # of the dataset, and what messages call its place
     parts:str|None=None, # "pool": parts that hold the same classes are taken together
+    rename:dict|None=None, # class -> its new name, by which parts are compared; `tidy` gives it
 )->Listing:
     "A listing from class sub-folders; `UserError` where they are not one folder of images per class."
-    got = arrange(_class_files(tree, where), where, parts)
-    _check_inner(tree, got, where)
+    got = arrange(_class_files(tree, where), where, parts, rename)
+    _check_empty(tree, got, where)
     of = {}
     for rel, c in got.classes.items(): of.setdefault(c, []).append(rel)
     classes = natural(of)
     paths = [rel for c in classes for rel in of[c]]
     return make_listing(name, where, [tree[r] for r in paths], paths, [got.classes[r] for r in paths], classes,
                         split=np.array([got.parts[r] for r in paths]) if got.parts else None)
+
+# %% ../../nbs/datasets/05_readers.ipynb #a3ef66a2
+def _without_empty(head, rows)->tuple:
+    "Header and rows without what a spreadsheet leaves: rows of nothing, and columns behind the last that has a name"
+    rows = [r for r in rows if any(v.strip() for v in r)]
+    n = max((i + 1 for i, c in enumerate(head) if c), default=0)
+    if any(v.strip() for r in rows for v in r[n:]): return head, rows
+    return head[:n], [r[:n] if len(r) == len(head) else r for r in rows]
 
 # %% ../../nbs/datasets/05_readers.ipynb #38e35d69
 # the widest first
@@ -148,7 +195,7 @@ def read_table(
         rows, sign = rows_of(text)
         if not rows: raise ValueError("it is empty")
     if sign != ",": note(f"{where}: its fields are cut at {SEPARATORS[sign]}")
-    head, rows = [c.strip() for c in rows[0]], rows[1:]
+    head, rows = _without_empty([c.strip() for c in rows[0]], rows[1:])
     if twice := [c for i, c in enumerate(head) if c in head[:i]]:
         raise UserError(f"{where} has two columns {twice[0]!r}: received the columns {', '.join(head)}; name each once")
     if not rows: raise UserError(f"{where} has a header but no rows")
@@ -173,6 +220,18 @@ def need_columns(df, columns, where, hint=""):
     return df
 
 # %% ../../nbs/datasets/05_readers.ipynb #b526a0f4
+_SPLIT = "split", ("split",)                # the column of the official split, in any capitals
+
+def _looks_like_split(df, where, used):
+    "A note for a column of parts that is not called split"
+    if find_column(df.columns, *_SPLIT): return
+    for c in (c for c in df.columns if c not in used):
+        words = set(df[c].str.strip())
+        told = {part_of(w) for w in words}
+        if 1 < len(words) < 20 and {p for p, _ in told} >= {"train"} and all(p and not rest for p, rest in told):
+            note(f"{where}: the column {c} looks like an official split ({', '.join(natural(words))}): call it split, "
+                 "and it is kept")
+
 _RENAME = ("; rename its columns, or name them: catscans data add PATH --path-col C --class-col C --group-col C "
            "(in Python path_col, class_col, group_col)")
 
@@ -197,6 +256,7 @@ def _frame(source, where, path_col, class_col, group_col):
     label = label or class_col
     need_columns(df, [path, label] + ([group_col] if group_col else []), where, _RENAME)
     if not group_col: suspects(df, where, (path, label, "label", "split", *hot))
+    _looks_like_split(df, where, (path, label, group_col))
     if (twice := df[path].duplicated(keep=False)).any():
         rows = df[df[path] == df[path][twice.idxmax()]]
         why = ("with several classes: multi-label data are not supported" if rows[label].nunique() > 1 else
@@ -218,10 +278,22 @@ def _class_order(df, class_col)->list:
                         "multi-label data are not supported")
     return natural(names)
 
+# %% ../../nbs/datasets/05_readers.ipynb #072f234d
+def _none_away(paths, where, inside):
+    "`UserError` where a path leaves the folder of its table; `inside`: it must not be an absolute one either"
+    def leads(p): return os.path.normpath(p.strip().replace("\\", "/"))
+    if away := [p for p in paths if leads(p).split("/")[0] == ".."]:
+        raise UserError(f"{where} names {away[0][:200]}, which leaves its folder ({len(away)} such paths): give a path "
+                        + ("in it" if inside else "in the folder, or an absolute one"))
+    if inside and (away := [p for p in paths if leads(p).startswith("/") or re.match("[A-Za-z]:", p.strip())]):
+        raise UserError(f"{where} names {away[0][:200]}, an absolute path ({len(away)} such paths): the table of an "
+                        "archive names files in the archive only, so give paths relative to the table")
+
 # %% ../../nbs/datasets/05_readers.ipynb #7ebcd8a5
 class Beside(dict):
     "Files looked up beside a CSV, when asked for."
-    def __init__(self, folder): self.folder = Path(folder)
+    def __init__(self, folder, inside=False): # inside: it came in an archive, so it names files of that only
+        self.folder, self.inside = Path(folder), inside
     def get(self, rel):
         f = self.folder/rel
         try: return (f, file_sign(f)) if f.is_file() else None
@@ -234,14 +306,13 @@ class Beside(dict):
 def _paths_of(df, column, tree, where)->list:
     "The path of each row's image in `tree`, as the table has or must mean it; `UserError` where one is not there"
     given = df[column].tolist()
-    if away := [p for p in given if os.path.normpath(p.replace("\\", "/")).split(os.sep)[0] == ".."]:
-        raise UserError(f"{where} names {away[0][:200]}, which leaves its folder ({len(away)} such paths): give a path "
-                        "in the folder, or an absolute one")
+    _none_away(given, where, not isinstance(tree, Beside) or tree.inside)
     names = Names(tree, lambda: [r for r in tree if is_image(r)])
     found = [names.find(p) for p in given]
     if gone := [p for p, f in zip(given, found) if f is None]:
         raise UserError(f"{where} names {len(gone)} file{'s that are' if len(gone) > 1 else ' that is'} not there: "
-                        f"{', '.join(p[:200] for p in gone[:5])}{' ...' if len(gone) > 5 else ''}")
+                        f"{', '.join(p[:200] for p in gone[:5])}{' ...' if len(gone) > 5 else ''}; paths count from "
+                        "the folder of the table")
     names.say(where)
     return found
 
@@ -254,7 +325,7 @@ def read_csv_listing(source, tree, name, where, path_col="path", class_col="clas
     paths = _paths_of(df, path, tree, where)
     li = make_listing(name, where, [tree.get(p) for p in paths], paths, df[label].tolist(), classes,
                       df[group_col].tolist() if group_col else None, group_col or None,
-                      df["split"].to_numpy(dtype=str) if "split" in df else None)
+                      df[split].to_numpy(dtype=str) if (split := find_column(df.columns, *_SPLIT)) else None)
     return li if isinstance(source, bytes) else replace(li, sources=(Path(source),))
 
 # %% ../../nbs/datasets/05_readers.ipynb #6a53d5f3
@@ -325,6 +396,7 @@ def _npz_blocks(path, key, shape, dtype, start)->Blocks:
 _ALSO = dict(train=("train", "training"), val=("val", "valid", "validation", "dev"), test=("test", "testing"))
 _IMAGES = ("images", "x", "imgs", "data", "image")
 _LABELS = ("labels", "y", "targets", "target", "label")
+_GROUPS = ("groups", *(n for c in GROUP_COLUMNS for n in (c, f"{c}s")))        # as the columns of a table
 
 def _named_array(h, words, part):
     "The array of a part that is called by one of these words, before or behind it; `part` \"\": without one"
@@ -333,13 +405,21 @@ def _named_array(h, words, part):
              if part else list(words))
     return next((lower[k] for k in names if k in lower), None)
 
+# %% ../../nbs/datasets/05_readers.ipynb #1c6235fb
+def _suspect_arrays(path, h, rest, images):
+    "A note for arrays that by their names say what belongs together"
+    n = {h[k][0][0] for k in images if h[k][0]}
+    for k in group_like({k: ["1", "1", "2"] for k in rest if len(h[k][0]) in (1, 2) and h[k][0][0] in n}):
+        note(f"{path}: the array {k} looks like a group: keep the images of each together by calling it groups "
+             "(train_groups, ... where there are parts)")
+
 # %% ../../nbs/datasets/05_readers.ipynb #7c3cc529
 def _npz_parts(path, h)->dict:
     "part -> names of its images, labels and groups (None: none); `UserError` where images or labels are missing"
-    found = {p: [_named_array(h, w, p) for w in (_IMAGES, _LABELS, ("groups",))] for p in PART_NAMES}
+    found = {p: [_named_array(h, w, p) for w in (_IMAGES, _LABELS, _GROUPS)] for p in PART_NAMES}
     found = {p: v for p, v in found.items() if v[0] or v[1]}
     if not found and all(whole := [_named_array(h, w, "") for w in (_IMAGES, _LABELS)]):
-        found = {"": [*whole, _named_array(h, ("groups",), "")]}
+        found = {"": [*whole, _named_array(h, _GROUPS, "")]}
     if not found:
         raise UserError(f"{path} holds the arrays {', '.join(h)}; needed are train_images and train_labels "
                         "(and val_, test_), or x_train and y_train, or images and labels")
@@ -349,7 +429,9 @@ def _npz_parts(path, h)->dict:
                             f"received the arrays {', '.join(h)}")
     used = [k for v in found.values() for k in v if k]
     if wrong := next((h[k][3] for k in used if h[k][3]), ""): raise UserError(f"{path}: {wrong}")
-    if rest := [k for k in h if k not in used]: note(f"{path}: arrays that are not read: {', '.join(rest[:12])}")
+    rest = [k for k in h if k not in used]
+    if rest: note(f"{path}: arrays that are not read: {', '.join(rest[:12])}")
+    if not any(v[2] for v in found.values()): _suspect_arrays(path, h, rest, [v[0] for v in found.values()])
     return found
 
 # %% ../../nbs/datasets/05_readers.ipynb #6042aa64
@@ -396,7 +478,7 @@ def _npz_labels(path, key)->list:
                             "one-hot labels hold a single 1 in each row")
         note(f"{path}: {key} is {y.shape} with a single 1 in each row: the class is the column of the 1")
         y = y.argmax(1)
-    elif y.ndim > 1 and y.shape[1:] != (1,):
+    elif y.size != len(y):
         raise UserError(f"{path}: {key} is {y.shape}: several labels per image (multi-label) are not supported")
     y = y.ravel()
     if y.dtype.kind == "S": y = np.array([v.decode("utf-8", "replace") for v in y])
@@ -453,22 +535,68 @@ def _groups_of(path, key, n)->np.ndarray:
 # %% ../../nbs/datasets/05_readers.ipynb #702524af
 TABLES = ("labels.csv", "metadata.csv")
 
-def table_in(
-    where, # folder, or the tree of an archive
-)->str|None: # its name
-    "The table that says what the images of a folder or archive are: labels.csv, or metadata.csv with file_name."
-    archive = isinstance(where, dict)
-    def get(n):
-        if archive: return where[n][0]() if n in where else None
-        return (Path(where)/n).read_bytes() if (Path(where)/n).is_file() else None
-    if TABLES[0] in where if archive else (Path(where)/TABLES[0]).exists():
-        return TABLES[0]
-    if (data := get(TABLES[1])) is None: return None
+def _level(where, at)->tuple:
+    "names of the files and of the folders in a folder `at` (with a / behind) of a folder or an archive"
+    if isinstance(where, dict): inside = {r[len(at):] for r in where if r.startswith(at) and not of_system(r)}
+    else:
+        try: inside = {e.name + "/"*e.is_dir() for e in os.scandir(where/at) if not of_system(shown(e.name))}
+        except OSError: inside = set()                                       # whoever reads it says so
+    return natural(r for r in inside if r and "/" not in r), natural({r.split("/")[0] for r in inside if "/" in r})
+
+def _tells(data)->bool:
+    "Do these bytes begin with columns of a path and of a class?"
     try: head = [c.strip() for c in rows_of(text_of(data)[0].splitlines()[0])[0][0]]
     except (ValueError, IndexError, csv.Error): head = []
-    if find_column(head, "path", PATH_COLUMNS) and find_column(head, "class", CLASS_COLUMNS): return TABLES[1]
-    note(f"{TABLES[1]} is not read: it has no columns file_name and label")
+    return bool(find_column(head, "path", PATH_COLUMNS) and find_column(head, "class", CLASS_COLUMNS))
+
+# %% ../../nbs/datasets/05_readers.ipynb #476b8424
+def table_in(
+    where, # folder, or the tree of an archive
+)->str|None: # its path in there
+    """The table that says what the images of a folder or archive are: labels.csv, or metadata.csv with file_name, in
+    the folder itself or in the one folder around everything."""
+    at, where = "", where if isinstance(where, dict) else Path(where)
+    for _ in range(9):
+        files, folders = _level(where, at)
+        named = {n: next((f for f in sorted(files, reverse=True) if f.lower() == n), None) for n in TABLES}
+        if named[TABLES[0]]: return at + named[TABLES[0]]
+        if (f := named[TABLES[1]]) is not None:
+            data = where[at + f][0]() if isinstance(where, dict) else (where/at/f).read_bytes()
+            if _tells(data): return at + f
+            note(f"{f} is not read: it has no columns file_name and label")
+        if len(folders) != 1 or any(map(is_image, files)): return None
+        at += f"{folders[0]}/"
     return None
+
+# %% ../../nbs/datasets/05_readers.ipynb #4dab06e3
+_CSV, _NPZ = "with the columns path, class", "np.savez('mine.npz', images=..., labels=...)"
+_NOT_READ = {s: f"{what}: {then}" for suffixes, what, then in (
+    (".xlsx .xlsm .xls .ods", "a workbook of a spreadsheet", f"save its sheet as CSV, {_CSV}"),
+    (".npy", "a single array", f"save images and labels together, {_NPZ}"),
+    (".h5 .hdf5", "an HDF5 file", f"save its arrays with {_NPZ}"),
+    (".mat", "a file of MATLAB", f"save its arrays with {_NPZ}"),
+    (".json .jsonl", "JSON", f"make a CSV of it, {_CSV}"),
+    (".parquet", "Parquet", f"unpack its images, and make a CSV {_CSV}")) for s in suffixes.split()}
+
+def refuse_unread(
+    path:Path, # of a file or folder
+):
+    "`UserError` where a file is by its suffix of a kind that is not read, with what to do."
+    if path.is_dir(): return
+    if (why := _NOT_READ.get(path.suffix.lower())): raise UserError(f"{path} is {why}")
+    if is_image(path.name):
+        raise UserError(f"{path} is a single image: give the folder that holds a sub-folder for each class, or a CSV")
+
+def kind_of_file(
+    path:Path,
+)->str: # npz, table, zip
+    "What a file is read as, by its suffix, else by its content; `UserError` where it is not read."
+    suffix = path.suffix.lower()
+    if suffix in (known := {".npz": "npz", ".csv": "table", ".zip": "zip"}): return known[suffix]
+    refuse_unread(path)
+    if (what := kind(path)) in known.values(): return what
+    raise UserError(f"{path}: received a {path.suffix or 'file without suffix'}, allowed are a folder, .csv, "
+                    ".npz and .zip; other archives: unpack it, or catscans data add does")
 
 # %% ../../nbs/datasets/05_readers.ipynb #344b2dc2
 def _no_columns(path, kw):
@@ -477,24 +605,22 @@ def _no_columns(path, kw):
         raise UserError(f"{path}: received {odd[0]}={kw[odd[0]]!r} (--{odd[0].replace('_', '-')}), but it holds no "
                         "table; allowed with a CSV, or a folder or zip with a labels.csv or metadata.csv")
 
-def _of_kind(path, name, parts, kw)->tuple: # the listing; whether a table says what is in it
+def _of_kind(path, name, parts, rename, kw)->tuple: # the listing; whether a table says what is in it
     "The listing of a path by what lies there"
-    suffix = path.suffix.lower()
-    if path.is_file() and suffix not in (".npz", ".csv", ".zip"):
-        suffix = dict(npz=".npz", table=".csv", zip=".zip").get(kind(path), suffix)
-    if suffix == ".npz": return _no_columns(path, kw) or read_npz_listing(path, name), True
-    if suffix == ".csv": return read_csv_listing(path, Beside(path.parent), name, path, **kw), True
-    if path.is_dir():
-        if (t := table_in(path)): return read_csv_listing(path/t, Beside(path), name, path/t, **kw), True
-        return _no_columns(path, kw) or read_folder_listing(file_tree(path), name, path, parts), False
-    if suffix != ".zip":
-        raise UserError(f"{path}: received a {path.suffix or 'file without suffix'}, allowed are a folder, .csv, "
-                        ".npz and .zip; other archives: unpack it, or catscans data add does")
-    tree = file_tree(path)
-    t = table_in(tree)
-    li = (read_csv_listing(tree[t][0](), tree, name, f"{path}/{t}", **kw) if t else
-          _no_columns(path, kw) or read_folder_listing(tree, name, path, parts))
-    return replace(li, sources=(path,)), t is not None
+    what = "folder" if path.is_dir() else kind_of_file(path)
+    inside = kw.pop("inside", False)
+    if what == "npz": return _no_columns(path, kw) or read_npz_listing(path, name), True
+    if what == "table": return read_csv_listing(path, Beside(path.parent, inside), name, path, **kw), True
+    tree = path if what == "folder" else file_tree(path)
+    if not (t := table_in(tree)):
+        li = _no_columns(path, kw) or read_folder_listing(file_tree(path) if what == "folder" else tree, name, path,
+                                                          parts, rename)
+    elif what == "folder": return read_csv_listing(path/t, Beside((path/t).parent, inside), name, path/t, **kw), True
+    else:
+        at = t.rpartition("/")[0] + "/"*("/" in t)
+        below = {r[len(at):]: e for r, e in tree.items() if r.startswith(at)}
+        li = read_csv_listing(tree[t][0](), below, name, f"{path}/{t}", **kw)
+    return li if what == "folder" else replace(li, sources=(path,)), t is not None
 
 # %% ../../nbs/datasets/05_readers.ipynb #82d6130c
 def general(
@@ -502,12 +628,13 @@ def general(
     group_pattern="",      # of the group in a file's name
     parts:str|None=None,   # "pool": train, val and test folders with the same classes are taken together
     rename:dict|None=None, # class -> what it is to be called
-    **kw,                  # path_col, class_col, group_col and keep of a CSV
+    **kw,                  # path_col, class_col, group_col and keep of a CSV; inside: it names no file elsewhere
 )->Listing:
     "The listing of a folder, CSV, zip archive or .npz; `UserError` where it is none of these, or cannot be read."
     path = Path(path)
     if parts is not None: choose("way with parts", parts, ["pool"])
-    li, table = _of_kind(path, name, parts, kw)
+    li, table = _of_kind(path, name, parts, rename, kw)
+    if parts and table: note(f"{path}: --parts {parts} is not used: the parts are those of the table or array")
     if group_pattern and li.groups is None: li = replace(li, groups=groups_from(group_pattern, li.paths, path))
     return tidy(li, path, table, rename)
 

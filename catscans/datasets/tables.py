@@ -7,8 +7,9 @@ __all__ = ['SEPARATORS', 'PATH_COLUMNS', 'CLASS_COLUMNS', 'text_of', 'said_text'
            'one_hot', 'Names']
 
 # %% ../../nbs/datasets/19_tables.ipynb #98c01de8
-import codecs, csv, io, re
+import codecs, csv, io, re, unicodedata
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 from ..core.basics import UserError, counted, note
 
 # %% ../../nbs/datasets/19_tables.ipynb #9cc1aa51
@@ -109,6 +110,10 @@ def one_hot(
     return hot.idxmax(axis=1).tolist()
 
 # %% ../../nbs/datasets/19_tables.ipynb #2792a4b0
+def _same(name):
+    "What two spellings of a file have in common: capitals do not count, nor how a Mac writes an accent"
+    return unicodedata.normalize("NFC", name).casefold()
+
 class Names:
     "Finds the file that a table means."
     def __init__(self, tree, everything): # what `get` opens by its path; callable: all paths there are
@@ -118,7 +123,7 @@ class Names:
         self.by = {}
         for rel in self.everything():
             p = PurePosixPath(rel)
-            for k in {rel.lower(), str(p.with_suffix("")).lower(), p.name.lower(), p.stem.lower()}:
+            for k in set(map(_same, (rel, str(p.with_suffix("")), p.name, p.stem))):
                 self.by.setdefault(k, []).append(rel)
     def find(self, name):
         "The path that is meant, or None; `UserError` where it could be several."
@@ -126,12 +131,13 @@ class Names:
         plain = name.strip().replace("\\", "/").removeprefix("./")
         if self.tree.get(plain) is not None: return self._took(name, plain, "with \\ or blanks")
         if self.by is None: self._index()
-        hits = [h for h in self.by.get(plain.lower(), []) if self.tree.get(h) is not None]      # no link to nothing
+        near = self.by.get(_same(plain)) or self.by.get(_same(unquote(plain)), [])      # %20 of a web address
+        hits = [h for h in near if self.tree.get(h) is not None]                          # no link to nothing
         if len(hits) > 1:
             hits = [h for h in hits if PurePosixPath(h).name in (plain, PurePosixPath(plain).name)] or hits
         if len(hits) > 1:
             raise UserError(f"{name[:200]} could be {', '.join(hits[:3])}: give the path as it is in the folder")
-        return self._took(name, hits[0], "without sub-folder or suffix, or in other capitals") if hits else None
+        return self._took(name, hits[0], "without sub-folder or suffix, or written otherwise") if hits else None
     def _took(self, name, rel, why):
         self.how.setdefault(why, (name, rel))
         return rel

@@ -16,7 +16,7 @@ from ..core.basics import COLUMNS, UserError, choose, columns, patch_to, tell, w
 from ..datasets import catalogue
 from ..datasets.catalogue import CATALOGUE
 from ..datasets.store import build
-from ..datasets.readers import general
+from ..datasets.own import listing_of
 from ..datasets.added import added
 from ..datasets.loading import load
 from ..datasets.doctor import checks
@@ -355,7 +355,7 @@ def load_target(
     are too few, or a dataset's name comes with ways of reading."""
     path, span = Path(path).expanduser(), reading.pop("range", None)
     if not path.exists(): return _by_name(str(path), size, most, seed, [*reading, *(["range"] if span else [])])
-    li = general(path, path.resolve().name if path.is_dir() else path.stem, **reading)
+    li = listing_of(path, **reading)
     check_target(li.y, li.classes, path)
     at = sample(li.y, most, seed)
     return build(li if len(at) == len(li) else li.subset(at), size() if callable(size) else size, range=span), len(li)
