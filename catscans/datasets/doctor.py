@@ -14,8 +14,8 @@ import numpy as np
 from ..core.basics import UserError, counted, hearing
 from ..metrics.scores import auc_ovr_weighted
 from .images import Listing, Swapped
-from .tidy import natural
-from .readers import general
+from .tidy import natural, part_of, spelled, twin_key
+from .own import listing_of
 from .splits import check_classes, make_splits, official_splits, shared_group_rate, split_text
 from .leaks import group_duplicates, near_duplicates
 from .contents import data_hash, file_hash
@@ -148,22 +148,47 @@ def file_facts(
                                                                                                 for s in li.signs])
 
 # %% ../../nbs/datasets/15_doctor.ipynb #b6ec3539
-def _before(path):
-    "What a name says before its last number, if that holds a number too"
-    hit = re.match(r"(.*?[0-9].*?)[ _.()-]+[a-z]*[0-9]+[ )]*$", path.rsplit("/", 1)[-1].rsplit(".", 1)[0], re.I)
-    return hit[1] if hit else None
+_VIEWS = "left|right|od|os|ap|pa|lat|lateral|front|frontal|cc|mlo|l|r"
+_LAST = re.compile(rf"(.*?[0-9].*?)[ _.()-]+(?:[a-z]*([0-9]+)|{_VIEWS})[ )]*$", re.I)
 
+def _says(words, label)->list:
+    "What names say beside the class of an image and the part that it is in"
+    def part(w): return not w.isdecimal() and (p := part_of(w))[0] and not p[1]
+    return [w for w in words if not part(w) and twin_key(spelled(w)) != label]
+
+def _before(path, label)->tuple:
+    "What a name says before its last number or view, if that holds a number too; and that number"
+    hit = _LAST.match(path.rsplit("/", 1)[-1].rsplit(".", 1)[0])
+    said = "_".join(_says(re.split("[ _.-]+", hit[1]), label)) if hit else ""
+    return (hit[1], int(hit[2] or 0)) if re.search("[0-9]", said) else (None, 0)
+
+# %% ../../nbs/datasets/15_doctor.ipynb #89893a59
+def _shared(found, labels, counters=None)->Counter|None:
+    """The groups that names may mean and how many images each has; None: too few share one, or they are the classes.
+    Where most have one image, a few that share one will do, if what comes behind counts from 0 or 1."""
+    n = Counter(g for g in found if g)
+    if len(n) < 5 or sum(n.values()) <= .5*len(found): return None
+    pairs = {(g, c) for g, c in zip(found, labels) if g}
+    if len(pairs) == len(n) == len({c for _, c in pairs}): return None
+    if 1.3*len(n) < sum(n.values()): return n
+    if counters is None or sum(k > 1 for k in n.values()) < 3: return None
+    small = [c <= 2*max(n.values()) for g, c in zip(found, counters) if g]
+    return n if sum(small) > .9*len(small) else None
+
+# %% ../../nbs/datasets/15_doctor.ipynb #519bc50e
 def suspected_groups(
-    paths, # (n,) names of images
+    paths,       # (n,) names of images
+    labels=None, # (n,) class of each: a folder or a word that is called like it, or one for each, is no patient
 )->dict|None: # what, groups, images, example; None: nothing is suspected
     "Groups that the names of files or folders suggest, where no group is known."
     paths = [str(p) for p in paths]
-    ways = {"sub-folders of the classes": ["/".join(p.split("/")[:-1]) if p.count("/") > 1 else None for p in paths],
-            "names of the files": [_before(p) for p in paths]}
-    for what, found in ways.items():
-        n = Counter(g for g in found if g)
-        if len(n) > 4 and sum(n.values()) > .5*len(paths) and 1.3*len(n) < sum(n.values()):
-            return dict(what=what, groups=len(n), images=sum(n.values()), example=max(n, key=n.get))
+    labels = [p.split("/")[0] for p in paths] if labels is None else labels
+    keys = {c: twin_key(spelled(c)) for c in dict.fromkeys(labels)}
+    folders = ["/".join(_says(p.split("/")[:-1], keys[c])) for p, c in zip(paths, labels)]
+    names, counters = zip(*[_before(p, keys[c]) for p, c in zip(paths, labels)]) if paths else ((), ())
+    for what, n in (("sub-folders of the classes", _shared(folders, labels)),
+                    ("names of the files", _shared(names, labels, counters))):
+        if n: return dict(what=what, groups=len(n), images=sum(n.values()), example=max(n, key=n.get))
 
 # %% ../../nbs/datasets/15_doctor.ipynb #0e34dbf2
 def _cross_text(f)->str:
@@ -228,7 +253,7 @@ def checks(
     if not twins["looked"]:
         out.append(f"near duplicates among {len(images):,} images were not looked for, which takes a while: catscans "
                    f"data doctor does")
-    if images.groups is None and (g := suspected_groups(images.paths)):
+    if images.groups is None and (g := suspected_groups(images.paths, [images.classes[c] for c in images.y])):
         out.append(f"the {g['what']} look like groups ({g['groups']:,} in {g['images']:,} images, such as "
                    f"{g['example']}): "
                    "where they are patients, name them in a column of a CSV")
@@ -259,7 +284,7 @@ def _read(path, say, **reading):
     if not path.exists(): raise UserError(f"data doctor: there is nothing at {path}")
     path = path.resolve()
     with hearing() as heard:
-        li = general(path, path.name if path.is_dir() else path.stem, **reading)
+        li = listing_of(path, **reading)
     say += [m.removeprefix(f"{path}: ") for m in heard]
     return li
 
