@@ -9,6 +9,8 @@ __all__ = ['HEADLINES', 'METRICS', 'auc_ovr_weighted', 'auc_ovr_macro', 'average
 # %% ../../nbs/metrics/01_scores.ipynb #0e8bd80c
 import numpy as np
 from ..core.basics import UserError, choose
+from .labels import both_kinds, checked_labels, label_average, label_summary
+from .labels import per_label, several, UNKNOWN
 
 # %% ../../nbs/metrics/01_scores.ipynb #895afffe
 def _checked(y, p, hard=False, absent="error"):
@@ -61,6 +63,11 @@ def _average(values, n, average):
     there = n > 0
     return float(np.average(values[there], weights=n[there] if average == "weighted" else None))
 
+def _over_labels(score, y, p, average):
+    "The same where an image can have several labels: over the labels that can be scored"
+    y, p = checked_labels(y, p)
+    return label_average(per_label(score, y, p), y, average)
+
 # %% ../../nbs/metrics/01_scores.ipynb #6a9d1729
 def auc_ovr_weighted(
     y,              # (n,) class index
@@ -71,6 +78,7 @@ def auc_ovr_weighted(
     """One-vs-rest area under the ROC curve, classes weighted by their share of `y` (section IV.A).
     Two classes: the ordinary AUC of column 1. `UserError` where scores and labels do not fit."""
     from sklearn.metrics import roc_auc_score
+    if several(y): return _over_labels(roc_auc_score, y, p, "weighted")
     y, p, n = _checked(y, p, hard, absent)
     return _average(_per_class(roc_auc_score, y, p, n), n, "weighted")
 
@@ -83,6 +91,7 @@ def auc_ovr_macro(
     """One-vs-rest area under the ROC curve, every class alike. Two classes:
     the ordinary AUC of column 1, equal to the weighted one. `UserError` where scores and labels do not fit."""
     from sklearn.metrics import roc_auc_score
+    if several(y): return _over_labels(roc_auc_score, y, p, "macro")
     y, p, n = _checked(y, p, hard, absent)
     return _average(_per_class(roc_auc_score, y, p, n), n, "macro")
 
@@ -97,6 +106,7 @@ def average_precision(
     """Average precision of each class against the rest, averaged over all classes, also when there are only two.
     `UserError` where scores and labels do not fit."""
     from sklearn.metrics import average_precision_score
+    if several(y): return _over_labels(average_precision_score, y, p, average)
     y, p, n = _checked(y, p, hard, absent)
     return _average(_per_class(average_precision_score, y, p, n), n, average)
 
@@ -150,7 +160,9 @@ def summarise(
     p,            # (n, C) softmax scores
     classes=None, # C names; default: "0", "1", ...
 )->dict: # plain numbers, ready for JSON
-    "Every metric of one set of held-out predictions. `UserError` where scores, labels or names do not fit."
+    """Every metric of one set of held-out predictions; of several labels for an image those of `labels.label_summary`.
+    `UserError` where scores, labels or names do not fit."""
+    if several(y): return label_summary(y, p, classes)
     from sklearn.metrics import average_precision_score, roc_auc_score
     kw = dict(hard=True, absent="skip")
     raw, (y, p, n) = p, _checked(y, p, **kw)
@@ -213,10 +225,20 @@ def best_sources(
 # %% ../../nbs/metrics/01_scores.ipynb #394f9437
 def _curves(y, p, classes, one):
     import pandas as pd
+    if several(y): return _label_curves(y, p, classes, one)
     y, p, n = _checked(y, p, hard=True, absent="skip")
     classes = range(p.shape[1]) if classes is None else classes
     return pd.concat([pd.DataFrame(one(y == c, _ranking(p, c))).assign(**{"class": str(k), "n": n[c]})
                       for c, k in enumerate(classes) if n[c]], ignore_index=True)
+
+def _label_curves(y, p, classes, one):
+    "a curve of each label that can be scored"
+    import pandas as pd
+    y, p = checked_labels(y, p)
+    names, at = range(p.shape[1]) if classes is None else classes, y != UNKNOWN
+    return pd.concat([pd.DataFrame(one(y[at[:, c], c] == 1, p[at[:, c], c])).assign(
+        **{"class": str(names[c]), "n": int((y[:, c] == 1).sum())}) for c in np.flatnonzero(both_kinds(y))],
+        ignore_index=True)
 
 # %% ../../nbs/metrics/01_scores.ipynb #24c09df8
 def roc(
