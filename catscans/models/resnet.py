@@ -55,11 +55,13 @@ def resnet50(
     dropout:float=0.5,           # before the head (Table III)
     arch:str="resnet50",         # key of ARCHS
     precision:str="float32",     # of the convolutions; preprocessing, pooling, head and loss are float32 always
-):  # keras.Model: (n, size, size, 3) RGB 0..255 -> (n, n_classes) softmax
+    head:str="softmax",          # sigmoid: a probability of each label by itself, where an image has several
+):  # keras.Model: (n, size, size, 3) RGB 0..255 -> (n, n_classes) probabilities
     """ResNet50 + GlobalAveragePooling2D + Dropout + Dense (section IV.A).
     A file with another head gives its backbone only. `UserError` where there are too few classes or pixels."""
     import keras
     cut = ARCHS[choose("architecture", arch, ARCHS)]
+    choose("head", head, ("softmax", "sigmoid"))
     if n_classes < 2: raise UserError(f"a classifier needs at least 2 classes, received {n_classes}")
     if size < 32: raise UserError(f"ResNet50 needs images of at least 32 x 32 pixels, received {size}")
     image = keras.Input((size, size, 3), name="image")
@@ -69,7 +71,7 @@ def resnet50(
     x = keras.layers.GlobalAveragePooling2D(name="avg_pool", dtype="float32")(base.get_layer(cut).output)
     # without a seed torch draws from no state that could be set
     x = keras.layers.Dropout(dropout, seed=0, name="dropout", dtype="float32")(x)
-    probability = keras.layers.Dense(n_classes, activation="softmax", name="predictions", dtype="float32")(x)
+    probability = keras.layers.Dense(n_classes, activation=head, name="predictions", dtype="float32")(x)
     model = product_convolutions(fused_norms(keras.Model(image, probability, name=arch.replace("-", "_"))))
     if weights not in (None, "imagenet"): set_backbone(model, load_weights(weights), head=True)
     return model

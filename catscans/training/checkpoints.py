@@ -21,7 +21,7 @@ from .recipes import settled
 def _about(trainer)->dict:
     "what a checkpoint says of its training, to be told when it is not this one"
     return asdict(settled(trainer.recipe)) | dict(
-        arch=trainer.arch, size=trainer.size, classes=trainer.n_classes, backend=backend_name())
+        arch=trainer.arch, size=trainer.size, classes=trainer.n_classes, head=trainer.head.name, backend=backend_name())
 
 def save_checkpoint(
     path:Path,

@@ -75,6 +75,25 @@ def clock(
     try: yield
     finally: SECONDS["trace" if (traces or {}) != before else what] += time.perf_counter()-start
 
+# %% ../../nbs/training/03_engines.ipynb #3e346189
+def _of_classes()->tuple:
+    "(loss, share of right answers) of a batch in which each image has one class"
+    import keras
+    one, ops = keras.losses.SparseCategoricalCrossentropy(), keras.ops
+    right = lambda y, p, w: ops.mean(ops.cast(ops.equal(ops.cast(ops.argmax(p, -1), y.dtype), y), "float32"))
+    return (lambda y, p, w: one(y, p, sample_weight=w)), right
+
+def _of_labels()->tuple:
+    "(loss, share of right answers) of a batch in which an image has several labels; weight 0: not known"
+    import keras
+    ops = keras.ops
+    number = lambda v: ops.cast(v, "float32")
+    mean = lambda v, w: ops.sum(v)/ops.maximum(ops.sum(number(w > 0)), 1)
+    loss = lambda y, p, w: mean(ops.binary_crossentropy(ops.where(w > 0, y, ops.zeros_like(y)), p)*w, w)
+    return loss, lambda y, p, w: mean(number(ops.equal(p >= .5, y > .5))*number(w > 0), w)
+
+_LOSSES = dict(softmax=_of_classes, sigmoid=_of_labels)   # of a head: f() -> (loss, share of right answers)
+
 # %% ../../nbs/training/03_engines.ipynb #42543f72
 class Engine:
     "What a trainer asks of a backend."
@@ -90,13 +109,13 @@ class Engine:
 class TensorFlowEngine(Engine):
     "What a trainer does on TensorFlow."
     def __init__(self, trainer):
-        import keras, tensorflow as tf
+        import tensorflow as tf
         if ONEDNN_TOO_LATE:
             warnings.warn("TensorFlow was imported before catscans, so oneDNN is not asked for: "
                           "without AVX-512 a training step takes several times as long; import catscans first, "
                           "or set TF_ENABLE_ONEDNN_OPTS=1")
         graph = functools.partial(tf.function, autograph=False, jit_compile=on_gpu() or None)
-        self.t, self.loss = trainer, keras.losses.SparseCategoricalCrossentropy()
+        self.t, (self.loss, self.right) = trainer, _LOSSES[trainer.head.name]()
         # for each shape its own graph: one for any shape rounds differently, and a resumed training would end elsewhere
         self.train, self.averages = graph(self._train), graph(self._averages)
         self.probabilities = graph(self._probabilities,
@@ -108,9 +127,9 @@ class TensorFlowEngine(Engine):
         to = self.t.model.trainable_variables
         with norms_together(), tf.GradientTape() as tape:
             p = self.t.model(warp(x, theta, self.t.size), training=True)
-            loss = self.loss(y, p, sample_weight=w)
+            loss = self.loss(y, p, w)
         self.t.optimizer.apply(tape.gradient(loss, [v.value for v in to]), to)
-        return loss, tf.reduce_mean(tf.cast(tf.argmax(p, -1, output_type="int32") == y, "float32"))
+        return loss, self.right(y, p, w)
 
     def _averages(self, x):
         import tensorflow as tf
@@ -146,12 +165,21 @@ class KerasEngine(Engine):
         image, theta = keras.Input((n, n, 3), dtype="uint8"), keras.Input((6,))
         moved = keras.layers.Lambda(lambda a: warp(*a, n), output_shape=(n, n, 3), dtype="float32")([image, theta])
         self.net = keras.Model([image, theta], trainer.model(moved))
-        self.net.compile(trainer.optimizer, keras.losses.SparseCategoricalCrossentropy(),
-                         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+        self.net.compile(trainer.optimizer, **self._loss(keras))
+
+    def _loss(self, keras)->dict:
+        "Keras' own for classes; labels come with their weights, side by side"
+        if self.t.head.name == "softmax":
+            return dict(loss=keras.losses.SparseCategoricalCrossentropy(),
+                        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+        k = self.t.n_classes
+        loss, right = (lambda both, p, f=f: f(both[:, :k], p, both[:, k:]) for f in _LOSSES["sigmoid"]())
+        return dict(loss=loss, metrics=[keras.metrics.MeanMetricWrapper(right, name="accuracy")])
 
     def steps(self, x, at, theta, y, w)->list:
         out = []
         for i, t, c, v in zip(at, theta, y, w):
+            if v.ndim == 2: c, v = np.concatenate([c, v], 1), None
             with clock("step"): log = self.net.train_on_batch([x[i], t], c, sample_weight=v, return_dict=True)
             out.append((float(log["loss"]), float(log["accuracy"])))
         return out
@@ -173,9 +201,9 @@ def _filled(a, n): return np.concatenate([a, np.repeat(a[-1:], n-len(a), 0)])   
 class _Compiled(Engine):
     "The compiled functions of a trainer on JAX."
     def __init__(self, trainer):
-        import jax, keras
-        self.t, self.k, self.loss, self.host = (
-            trainer, STEPS if on_gpu() else 1, keras.losses.SparseCategoricalCrossentropy(), None)
+        import jax
+        self.t, self.k, (self.loss, self.right), self.host = (
+            trainer, STEPS if on_gpu() else 1, _LOSSES[trainer.head.name](), None)
         self.train, self.averages, self.probabilities = (
             jax.jit(self._train, donate_argnums=0), jax.jit(self._averages), jax.jit(self._probabilities))
 
@@ -186,10 +214,10 @@ class _Compiled(Engine):
             (tv, nv, ov), logs = carry
             def loss(tv):
                 p, new = self.t.model.stateless_call(tv, nv, warp(x[at[i]], theta[i], self.t.size), training=True)
-                return self.loss(y[i], p, sample_weight=w[i]), (p, new)
+                return self.loss(y[i], p, w[i]), (p, new)
             (l, (p, new)), grads = jax.value_and_grad(loss, has_aux=True)(tv)
             tv, ov = self.t.optimizer.stateless_apply(ov, grads, tv)
-            return (list(tv), list(new), list(ov)), logs.at[i].set(jnp.stack([l, jnp.mean(jnp.argmax(p, -1) == y[i])]))
+            return (list(tv), list(new), list(ov)), logs.at[i].set(jnp.stack([l, self.right(y[i], p, w[i])]))
         start = state, jnp.zeros((len(at), 2))
         return step(0, start) if len(at) == 1 else jax.lax.fori_loop(0, n, step, start)
 

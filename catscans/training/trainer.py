@@ -10,15 +10,16 @@ import os, time
 from collections import Counter
 from pathlib import Path
 import numpy as np
-from ..core.basics import digest, patch_to, seed_for, UserError
+from ..core.basics import choose, digest, patch_to, seed_for, UserError
 from ..core.files import remove_halves
 from ..models.backend import available_memory, backend_name, keep_compiled, uncollected
 from ..models.resnet import random_weights, resnet50, undrawn
 from ..models.weights import is_head, named_weights, set_backbone
 from .schedules import lr_at
-from .recipes import balanced_weights, Recipe, recipe_key, settled
+from .recipes import Recipe, recipe_key, settled
 from .augmentation import draw_affine
 from .engines import SECONDS, adam, clock, engine_for
+from .heads import HEADS
 from .checkpoints import load_checkpoint, save_checkpoint
 
 # %% ../../nbs/training/05_trainer.ipynb #158b8d48
@@ -29,15 +30,17 @@ class Trainer:
         size:int,             # image side in pixels
         recipe:Recipe,
         arch:str="resnet50",
+        head:str="softmax",   # or sigmoid, where an image can have several labels
     ):
-        self.n_classes, self.size, self.recipe, self.arch, self.precision = (
-            n_classes, size, recipe, arch, settled(recipe).precision)
+        self.n_classes, self.size, self.recipe, self.arch, self.precision, self.head = (
+            n_classes, size, recipe, arch, settled(recipe).precision, HEADS[choose("head", head, HEADS)])
         # checked: for which images memory was counted; saving: seconds of the last checkpoint
         self.traces, self.resident, self.checked, self.saving = Counter(), True, None, 0.
         with clock("build"), uncollected():
             if backend_name() == "jax": keep_compiled()
             with undrawn():
-                self.model = resnet50(n_classes, size, dropout=recipe.dropout, arch=arch, precision=self.precision)
+                self.model = resnet50(n_classes, size, dropout=recipe.dropout, arch=arch, precision=self.precision,
+                                      head=head)
             self.optimizer = adam(recipe.lr)
             self.optimizer.build(self.model.trainable_variables)
             self.engine = engine_for(self)
@@ -84,7 +87,7 @@ def _dropout_state(self, *key):
 @patch_to(Trainer)
 def epoch(self,
     x,            # (n, h, w, 3) uint8, all images
-    y,            # (n,) class index
+    y,            # (n,) class index, or (n, k) labels
     index,        # (m,) the training images
     epoch:int,
     seed:int,
@@ -95,14 +98,13 @@ def epoch(self,
     rng = np.random.default_rng(seed_for("epoch", seed, epoch))
     self._dropout_state(seed, epoch)
     batch = min(r.batch, len(index))
-    order, w = rng.permutation(index), balanced_weights(y[index], self.n_classes)
+    order, weigh = rng.permutation(index), self.head.weigh(y[index], self.n_classes, r.class_weight)
     lr = float(lr_at(r, epoch))
     self.optimizer.learning_rate.assign(lr)
     # reading a memory map in order is faster, and a batch has no order
     at = [np.sort(order[i:i+batch]) for i in range(0, len(order)-batch+1, batch)]
     theta = [draw_affine(batch, r, self.size, rng) for _ in at]
-    weight = [w[y[i]] if r.class_weight else np.ones(batch, "float32") for i in at]
-    logs = self.engine.steps(x, at, theta, [y[i].astype("int32") for i in at], weight)
+    logs = self.engine.steps(x, at, theta, [y[i].astype(self.head.dtype) for i in at], [weigh(y[i]) for i in at])
     mean = {k: float(np.mean([l[j] for l in logs])) for j, k in enumerate(("loss", "accuracy"))}
     if not np.isfinite(mean["loss"]):
         raise FloatingPointError(f"the loss became {mean['loss']} in epoch {epoch+1}: lower the learning rate "
@@ -115,8 +117,8 @@ def predict(self,
     x,              # (n, h, w, 3) uint8
     index,          # (m,) which images
     batch:int|None=None,  # default 128; 32 where JAX computes on a CPU, which fills the last batch up
-)->np.ndarray:  # (m, n_classes) float32 softmax
-    "Class probabilities, without augmentation."
+)->np.ndarray:  # (m, n_classes) float32 probabilities
+    "Probabilities of classes or labels, without augmentation."
     if batch is None: batch = self.engine.predict_batch()
     parts = [index[i:i+batch] for i in range(0, len(index), batch)]
     return np.concatenate([np.zeros((0, self.n_classes), "float32"), *self.engine.predict(x, parts, batch)])
@@ -209,15 +211,7 @@ def fit(
     below a twentieth of the time. `UserError` where labels or images do not fit; what `on_epoch` raises is raised once
     the epoch is kept."""
     y, index = np.asarray(y), np.asarray(index)
-    if (y.ndim != 1 or not np.issubdtype(y.dtype, np.integer)
-            or len(y) and not (0 <= y.min() and y.max() < trainer.n_classes)):
-        raise UserError(f"labels: received {y.dtype} {f'from {y.min()} to {y.max()}' if y.size else ''}, "
-                        f"allowed is one whole number from 0 to {trainer.n_classes-1} for each image")
-    gone = np.flatnonzero(np.bincount(y[index], minlength=trainer.n_classes) == 0)
-    if len(gone):
-        raise UserError(f"{len(gone)} of {trainer.n_classes} classes have no image among the {len(index)} "
-                        f"training images (first: number {gone[0]}, counted from 0): "
-                        "take fewer folds or more training images, or leave the class out")
+    trainer.head.check(y, index, trainer.n_classes)
     guard(trainer, x, n=len(index))
     trainer.reset(weights, seed)
     if checkpoint: remove_halves(checkpoint)
