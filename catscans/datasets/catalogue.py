@@ -36,12 +36,15 @@ def _medmnist_card(row, px)->Card:
     own = flag.startswith("dermamnist_")     # DermaMNIST-C and -E: another record, which writes 28 into the name
     parts = tuple(int(row[k]) for k in ("train", "valid", "test"))
     many = flag == "chestmnist"
-    name, title = flag if px == 28 and not own else f"{flag}_{px}", row["title"] if px == 28 else f"{row['title']} ({px} px)"
-    return Card(name, title, "medical", sum(parts), classes=int(row["classes"]), image_size=f"{px}x{px}", channels=int(row["channels"]),
-                task=row["task"], role=("source", "target"), licence="CC BY-NC 4.0: non-commercial" if derma else "CC BY 4.0",
+    name = flag if px == 28 and not own else f"{flag}_{px}"
+    title = row["title"] if px == 28 else f"{row['title']} ({px} px)"
+    return Card(name, title, "medical", sum(parts), classes=int(row["classes"]), image_size=f"{px}x{px}",
+                channels=int(row["channels"]), task=row["task"], role=("source", "target"),
+                licence="CC BY-NC 4.0: non-commercial" if derma else "CC BY 4.0",
                 family=row["family"], collection=row["collection"], parts=parts,
                 layout="none" if many else "medmnist", kind="multi-label" if many else "single-label",
-                url=f"https://doi.org/10.5281/zenodo.{11101337 if own else 10519652}", citation="Abhishek et al. 2025" if own else "Yang et al. 2023",
+                url=f"https://doi.org/10.5281/zenodo.{11101337 if own else 10519652}",
+                citation="Abhishek et al. 2025" if own else "Yang et al. 2023",
                 note=" ".join(filter(None, (row["note"], "No groups are published with it."))))
 
 _ROWS = read_rows("medmnist.csv")   # a row per set

@@ -9,8 +9,10 @@ __all__ = ['pick', 'subset_index', 'cut_listing', 'listing_of', 'from_path', 'fr
 from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, seed_for
+from ..metrics.labels import several
 from .images import Images, Listing
 from .store import build, check_size
+from .label_folds import label_sample, lacking, say_lacking
 from .splits import shares
 from .tidy import tidy
 from .readers import Beside, file_tree, general, read_csv_listing, read_folder_listing
@@ -48,6 +50,10 @@ def subset_index(li, max_images, seed):
         raise UserError(f"max_images of {li.name}: received {max_images!r}, allowed is a whole number from "
                         f"{len(li.classes)} (its classes) upwards")
     if max_images >= len(li): return None
+    if several(li.y):
+        index = label_sample(li.y, li.groups, int(max_images), seed_for(li.name, "subset", seed))
+        say_lacking(lacking(li.y, [index]), li.y, li.name, li.classes, "subset")
+        return index
     index = pick(li.y, li.groups, int(max_images), np.random.default_rng(seed_for(li.name, "subset", seed)))
     lost = [c for i, c in enumerate(li.classes) if not (li.y[index] == i).any()]
     if lost:

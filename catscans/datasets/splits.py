@@ -16,6 +16,8 @@ import numpy as np
 from ..core.basics import UserError, choose, counted, digest, note, pack, seed_for, unpack
 from ..core.files import atomic
 from ..core.protocols import setting
+from ..metrics.labels import several
+from .label_folds import check_labels, label_parts, label_sample, lacking, say_lacking
 from .tidy import natural, part_of
 
 # %% ../../nbs/datasets/07_splits.ipynb #eb40a3b4
@@ -45,8 +47,10 @@ def check_classes(
     classes=None,  # names, for the message
     name:str="dataset",
 ):
-    "`UserError` where a class has fewer independent units (images or groups) than there are folds, or is the only one."
+    """`UserError` where a class has fewer independent units (images or groups) than folds, or is the only one;
+    where an image can have several labels, if none of them could be scored in every fold."""
     y = np.asarray(y)
+    if several(y): return check_labels(y, groups, k, classes, name)
     unit, what = (np.arange(len(y)), "images") if groups is None else (np.asarray(groups), "groups")
     n_classes = len(classes) if classes is not None else int(y.max())+1 if len(y) else 0
     if n_classes < 2:
@@ -125,6 +129,9 @@ def cover(
 # %% ../../nbs/datasets/07_splits.ipynb #34042163
 def _full_cut(y, groups, k, key, name, classes)->list:
     "k (rest, part) pairs with every class in every part; `UserError` where there is no such cut"
+    if several(y):
+        parts = label_parts(y, groups, [1/k]*k, ("splits", *key), name, classes)
+        return [(np.setdiff1d(np.arange(len(y)), p), p) for p in parts]
     for t in range(_TRIES):
         cut = _cut(y, groups, k, seed_for("splits", *key, *([t] if t else [])))
         if not (lacks := _lacking(y, [part for _, part in cut])): return cut
@@ -140,6 +147,7 @@ def _full_cut(y, groups, k, key, name, classes)->list:
 
 def _full_halves(part, y, key, name):
     "Two halves, of which the second holds every class wherever one of the first seeds gives that"
+    if several(y): return tuple(part[h] for h in label_parts(y[part], None, (.5, .5), ("halve", *key), name))
     for t in range(_TRIES):
         valid, test = _halve(part, y, seed_for("halve", *key, *([t] if t else [])))
         if not _lacking(y[part], [np.searchsorted(part, test)]): return valid, test
@@ -149,7 +157,7 @@ def _full_halves(part, y, key, name):
 
 # %% ../../nbs/datasets/07_splits.ipynb #448eda5c
 def make_splits(
-    y,                       # (n,) class index
+    y,                       # (n,) class index, or (n, k) labels
     groups=None,             # (n,) patient, lesion or slide id; None: every image is its own group
     protocol:str="grouped",  # one of PROTOCOLS
     k:int=5,                 # number of folds
@@ -157,7 +165,8 @@ def make_splits(
     max_train:int|None=None, # cut each training part to this many images (scarce data)
     classes=None, name="dataset",
 )->Splits:
-    "Cross-validation folds of one protocol (section IV.A); `UserError` where a class is too small for them."
+    """Cross-validation folds of one protocol (section IV.A); `UserError` where a class is too small for them.
+    Of several labels for an image, what a fold lacks is said (`label_folds`)."""
     how = setting("fold_protocol", protocol)
     y = np.asarray(y)
     groups = None if groups is None else np.asarray(groups)
@@ -184,6 +193,7 @@ def cap(
     """A class-stratified subset of `index` with `n` members (all, if there are fewer).
     `UserError` where `n` is less than one image of each class."""
     if len(index) <= n: return np.sort(index)
+    if several(y): return np.sort(np.asarray(index)[label_sample(y[index], None, n, seed)])
     from sklearn.model_selection import train_test_split
     counts = np.bincount(y[index])
     if (counts > 0).sum() > n:
@@ -199,6 +209,7 @@ def _two_tenths(y, groups, key)->tuple:
         raise UserError(f"80/10/10 by group needs at least 10 groups (patients, lesions, slides), received {have}; "
                         "give more, "
                         "or cut by image (protocol described), which puts images of one group on both sides")
+    if several(y): return tuple(label_parts(y, groups, (.8, .1, .1), ("single", *key), "80/10/10")[1:])
     for t in range(_TRIES):
         parts = [part for _, part in _cut(y, groups, 10, seed_for("single", *key, *([t] if t else [])))]
         full = [p for i, p in enumerate(parts) if not _lacking(y, [p])]
@@ -223,7 +234,7 @@ def single_split(
     if exclude is not None and groups is not None: keep = keep[~np.isin(groups, list(exclude))]
     if not len(keep): raise UserError("no source image is left after removing the groups that the target shares")
     by = groups[keep] if by_group(protocol) and groups is not None else None
-    few = [c for c, n in enumerate(np.bincount(y[keep])) if 0 < n < 10]
+    few = [] if several(y) else [c for c, n in enumerate(np.bincount(y[keep])) if 0 < n < 10]
     if few:
         raise UserError(f"class {few[0]} has fewer than 10 images: 80/10/10 needs one of each class in every part; "
                         "give more, or leave the class out")
@@ -336,6 +347,10 @@ def official_splits(
     else: folds = tuple(Fold(np.flatnonzero(parts != p), none, at[p]) for p in natural(names))
     y = np.asarray(images.y)
     for side, what in (("train", "training"), ("test", "the held-out part")):
+        if several(y):
+            lacks = lacking(y, [getattr(f, side) for f in folds])
+            say_lacking(lacks, y, images.name, images.classes, f"{what} of fold")
+            continue
         if lacks := _lacking(y, [getattr(f, side) for f in folds]):
             raise UserError(f"{images.name}: the official split has no image of class {images.classes[lacks[0][1]]!r} "
                             f"in {what}; cut folds instead")
