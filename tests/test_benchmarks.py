@@ -120,3 +120,13 @@ def test_a_difference_of_each_kind_between_two_checkouts_is_seen(tmp_path, capsy
     for line in ("allowed  figures/toy/a.csv: bytes differ", "allowed  figures/toy/b.csv: only after", "DIFFERS  results/toy/records/r.json: 1 values differ, first auc",
                  "DIFFERS  work/toy/weights/w.h5: weights differ", "4 differ, 2 of them are not allowed to"):
         assert line in said, said
+
+
+def test_forks_are_compared_only_where_both_ways_record_the_same(monkeypatch, capsys):
+    from benchmarks import forks
+    monkeypatch.setattr(forks, "adopt", lambda: None)
+    monkeypatch.setattr(forks, "once", lambda how, o: (4., 8., ["a"]) if how == "no" else (1., 6., ["a"]))
+    forks.main(["--json"])
+    assert json.loads(capsys.readouterr().out) == dict(cpu_alone=4., cpu_forks=1., cpu_ratio=.25, wall_alone=8., wall_forks=6., wall_ratio=.75, repeats=3)
+    monkeypatch.setattr(forks, "once", lambda how, o: (1., 1., [how]))
+    with pytest.raises(SystemExit, match="the records differ"): forks.main([])
