@@ -16,7 +16,9 @@ from catscans.datasets import catalogue
 from catscans.datasets import fetch
 from catscans.datasets.fetch import FetchError
 from catscans.datasets import layouts
+from catscans.datasets.archives import size_text
 from catscans.datasets.loading import load
+from catscans.datasets.store import copies
 from catscans.recommend.ranking import load_target
 from catscans.study.cli import main
 
@@ -754,7 +756,14 @@ def test_added_columns_a_name_for_rank_and_remove(lands, capsys):
     with pytest.raises(UserError, match="own: fewer than 10 images"): load_target("own")          # found by its name, and checked
     with pytest.raises(UserError, match="neither a file or folder nor a dataset"): load_target("owns")
     before = tree(lands/"mine")
-    assert main(["data", "remove", "own"]) == 0 and "they stay at" in capsys.readouterr().out
+    load("own", size=24)
+    capsys.readouterr()
+    for line in (["data", "where", "own"], ["data", "list"]): assert main(line) == 0 and "3 decoded copies (24 px, 32 px, 112 px), " in capsys.readouterr().out
+    others = [c.path for c in copies() if c.name != "own"]
+    size = sum(f.stat().st_size for c in copies("own") for f in c.path.iterdir())
+    assert main(["data", "remove", "own"]) == 0
+    out = capsys.readouterr().out
+    assert "they stay at" in out and f"removed: 3 decoded copies (24 px, 32 px, 112 px), {size_text(size)} in " in out and copies("own") == [] and [c.path for c in copies()] == others
     assert added.added() == {} and tree(lands/"mine") == before and main(["data", "remove", "own"]) == 2
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['store_folder', 'allowed_missing', 'open_store', 'check_store', 'file_hashes', 'store_key', 'check_size', 'build',
-           'keep']
+           'keep', 'Copy', 'copies', 'remove_copies']
 
 # %% ../../nbs/datasets/04_store.ipynb #6d2899d7
 import hashlib, io, json, os, re, shutil, tempfile
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, choose, counted, digest, note
-from ..core.files import locked, work_dir
+from ..core.files import locked, work_dir, work_root
 from .images import Images, Listing, RESAMPLE, Swapped, UNREADABLE, as_texts, decode, hashed_pixels
 from .images import sealed_hash
 from .depths import depth_notes, shared_range
@@ -323,9 +323,9 @@ def check_size(size)->int:
     raise UserError(f"image size: received {size!r}, allowed is a whole number of pixels from 8 to 1024")
 
 # %% ../../nbs/datasets/04_store.ipynb #d1eec99c
-def _place(name, size, key, root):
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", str(name)).strip("-.") or "images"
-    return Path(root or work_dir("stores"))/f"{slug}-{size}-{key}"
+def _slug(name): return re.sub(r"[^A-Za-z0-9._-]+", "-", str(name)).strip("-.") or "images"
+
+def _place(name, size, key, root): return Path(root or work_dir("stores"))/f"{_slug(name)}-{size}-{key}"
 
 def _stored(path, card, fill, resume=False):
     "The store at `path`: opened, or made by `fill(folder)`."
@@ -422,3 +422,36 @@ def keep(
         np.save(tmp/"pixels.npy", np.ascontiguousarray(x, np.uint8))
         _finish(tmp, y, groups, classes, name, [f"{name}/{i:05d}" for i in range(len(y))], None)
     return _stored(_place(name, key[0] if key else "", digest(_STORE_FORMAT, name, list(key)), root), card, fill)
+
+# %% ../../nbs/datasets/04_store.ipynb #dbadbeb0
+@dataclass(frozen=True)
+class Copy:
+    "A decoded copy of a dataset's images."
+    name:str    # of the dataset, as a file can be called
+    path:Path   # its folder
+    size:int    # side of the images in pixels
+    bytes:int   # on the disk
+
+# hidden, and with an ending: a build that is not finished
+_STORE_NAME = re.compile(r"\.?(.+)-(\d+)-[0-9a-f]{16}(-\w+)?")
+
+def copies(
+    name:str|None=None, # of a dataset; default: of all
+    root=None,          # folder of all stores, default: work/stores, which is not made
+)->list: # of Copy, by name and size
+    "The decoded copies of images in the work folder."
+    found = [(m, d) for d in Path(root or work_root()/"stores").glob("*")
+             if d.is_dir() and (m := _STORE_NAME.fullmatch(d.name))]
+    of = [Copy(m[1], d, int(m[2]), sum(f.stat().st_size for f in d.iterdir() if f.is_file())) for m, d in found]
+    return sorted((c for c in of if name is None or c.name == _slug(name)), key=lambda c: (c.name, c.size, c.path.name))
+
+def remove_copies(
+    name:str,  # of a dataset
+    root=None, # as of `copies`
+)->list: # of Copy: what was there
+    "Remove the decoded copies of a dataset's images, and only these; its files stay."
+    gone = copies(name, root)
+    for c in gone:
+        with tempfile.TemporaryDirectory(dir=c.path.parent, prefix=".gone-") as tmp:    # never half a store by its name
+            os.replace(c.path, Path(tmp)/"gone")
+    return gone

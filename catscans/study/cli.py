@@ -137,7 +137,8 @@ def _data_options(subs):
                                     "or with what was added")
     check.add_argument("name", metavar="NAME")
     check.add_argument("--quick", action="store_true", help="the images only: no file is read for its checksum")
-    remove = _command(data, "remove", "forget images that were added; the images themselves stay")
+    remove = _command(data, "remove", "forget images that were added and remove their decoded copies; the images "
+                                      "themselves stay")
     remove.add_argument("name", metavar="NAME")
     _add_options(data)
     _doctor_options(data)

@@ -7,14 +7,15 @@ __all__ = ['data', 'reading_of']
 
 # %% ../../nbs/study/08_data_commands.ipynb #27f7fcba
 import json, sys
-from ..core.basics import UserError, plain, tell
-from ..core.files import data_dir
+from ..core.basics import UserError, counted, plain, tell
+from ..core.files import data_dir, work_root
 from ..datasets import fetch
+from ..datasets.archives import size_text
 from ..datasets.catalogue import CATALOGUE, DATASETS, line_of, listing
 from ..datasets.fetch import check_files, facts_text, home_of
 from ..datasets.added import add, added, check_added, entries, remove
 from ..datasets.contents import reading_all
-from ..datasets.store import check_store
+from ..datasets.store import check_store, copies, remove_copies
 from ..datasets.loading import absent, check_card, check_whole, known_name, load, where
 
 # %% ../../nbs/study/08_data_commands.ipynb #35fb8031
@@ -76,21 +77,36 @@ def _state(c)->str:
     return "there" if there else c.access or "not here"
 
 # %% ../../nbs/study/08_data_commands.ipynb #de5121f1
+def _copies_text(of)->str:
+    "decoded copies, how many and how large"
+    sides = ", ".join(f"{v} px" for v in sorted({c.size for c in of}))
+    many = counted(len(of), "decoded copy", "decoded copies")
+    return f"{many} ({sides}), {size_text(sum(c.bytes for c in of))}"
+
+def _all_copies():
+    "the decoded copies of every dataset, a line for each"
+    names = {}
+    for c in copies(): names.setdefault(c.name, []).append(c)
+    rows = [f"  {n:46}  {_copies_text(of)}" for n, of in names.items()]
+    return [f"\nCopies in {work_root()/'stores'}: they can be made again", *rows] if rows else []
+
 def _list(cards, mine):
     tell(listing(cards, _state))
     if mine: tell("\nAdded")
     for n, e in mine.items():
         state = "there" if (data_dir()/e["path"]).exists() else "gone"
         tell(line_of(n, f"{e['images']:,}", f"{len(e['counts']):,}", state, e["path"]))
+    for line in _all_copies(): tell(line)
     return 0
 
 # %% ../../nbs/study/08_data_commands.ipynb #5a3dc4df
 def _where(name, c, mine):
-    if c is None: tell(mine[name])
-    elif c.layout == "toy": tell(f"{name} is generated")
+    here = [f"{_copies_text(of)} in {work_root()/'stores'}: they can be made again"] if (of := copies(name)) else []
+    if c is None: tell("\n".join([str(mine[name]), *here]))
+    elif c.layout == "toy": tell("\n".join([f"{name} is generated", *here]))
     else:
         p = where(name) if name in DATASETS else h if data_dir() and (h := home_of(c)).is_dir() else None
-        tell("\n".join([*([str(p)] if p else []), facts_text(c)]))
+        tell("\n".join([*([str(p)] if p else []), *here, facts_text(c)]))
         if p is None: raise absent(c)
     return 0
 
@@ -133,7 +149,10 @@ def _add(a):
 # %% ../../nbs/study/08_data_commands.ipynb #89743198
 def _remove(a):
     e = remove(a.name)
-    tell(f"{a.name}: forgotten, {e['images']:,} images; they stay at {data_dir()/e['path']}")
+    gone = remove_copies(a.name)
+    lost = f"removed: {_copies_text(gone)} in {work_root()/'stores'}; " if gone else ""
+    tell(f"{a.name}: forgotten, {e['images']:,} images; {lost}kept: the images themselves, they stay at "
+         f"{data_dir()/e['path']}, and results of runs on them")
     return 0
 
 # %% ../../nbs/study/08_data_commands.ipynb #741ebb8e
