@@ -1,6 +1,8 @@
 "What people read: every line that a command says goes through one function and fits the terminal, the honest limit and the summary come first."
-import ast
+import ast, shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from catscans.study.cli import main
@@ -44,7 +46,6 @@ def test_every_line_fits(capsys, monkeypatch, line):
 @pytest.fixture
 def table(tmp_path):
     "24 images of two classes and twelve patients, named by a CSV"
-    import numpy as np
     from PIL import Image
     rng, rows = np.random.default_rng(0), ["path,class,patient"]
     for i in range(24):
@@ -72,3 +73,23 @@ def test_rank_begins_with_its_limit_and_says_what_a_group_column_changes(table, 
     assert main(["rank", str(table), "--verbose"]) == 0
     long = capsys.readouterr().out
     assert len(long.splitlines()) > len(plain) and "tested on families" in long and max(map(len, long.splitlines())) <= 100
+
+
+def test_check_counts_what_came_with_the_clone_and_only_the_profiles_own_stores(tmp_path, monkeypatch):
+    "a damaged figure is found although nothing was drawn here, and other people's images are not this profile's"
+    from catscans.core.files import figures_dir
+    from catscans.datasets.store import keep
+    from catscans.study.verify import verify
+    for k, v in dict(CATSCANS_PROJECT=tmp_path, CATSCANS_WORK=tmp_path/"work").items(): monkeypatch.setenv(k, str(v))
+    pixels = lambda: (np.zeros((2, 8, 8, 3), np.uint8), [0, 1], None, ["a", "b"])
+    own, other = keep("toy-dtd", pixels, 8), keep("pets", pixels, 8)
+    here = figures_dir("toy")
+    here.mkdir(parents=True)
+    for f in (ROOT/"figures"/"published").glob("fig2_*"): shutil.copy(f, here)
+    for f in (own, other): (Path(f.x.filename).parent/"labels.npy").write_bytes(b"x")
+    wrong, said = verify("toy")
+    assert "1 image store, 3 figures (3 not drawn here: they were only opened); 1 thing is wrong" in said and "toy-dtd-8-" in wrong[0]
+    assert "0 image stores, 0 figures; nothing is wrong" in verify("published")[1]
+    png = here/"fig2_design.png"
+    png.write_bytes(png.read_bytes()[:3000])
+    assert [w for w in verify("toy")[0] if str(png) in w and "cannot be read" in w]

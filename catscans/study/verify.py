@@ -7,13 +7,14 @@ __all__ = ['prediction_problems', 'verify']
 
 # %% ../../nbs/study/11_verify.ipynb #26124aaa
 import hashlib, zipfile
+from xml.etree import ElementTree
 import numpy as np
 from ..core.basics import UserError, choose, counted
-from ..core.files import project_dir, results_dir, work_dir
+from ..core.files import figures_dir, project_dir, results_dir, work_dir
 from ..core.grid import PROFILES
 from ..records.store import path_of, predictions, read, trained_sha
 from ..metrics.scores import summarise
-from ..datasets.store import check_store, open_store
+from ..datasets.store import check_store, copies, open_store
 from ..models.weights import load_weights
 from ..transfer.run import fold_means
 from .plan import PUBLISHED, plan, read_json
@@ -87,26 +88,49 @@ def _store_problems(path, profile)->list: # of str
     return []
 
 # %% ../../nbs/study/11_verify.ipynb #fed12df0
+def _opens(path):
+    "look at a figure whose hash nobody noted: raises where it is none"
+    if path.suffix == ".png":
+        from PIL import Image
+        with Image.open(path) as im: im.load()
+    elif path.suffix == ".svg": ElementTree.parse(path)
+    elif not path.read_text(encoding="utf-8").strip(): raise ValueError("it is empty")
+
 def _figure_problems(path, sums)->list: # of str
-    "what is wrong with a figure, by the hashes noted when it was drawn"
+    "what is wrong with a figure, by the hash noted when it was drawn; one that came with the clone must open"
     if not path.exists(): return ["is missing"]
-    if hashlib.sha256(path.read_bytes()).hexdigest() == sums[path]: return []
-    return ["is not what was drawn: catscans figures draws it again"]
+    if path in sums:
+        same = hashlib.sha256(path.read_bytes()).hexdigest() == sums[path]
+        return [] if same else ["is not what was drawn: catscans figures draws it again"]
+    try: _opens(path)
+    except Exception as e: return [f"cannot be read ({type(e).__name__}: {e}): catscans figures draws it again"]
+    return []
 
 def _drawn(profile)->dict: # path -> sha256
     "the figures that were drawn in this work folder"
     notes = [read_json(s.product) for s in plan(profile) if s.notebook in ("results", "audit")]
     return {project_dir()/f: h for n in notes if isinstance(n, dict) for f, h in n.get("sums", {}).items()}
 
+def _figures(profile, sums)->list: # of paths
+    "those that were drawn here, and those that came with the clone"
+    came = [f for f in figures_dir(profile).rglob("*") if f.suffix in (".png", ".svg", ".csv", ".md")]
+    return sorted({*sums, *came})
+
 # %% ../../nbs/study/11_verify.ipynb #db85576c
+def _stores(profile)->list: # of folders
+    "the decoded copies of the datasets that a profile uses; what else lies there is not its own"
+    p = PROFILES.get(profile)
+    return [c.path for n in dict.fromkeys((*p.sources, *p.targets) if p else ()) for c in copies(n)
+            if (c.path/"meta.json").exists() and not c.path.name.startswith(".")]
+
 def _there(profile)->list: # (what, files, how to look at one)
     "everything of a profile that can be looked at"
     work, sums = work_dir(profile), _drawn(profile)
     return [("record", sorted(results_dir(profile).glob("records/*.json")), _record_problems),
             ("weights file", sorted([*work.glob("weights/*.h5"), *work.glob("checkpoints/*/*.h5")]), _weights_problems),
             ("checkpoint", sorted(work.glob("checkpoints/*/*.npz")), _checkpoint_problems),
-            ("image store", sorted(f.parent for f in work_dir("stores").resolve().glob("[!.]*/meta.json")), _store_problems),
-            ("figure", sorted(sums), lambda f, profile: _figure_problems(f, sums))]
+            ("image store", sorted(_stores(profile)), _store_problems),
+            ("figure", _figures(profile, sums), lambda f, profile: _figure_problems(f, sums))]
 
 def verify(
     profile:str,
@@ -116,5 +140,8 @@ def verify(
     with looking(profile):
         there = _there(profile)
         wrong = [f"{f}: {why}" for _, files, look in there for f in files for why in look(f, profile)]
+        unsigned = len({*_figures(profile, {})} - {*_drawn(profile)})
     seen = ", ".join(counted(len(files), what) for what, files, _ in there)
-    return wrong, f"{profile}: {seen}; {counted(len(wrong), 'thing is', 'things are') if wrong else 'nothing is'} wrong"
+    came = f" ({unsigned} not drawn here: they were only opened)" if unsigned else ""
+    bad = counted(len(wrong), "thing is", "things are") if wrong else "nothing is"
+    return wrong, f"{profile}: {seen}{came}; {bad} wrong"
