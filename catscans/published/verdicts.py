@@ -113,25 +113,29 @@ def _claim_lines(r, width, line, claim_width):
     return out
 
 # %% ../../nbs/published/04_verdicts.ipynb #0bbaf0c5
+def _audit_summary(table, width):
+    "what the audit comes to, in a terminal: the counts by class and in all, then those of our profiles"
+    counts = table.verdict.value_counts()
+    run = {p for o in table.obtained for p, v in o.items() if isinstance(v, dict)}
+    waiting = [p for p in (table.obtained.iloc[0] if len(table) else {}) if p not in run]
+    out = [*textwrap.wrap(headline(table), width),
+           "In all " + ", ".join(f"{counts[v]} {v}" for v in VERDICTS if v in counts)]
+    for p in sorted(run):
+        ours = f"{p}: {obtained_counts(table, p)}; a dataset goes by the name of the one that it stands for"
+        out += textwrap.wrap(ours, width, subsequent_indent="  ")
+    return [*out, *([f"{NOT_YET_RUN} by us: {', '.join(waiting)}"] if waiting else [])]
+
 def audit_text(
     table:pd.DataFrame,  # from `audit`
     width:int=100,       # columns of the terminal
 )->str:
-    "The audit for a terminal: a line per claim, the reason under it, and the count of verdicts, by class and in all."
+    "The audit for a terminal: the count of verdicts, by class and in all; then a line per claim, the reason under it."
     cells = (("", 3), ("verdict", 17), ("claim", width-3-17-15-17-4), ("printed", 15), ("recomputed", 17))
     line = lambda values: " ".join(f"{v:>{n}}" if i == 0 else f"{v:<{n}}"
                                    for i, (v, (_, n)) in enumerate(zip(values, cells))).rstrip()
-    out = [line([c for c, _ in cells]), "-"*width]
+    out = [*_audit_summary(table, width), "", line([c for c, _ in cells]), "-"*width]
     for r in table.itertuples(): out += _claim_lines(r, width, line, cells[2][1])
-    counts = table.verdict.value_counts()
-    run = {p for o in table.obtained for p, v in o.items() if isinstance(v, dict)}
-    waiting = [p for p in (table.obtained.iloc[0] if len(table) else {}) if p not in run]
-    for p in sorted(run):
-        out += _wrapped(f"{p}: {obtained_counts(table, p)}; a dataset goes by the name of the one that it stands for",
-                        width, 6)
-    return "\n".join([*out, "-"*width, *textwrap.wrap(headline(table), width),
-                      "In all " + ", ".join(f"{counts[v]} {v}" for v in VERDICTS if v in counts),
-                      *([f"{NOT_YET_RUN} by us: {', '.join(waiting)}"] if waiting else [])])
+    return "\n".join(out)
 
 # %% ../../nbs/published/04_verdicts.ipynb #bce0b21c
 def audit_json(
