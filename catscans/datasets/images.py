@@ -11,6 +11,7 @@ import hashlib, io, json, struct, zipfile, zlib
 from dataclasses import dataclass, replace
 import numpy as np
 from ..core.basics import counted, patch_to, UserError
+from ..metrics.labels import several
 from .depths import as_range, eight_bit_image, kind_of, pixel_kind, raw_values, to_eight, white_is_zero
 from .dicom import is_dicom, read_dicom
 
@@ -109,7 +110,7 @@ class Listing:
     "Images that have not been decoded yet."
     name:str
     items:list               # (n,) path, or callable returning bytes or an array
-    y:np.ndarray             # (n,) class index
+    y:np.ndarray             # (n,) class index; (n, k) of 1, 0 and -1 (not known) where images have several labels
     classes:list             # class names
     paths:list               # (n,) names by which errors and predictions speak of the images
     signs:list               # (n,) what changes when the file changes in most cases: (size, mtime) or (size, CRC-32)
@@ -119,6 +120,7 @@ class Listing:
     sources:tuple|None=None  # files that are not one image (table, archive, .npz); None: other items are read
     depth:object=None        # depths.Depth of all images, where it is known without opening them
     whole:object=None        # the listing that this one is a subset of
+    labels:dict|None=None    # where images have several labels: what became of uncertain and blank ones
 
     def __len__(self): return len(self.y)
     def subset(self, index):
@@ -133,7 +135,7 @@ class Listing:
 class Images:
     "A decoded dataset. Two of them hold the same data when their fingerprints agree."
     x:np.ndarray             # (n, h, w, 3) uint8, a read-only memory map
-    y:np.ndarray             # (n,) int64 class index
+    y:np.ndarray             # int64: (n,) class index, or (n, k) labels, 1, 0 or -1 (not known)
     groups:np.ndarray|None   # (n,) patient, lesion or slide as str
     classes:list             # class names
     card:object              # datasets.cards.Card or None
@@ -145,10 +147,18 @@ class Images:
     range:tuple|None=None    # (lo, hi) that became black and white, where files hold more than 8 bits
     notes:tuple=()           # what has to be said of them, a sentence each
     content:str=""           # digest of the files' bytes, where they come from files
+    labels:dict|None=None    # where images have several labels: what became of uncertain and blank ones
 
     def __len__(self): return len(self.y)
     @property
-    def counts(self)->dict: return dict(zip(self.classes, np.bincount(self.y, minlength=len(self.classes)).tolist()))
+    def several(self)->bool: return several(self.y)
+    @property
+    def counts(self)->dict: # images of each class, or with each label
+        n = (self.y == 1).sum(0) if self.several else np.bincount(self.y, minlength=len(self.classes))
+        return dict(zip(self.classes, n.tolist()))
+    def of(self, c:int)->np.ndarray:
+        "Positions of the images of a class, or with a label."
+        return np.flatnonzero(self.y[:, c] == 1 if self.several else self.y == c)
     @property
     def size(self)->int: return self.x.shape[1]
     def __repr__(self):
@@ -156,7 +166,8 @@ class Images:
         g = "no groups" if self.groups is None else f"{counted(n, 'group')}" + (
             f" ({self.card.group_key})" if getattr(self.card, "group_key", None) else "")
         out = f", {len(self.left_out)} unreadable left out" if self.left_out else ""
-        return (f"Images({self.name}: {len(self):,} at {self.size}x{self.size}, {len(self.classes)} classes, "
+        return (f"Images({self.name}: {len(self):,} at {self.size}x{self.size}, {len(self.classes)} "
+                f"{'labels' if self.several else 'classes'}, "
                 f"{g}{out}, {self.fingerprint})")
 
 # %% ../../nbs/datasets/03_images.ipynb #7b710df0
@@ -191,7 +202,8 @@ def subset(self,
     index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
     x, y, groups, split = (None if v is None else v[index] for v in (self.x, self.y, self.groups, self.split))
     return Images(x, y, groups, self.classes, self.card, fingerprint(x, y, groups, self.classes), self.name,
-                  self.paths[index], split, self.left_out, self.range)
+                  self.paths[index], split, self.left_out, self.range, labels=self.labels)
+
 
 # %% ../../nbs/datasets/03_images.ipynb #91049a08
 # what Pillow and zipfile raise on damaged input
@@ -213,7 +225,7 @@ def montage(
     "The first images of the first classes, a class per row."
     rows = []
     for c in range(min(classes, len(images.classes))):
-        i = np.flatnonzero(images.y == c)[:n]
+        i = images.of(c)[:n]
         row = np.full((n, *images.x.shape[1:]), 255, np.uint8)
         row[:len(i)] = images.x[i]
         rows.append(np.concatenate(list(row), axis=1))

@@ -129,19 +129,21 @@ def from_csv(
     name:str|None=None,
     max_images:int|None=None,
     seed:int=0,
-    **how,                   # rename of readers.general, resample and allow_unreadable of store.build
+    **how,                   # rename and uncertain of readers.general, resample and allow_unreadable of store.build
 )->Images:
     "Images listed in a CSV; `UserError` where they cannot be read."
     path = _there(path, "CSV")
     check_size(size)
     if path.is_dir(): raise UserError(f"{path} is a folder: give the CSV in it")
-    rename = how.pop("rename", None)
-    li = read_csv_listing(path, Beside(path.parent), name or path.stem, path, path_col, class_col, group_col)
+    rename, uncertain = how.pop("rename", None), how.pop("uncertain", None)
+    li = read_csv_listing(path, Beside(path.parent), name or path.stem, path, path_col, class_col, group_col,
+                          uncertain=uncertain)
     return build(cut_listing(tidy(li, path, True, rename), max_images, seed), size, **how)
 
 def from_npz(path, size:int=112, name:str|None=None, max_images:int|None=None, seed:int=0, **how)->Images:
     "Images in a MedMNIST-style .npz; the official split is in `.split`. `UserError` where it cannot be read."
     path = _there(path, ".npz file")
     check_size(size)
-    li = tidy(read_npz_listing(path, name or path.stem), path, rename=how.pop("rename", None))
+    li = tidy(read_npz_listing(path, name or path.stem, how.pop("uncertain", None)), path,
+              rename=how.pop("rename", None))
     return build(cut_listing(li, max_images, seed), size, **how)

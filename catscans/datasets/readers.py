@@ -19,6 +19,8 @@ import numpy as np
 from ..core.basics import UserError, choose, nearest, note
 from .archives import kind, member_path, printable_name
 from .cards import Card
+from ..metrics.labels import several
+from .multi_hot import label_columns, multi_hot, separated, settle_labels, single_one
 from .depths import Depth, EIGHT, ends, kind_of
 from .images import Listing, UNREADABLE
 from .tidy import arrange, natural, of_system, part_of, shown, suspects, tidy, walk
@@ -56,9 +58,10 @@ def make_listing(name, where, entries, paths, labels, classes, groups=None, grou
         raise UserError(f"{where}: received {len(classes)} class ({', '.join(map(str, classes))}), "
                         "at least 2 are needed")
     at = {c: i for i, c in enumerate(classes)}
+    y = labels if isinstance(labels, np.ndarray) and several(labels) else np.array([at[c] for c in labels], np.int64)
     card = Card(name, name, "unknown", len(paths), classes=len(classes), group_key=group_key, collection=name,
                 licence="the owner's", role=("source", "target"))
-    return Listing(name, [e[0] for e in entries], np.array([at[c] for c in labels], np.int64),
+    return Listing(name, [e[0] for e in entries], y,
                    [str(c) for c in classes], list(paths), [e[1] for e in entries],
                    None if groups is None else np.array([str(g) for g in groups]), split, card)
 
@@ -240,30 +243,49 @@ def _columns(df, where, path_col, class_col, group_col)->tuple:
     if group_col is None: group_col = next((c for c in GROUP_COLUMNS if c in df.columns), False)
     path = find_column(df.columns, path_col, PATH_COLUMNS)
     label = find_column([c for c in df.columns if c != path], class_col, CLASS_COLUMNS)
-    hot = [] if label else one_hot_columns(df, [path, group_col, "split"])
+    hot = [] if label else _label_columns(df, [path, group_col, "split"])
     if path is None or label is None and len(hot) < 2: need_columns(df, [path_col, class_col], where, _RENAME)
     if odd := [f"{c} as the {what}" for c, asked, what in ((path, path_col, "path"), (label, class_col, "class"))
                if c not in (None, asked)]: note(f"{where}: the column {' and '.join(odd)} is taken")
-    if not label: note(f"{where}: the columns {', '.join(hot[:12])} are taken as the classes")
+    if not label:
+        what = "classes" if single_one(multi_hot(df, hot)) else "labels, of which an image can have several"
+        note(f"{where}: the columns {', '.join(hot[:20])} are taken as the {what}")
     return path, label, group_col, hot
+
+def _label_columns(df, others)->list:
+    "columns of 0 and 1 with a single 1 in each row, else all that can be labels"
+    hot = one_hot_columns(df, others)
+    return hot if len(hot) > 1 and single_one(multi_hot(df, hot)) else label_columns(df, others)
 
 # %% ../../nbs/datasets/05_readers.ipynb #f36199ae
 def _frame(source, where, path_col, class_col, group_col):
-    "The rows of a CSV with path and class as they are called here, its group column and its classes in order."
+    """The rows of a CSV with path and class as they are called here, its group column, its classes in order, and labels
+    as (n, k) numbers where an image has several."""
     df = read_table(source, where)
     path, label, group_col, hot = _columns(df, where, path_col, class_col, group_col)
-    if not label: df = df.assign(**{class_col: one_hot(df, hot, where)})
+    numbers = multi_hot(df, hot) if hot else None
+    if hot: df = df.assign(**{class_col: one_hot(df, hot, where) if single_one(numbers) else _joined(numbers, hot)})
+    if hot and single_one(numbers): numbers = None
     label = label or class_col
     need_columns(df, [path, label] + ([group_col] if group_col else []), where, _RENAME)
     if not group_col: suspects(df, where, (path, label, "label", "split", *hot))
     _looks_like_split(df, where, (path, label, group_col))
     if (twice := df[path].duplicated(keep=False)).any():
         rows = df[df[path] == df[path][twice.idxmax()]]
-        why = ("with several classes: multi-label data are not supported" if rows[label].nunique() > 1 else
+        why = ("with several classes: keep one row per image; several labels (multi-label) go into one cell, "
+               "separated by |, or into a column of 0 and 1 each" if rows[label].nunique() > 1 else
                "twice: keep one row per image")
         raise UserError(f"{where} lists {rows[path].iloc[0][:200]} {why}")
+    if numbers is not None: return df, path, label, group_col, hot, numbers
+    if not hot and (words := separated(df[label].tolist(), where)):
+        note(f"{where}: {label} holds several labels for an image, separated by |: {', '.join(words[0][:20])}")
+        return df, path, label, group_col, *words
     classes = [c for c in hot if c in set(df[label])] if hot else _class_order(df, label)
-    return df, path, label, group_col, classes
+    return df, path, label, group_col, classes, None
+
+def _joined(numbers, columns)->list:
+    "the labels of each row as a text, which tells rows apart"
+    return ["|".join(c for c, v in zip(columns, row) if v == 1) or "none" for row in numbers]
 
 # %% ../../nbs/datasets/05_readers.ipynb #85431006
 def _class_order(df, class_col)->list:
@@ -272,11 +294,7 @@ def _class_order(df, class_col)->list:
         pairs = df[[class_col, "label"]].drop_duplicates()
         if pairs[class_col].is_unique and pairs.label.is_unique:
             return pairs.sort_values("label", key=lambda s: s.astype(int))[class_col].tolist()
-    names = df[class_col].unique().tolist()
-    if any(set(n.split("|")) & set(names) for n in names if "|" in n):
-        raise UserError(f"{class_col}: received several classes for one image ({next(n for n in names if '|' in n)}): "
-                        "multi-label data are not supported")
-    return natural(names)
+    return natural(df[class_col].unique().tolist())
 
 # %% ../../nbs/datasets/05_readers.ipynb #072f234d
 def _none_away(paths, where, inside):
@@ -317,16 +335,23 @@ def _paths_of(df, column, tree, where)->list:
     return found
 
 # %% ../../nbs/datasets/05_readers.ipynb #bdae0e57
-def read_csv_listing(source, tree, name, where, path_col="path", class_col="class", group_col=None, keep=())->Listing:
+def read_csv_listing(
+    source, tree, name, where,   # path or bytes of the CSV; of `file_tree`; of the dataset; what messages call the place
+    path_col="path", class_col="class", group_col=None, # columns
+    keep=(),                     # only these classes
+    uncertain=None,              # of `multi_hot.UNCERTAIN`, where an image has several labels
+)->Listing:
     """A listing from a CSV whose paths are keys of `tree`.
     `UserError` where columns or files are missing, or an image is listed twice."""
-    df, path, label, group_col, classes = _frame(source, where, path_col, class_col, group_col)
+    df, path, label, group_col, classes, numbers = _frame(source, where, path_col, class_col, group_col)
+    y, facts = (df[label].tolist(), None) if numbers is None else settle_labels(numbers, classes, where, uncertain)
     if keep: df, classes = df[df[label].isin(keep)], [c for c in classes if c in keep]
     paths = _paths_of(df, path, tree, where)
-    li = make_listing(name, where, [tree.get(p) for p in paths], paths, df[label].tolist(), classes,
+    li = make_listing(name, where, [tree.get(p) for p in paths], paths, df[label].tolist() if keep else y, classes,
                       df[group_col].tolist() if group_col else None, group_col or None,
                       df[split].to_numpy(dtype=str) if (split := find_column(df.columns, *_SPLIT)) else None)
-    return li if isinstance(source, bytes) else replace(li, sources=(Path(source),))
+    return replace(li, labels=facts, sources=None if isinstance(source, bytes) else (Path(source),))
+
 
 # %% ../../nbs/datasets/05_readers.ipynb #6a53d5f3
 _BLOCK = 8 << 20     # bytes
@@ -468,18 +493,33 @@ def _one_depth(path, depths:dict)->Depth:
     return Depth(kinds.pop(), min(d.lo for d in depths.values()), max(d.hi for d in depths.values()))
 
 # %% ../../nbs/datasets/05_readers.ipynb #b06c3470
-def _npz_labels(path, key)->list:
-    "The label of each image: a whole number or a word; `UserError` where it has none or several"
+def _npz_hot(path, key, y)->np.ndarray:
+    "Labels in columns as numbers; `UserError` where they are none"
+    if y.dtype.kind in "biuf" and y.ndim == 2 and (np.isin(y, (-1, 0, 1)) | np.isnan(y.astype(float))).all():
+        return y.astype(float)
+    raise UserError(f"{path}: {key} is {y.dtype} {y.shape}: several labels per image (multi-label) are a column for "
+                    "each label, 1 where it is there, 0 where it is not, -1 where that is uncertain")
+
+def _npz_settled(path, labels:dict, uncertain)->tuple:
+    "classes of each part, or all labels, and what a record says of them; `UserError` where parts differ"
+    wide = {key: v for key, v in labels.items() if isinstance(v, np.ndarray)}
+    if not wide: return sum(labels.values(), []), None
+    if len(wide) < len(labels) or len({v.shape[1] for v in wide.values()}) > 1:
+        raise UserError(f"{path}: {' and '.join(labels)} hold labels of different kinds: give each part the same columns")
+    if not all(single_one(v) for v in wide.values()):
+        hot = np.concatenate(list(wide.values()))
+        note(f"{path}: {' and '.join(labels)} hold {hot.shape[1]} labels, of which an image can have several")
+        return settle_labels(hot, range(hot.shape[1]), path, uncertain)
+    for key, v in wide.items():
+        note(f"{path}: {key} is {v.shape} with a single 1 in each row: the class is the column of the 1")
+    return np.concatenate([v.argmax(1) for v in wide.values()]).tolist(), None
+
+def _npz_labels(path, key)->list|np.ndarray:
+    "The label of each image: a whole number or a word, or numbers in columns; `UserError` where it has none"
     y = _array(path, key)
-    if y.ndim == 2 and y.shape[1] > 1:
-        hot = np.isin(y, (0, 1)).all() and (y.sum(1) == 1).all() if y.dtype.kind in "biuf" else False
-        if not hot:
-            raise UserError(f"{path}: {key} is {y.shape}: several labels per image (multi-label) are not supported; "
-                            "one-hot labels hold a single 1 in each row")
-        note(f"{path}: {key} is {y.shape} with a single 1 in each row: the class is the column of the 1")
-        y = y.argmax(1)
-    elif y.size != len(y):
-        raise UserError(f"{path}: {key} is {y.shape}: several labels per image (multi-label) are not supported")
+    if y.ndim == 2 and y.shape[1] > 1: return _npz_hot(path, key, y)
+    if y.size != len(y):
+        raise UserError(f"{path}: {key} is {y.shape}: labels have one number for each image, or a column for each label")
     y = y.ravel()
     if y.dtype.kind == "S": y = np.array([v.decode("utf-8", "replace") for v in y])
     if y.dtype.kind == "U": return y.tolist()
@@ -512,18 +552,21 @@ def _label_order(labels)->list:
     names = set(labels)
     return natural(names) if any(isinstance(v, str) for v in names) else sorted(names)
 
-def read_npz_listing(path, name)->Listing:
+def read_npz_listing(path, name, uncertain:str|None=None)->Listing:
     "A listing from the arrays of an .npz; `UserError` where they are missing, damaged or do not fit."
     h = _headers(path)
-    parts = {p: _npz_part(path, h, p, names) for p, names in _npz_parts(path, h).items()}
-    entries, paths, labels, groups = (sum((v[k] for v in parts.values()), []) for k in range(4))
+    of = _npz_parts(path, h)
+    parts = {p: _npz_part(path, h, p, names) for p, names in of.items()}
+    entries, paths, groups = (sum((v[k] for v in parts.values()), []) for k in (0, 1, 3))
+    labels, facts = _npz_settled(path, {of[p][1]: v[2] for p, v in parts.items()}, uncertain)
     if groups and len(groups) != len(labels):
         raise UserError(f"{path}: groups are given for {len(groups)} of {len(labels)} images")
-    if len({type(v) for v in labels}) > 1: labels = list(map(str, labels))
-    li = make_listing(name, path, entries, paths, labels, _label_order(labels), groups or None,
+    if facts is None and len({type(v) for v in labels}) > 1: labels = list(map(str, labels))
+    li = make_listing(name, path, entries, paths, labels,
+                      _label_order(labels) if facts is None else range(labels.shape[1]), groups or None,
                       "groups" if groups else None, None if "" in parts else np.array([p.split("/")[0] for p in paths]))
     depths = {k: d for v in parts.values() for k, d in v[4].items()}
-    return replace(li, sources=(Path(path),), depth=_one_depth(path, depths))
+    return replace(li, sources=(Path(path),), depth=_one_depth(path, depths), labels=facts)
 
 # %% ../../nbs/datasets/05_readers.ipynb #05a1c440
 def _groups_of(path, key, n)->np.ndarray:
@@ -609,7 +652,7 @@ def _of_kind(path, name, parts, rename, kw)->tuple: # the listing; whether a tab
     "The listing of a path by what lies there"
     what = "folder" if path.is_dir() else kind_of_file(path)
     inside = kw.pop("inside", False)
-    if what == "npz": return _no_columns(path, kw) or read_npz_listing(path, name), True
+    if what == "npz": return _no_columns(path, kw) or read_npz_listing(path, name, kw.get("uncertain")), True
     if what == "table": return read_csv_listing(path, Beside(path.parent, inside), name, path, **kw), True
     tree = path if what == "folder" else file_tree(path)
     if not (t := table_in(tree)):
@@ -622,19 +665,24 @@ def _of_kind(path, name, parts, rename, kw)->tuple: # the listing; whether a tab
         li = read_csv_listing(tree[t][0](), below, name, f"{path}/{t}", **kw)
     return li if what == "folder" else replace(li, sources=(path,)), t is not None
 
+
 # %% ../../nbs/datasets/05_readers.ipynb #82d6130c
 def general(
     path:Path, name:str,
     group_pattern="",      # of the group in a file's name
     parts:str|None=None,   # "pool": train, val and test folders with the same classes are taken together
     rename:dict|None=None, # class -> what it is to be called
-    **kw,                  # path_col, class_col, group_col and keep of a CSV; inside: it names no file elsewhere
+    # path_col, class_col, group_col and keep of a CSV; uncertain, where images have several labels;
+    # inside: the table names no file elsewhere
+    **kw,
 )->Listing:
     "The listing of a folder, CSV, zip archive or .npz; `UserError` where it is none of these, or cannot be read."
     path = Path(path)
     if parts is not None: choose("way with parts", parts, ["pool"])
     li, table = _of_kind(path, name, parts, rename, kw)
     if parts and table: note(f"{path}: --parts {parts} is not used: the parts are those of the table or array")
+    if kw.get("uncertain") and not several(li.y):
+        raise UserError(f"{path}: received --uncertain {kw['uncertain']}, but each image has one class: leave it out")
     if group_pattern and li.groups is None: li = replace(li, groups=groups_from(group_pattern, li.paths, path))
     return tidy(li, path, table, rename)
 

@@ -19,6 +19,7 @@ from .images import Images, Listing, RESAMPLE, Swapped, UNREADABLE, as_texts, de
 from .images import sealed_hash
 from .depths import depth_notes, shared_range
 from .contents import check_unchanged, look_at
+from ..metrics.labels import several
 
 # %% ../../nbs/datasets/04_store.ipynb #9698577c
 def _usable(path): return (path/"meta.json").exists() and (path/"pixels.npy").exists()
@@ -208,7 +209,8 @@ def _without(tmp, li, bad, size)->Listing:
     "The listing and its pixels.npy without the rows in `bad`."
     keep = np.setdiff1d(np.arange(len(li)), list(bad))
     rest = li.subset(keep)
-    if gone := [c for i, c in enumerate(li.classes) if i in li.y and i not in rest.y]:
+    gone = [] if several(li.y) else [c for i, c in enumerate(li.classes) if i in li.y and i not in rest.y]
+    if gone:
         raise UserError(f"{li.name}: no image of {', '.join(gone[:5])} can be read; repair some, or drop the class")
     row, good = 3*size*size, np.isin(np.arange(len(li)), keep)
     with open(tmp/"kept.npy", "wb") as f:
@@ -263,7 +265,7 @@ def open_store(
     x, span = np.load(path/"pixels.npy", mmap_mode="r"), m.get("range")
     return Images(x, np.load(path/"labels.npy"), arr("groups"), m["classes"], _with_range(card, span), m["fingerprint"],
                   m["name"], arr("paths"), arr("split"), tuple(map(tuple, m.get("left_out", ()))),
-                  tuple(span) if span else None, tuple(m.get("notes", ())), m.get("content", ""))
+                  tuple(span) if span else None, tuple(m.get("notes", ())), m.get("content", ""), m.get("labels"))
 
 # %% ../../nbs/datasets/04_store.ipynb #518c695d
 def check_store(
@@ -296,7 +298,7 @@ def _save(self:Images,
     with store_folder(path) as tmp:
         np.save(tmp/"pixels.npy", np.asarray(self.x))
         _finish(tmp, self.y, self.groups, self.classes, self.name, self.paths, self.split,
-                **{k: v for k in ("left_out", "range", "notes", "content") if (v := getattr(self, k))})
+                **{k: v for k in ("left_out", "range", "notes", "content", "labels") if (v := getattr(self, k))})
     return path
 Images.save = _save
 
@@ -390,7 +392,8 @@ def build(
         w = _write(tmp, _alike(li, contents.depths, span), size, resample, workers, span)
         check_unchanged(contents, li.name)
         _complete(tmp, path, li, w, allowed, size=size, resample=resample, content=contents.key, ids=contents.ids,
-                  range=span, notes=[*said, *_pixel_notes(li, w, span)])
+                  range=span, notes=[*said, *_pixel_notes(li, w, span)],
+                  **(dict(labels=li.labels) if li.labels else {}))
     images = _stored(path, li.card, fill, resume=True)
     for s in images.notes: note(f"{li.name}: {s}")
     return images

@@ -70,8 +70,9 @@ def rows_of(
 
 # %% ../../nbs/datasets/19_tables.ipynb #57790b90
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "filepath", "file_path", "image_path", "image", "image_id",
-                "image_name", "img", "id")
-CLASS_COLUMNS = ("class", "label", "labels", "class_name", "label_name", "category")
+                "image_name", "image_index", "img", "id")
+CLASS_COLUMNS = ("class", "label", "labels", "class_name", "label_name", "category",
+                 "finding_labels")
 
 def find_column(
     columns,   # of a table
@@ -105,7 +106,7 @@ def one_hot(
         ones = [c for c in columns if hot[c].iloc[i]]
         raise UserError(f"{where}: no column holds the class, and of the columns of 0 and 1 ({', '.join(columns)}) row "
                         f"{i + 2} has {counted(len(ones), 'with 1', 'with 1')}{': ' + ', '.join(ones) if ones else ''}; "
-                        "needed is a single 1 in each row (several labels for one image are not supported), or a "
+                        "needed is a single 1 in each row, or a "
                         "column class: name yours with --class-col C (in Python class_col)")
     return hot.idxmax(axis=1).tolist()
 

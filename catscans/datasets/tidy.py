@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, counted, note
 from .images import Listing
+from ..metrics.labels import several
 
 # %% ../../nbs/datasets/14_tidy.ipynb #f403c8cc
 _NUMBER = "[+-]?[0-9]+([.][0-9]+)?"
@@ -453,6 +454,7 @@ def tidy_labels(
     """The listing with one spelling of each class.
     `UserError` where a class is a missing value, or may be another one written differently."""
     new = _renamed(where, li.classes, rename)
+    if several(li.y): return _tidy_names(li, where, new)
     named = np.array(new, dtype=object)[li.y]
     _missing(where, "class", named, li.paths, _MISSING, "give it one, or leave the image out")
     counts = Counter(named)
@@ -466,6 +468,15 @@ def tidy_labels(
     classes = list(same)
     at = {n: i for i, n in enumerate(classes)}
     return replace(li, y=np.array([at[new[i]] for i in li.y], np.int64), classes=classes)
+
+def _tidy_names(li, where, new):
+    "The same of labels of which an image has several: none of them is merged with another"
+    counts = dict(zip(new, (li.y == 1).sum(0).tolist()))
+    if len(counts) < len(new):
+        raise UserError(f"{where}: {next(n for n in new if new.count(n) > 1)!r} would be two labels: give each a name "
+                        "of its own")
+    _twins(where, new, counts)
+    return replace(li, classes=new)
 
 # %% ../../nbs/datasets/14_tidy.ipynb #6910d0a8
 def _one_large(where, key, groups):
@@ -540,10 +551,14 @@ def refuse_twice(
     for i, item in enumerate(li.items):
         if (f := file_of(item)) is not None: rows.setdefault(f, []).append(i)
     if twice := [r for r in rows.values() if len(r) > 1]:
-        names, labels = dict.fromkeys(str(li.paths[i])[:200] for i in twice[0]), {li.classes[li.y[i]] for i in twice[0]}
+        names, labels = dict.fromkeys(str(li.paths[i])[:200] for i in twice[0]), _classes_at(li, twice[0])
         raise UserError(f"{where} lists one file {len(twice[0])} times, as {', '.join(names)}"
                         + (f", in the classes {_some(natural(labels))}" if len(labels) > 1 else "")
                         + f" ({counted(len(twice), 'such file')}): keep one row per image")
+
+def _classes_at(li, rows)->set:
+    "the classes of some images; one where they have labels"
+    return set() if several(li.y) else {li.classes[li.y[i]] for i in rows}
 
 def tidy(
     li:Listing,
