@@ -18,8 +18,9 @@ from .store import check_store, file_hashes, open_store
 from .catalogue import CATALOGUE
 from .archives import ARCHIVES, KIND_NAMES, extract, hidden_folder, kind, printable_name
 from .fetch import alone_in, data_home, load_json, save_json
-from .doctor import checks
+from .doctor import checks, label_facts
 from .own import from_path
+
 
 # %% ../../nbs/datasets/11_added.ipynb #5a46a059
 REGISTER, CHECK_SIZE = "added.json", 32
@@ -80,6 +81,7 @@ def _register(name, path, what, images, columns):
                  resample="draft", fingerprint=images.fingerprint, images=len(images), counts=images.counts,
                  group_key=getattr(images.card, "group_key", None) if images.groups is not None else None,
                  content=images.content, **_store_of(images), **({"range": list(images.range)} if images.range else {}),
+                 **({"labels": facts} if (facts := label_facts(images)) else {}),
                  **({"columns": columns} if columns else {}), **({"checks": said} if (said := checks(images)) else {}))
     save_json(base/REGISTER, {**entries(), name: entry})
     return entry

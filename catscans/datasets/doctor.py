@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'SHIFTED', 'WEIGHT', 'GRID', 'MANY', 'WIDTH', 'exact_twins', 'near_pairs', 'ridge_auc', 'shortcuts',
-           'file_facts', 'suspected_groups', 'twin_lines', 'fold_lines', 'checks', 'twins_of', 'examine', 'page']
+           'file_facts', 'suspected_groups', 'twin_lines', 'fold_lines', 'checks', 'twins_of', 'examine', 'label_facts',
+           'label_text', 'page']
 
 # %% ../../nbs/datasets/15_doctor.ipynb #0b051f0b
 import hashlib, io, re, textwrap
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, counted, hearing
+from ..metrics.labels import several, UNKNOWN
 from ..metrics.scores import auc_ovr_weighted
 from .images import Listing, Swapped
 from .tidy import natural, part_of, spelled, twin_key
@@ -58,13 +61,18 @@ def near_pairs(
 def _across(a, b, images)->dict:
     "how many of the pairs lie in two classes, groups or parts"
     of = dict(classes=images.y, groups=images.groups, parts=images.split)
-    return {k: int((v[a] != v[b]).sum()) for k, v in of.items() if v is not None}
+    return {k: int(_differ(v, a, b).sum()) for k, v in of.items() if v is not None}
+
+def _differ(v, a, b)->np.ndarray:
+    "whether two images have different values; of several labels, whether any that is known of both differs"
+    if not several(v): return v[a] != v[b]
+    return ((v[a] != v[b]) & (v[a] != UNKNOWN) & (v[b] != UNKNOWN)).any(1)
 
 def _pairs_of(exact): return np.array([(v[0], j) for v in exact for j in v[1:]], int).reshape(-1, 2)
 
 def _twin_facts(images, pairs)->dict:
     "pairs, images in them, pairs across classes, groups and parts, and the first of them by name"
-    cross = pairs[images.y[pairs[:, 0]] != images.y[pairs[:, 1]]]
+    cross = pairs[_differ(images.y, *pairs.T)]
     name = lambda p: [str(images.paths[i]) for i in p]
     return dict(pairs=len(pairs), images=len(np.unique(pairs)), across=_across(*pairs.T, images),
                 first=[name(p) for p in pairs[:3]], two_classes=[name(p) for p in cross[:5]])
@@ -78,15 +86,16 @@ def ridge_auc(
     folds,    # splits.Splits
 )->float: # mean over folds of the weighted one-vs-rest AUC; 0.5 where a feature is the same for all
     "How well a ridge regression on features tells the classes of held-out images."
-    from scipy.special import softmax
+    from scipy.special import expit, softmax
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    out, hot = [], np.eye(y.max() + 1)[y]
+    out, hot = [], np.where(y == UNKNOWN, .5, y) if several(y) else np.eye(y.max() + 1)[y]
     for f in folds:
         p = make_pipeline(StandardScaler(), Ridge(WEIGHT)).fit(features[f.train],
                                                                hot[f.train]).predict(features[f.test])
-        out.append(auc_ovr_weighted(y[f.test], softmax(p, 1)))   # the AUC takes probabilities, in the order of p
+        # the AUC takes probabilities, in the order of p
+        out.append(auc_ovr_weighted(y[f.test], expit(p) if several(y) else softmax(p, 1)))
     return float(np.mean(out))
 
 # %% ../../nbs/datasets/15_doctor.ipynb #2e09a252
@@ -106,6 +115,12 @@ def _gray(x):
     return Image.fromarray(np.asarray(x)).convert("L")
 
 # %% ../../nbs/datasets/15_doctor.ipynb #19e00106
+def _heard_cut(images, groups, k)->tuple:
+    "folds, and what is said of labels that some of them lack"
+    with hearing() if several(images.y) else nullcontext([]) as said:
+        s = make_splits(images.y, groups, "grouped", k, 1, None, images.classes, images.name)
+    return s, [m.removeprefix(f"{images.name}: ") for m in said]
+
 def shortcuts(
     images,     # datasets.Images
     files=None, # as of `file_facts`
@@ -116,7 +131,7 @@ def shortcuts(
     for name, groups in (("by image", None), ("by group", images.groups)):
         if name == "by group" and groups is None: why[name] = "no groups are known"
         else:
-            try: cuts[name] = make_splits(images.y, groups, "grouped", k, 1, None, images.classes, images.name)
+            try: cuts[name] = _heard_cut(images, groups, k)[0]
             except UserError as e: why[name] = str(e)
     names = _columns(images, files)
     return dict(folds=k, missing=why, auc={n: {c: ridge_auc(v, images.y, cuts[c]) if c in cuts else None
@@ -222,8 +237,9 @@ def fold_lines(images, k:int=5, official:bool=True)->list:
     if images.groups is not None and (have := len(set(images.groups))) < 10:
         out.append(f"only {counted(have, 'group')}: a split 80/10/10 by group needs 10, and scores of so few vary much")
     try:     # without groups every class that has k images is in every fold, and nothing has to be cut to know it
-        if images.groups is None: check_classes(images.y, None, k, images.classes, images.name)
-        else: make_splits(images.y, images.groups, "grouped", k, 1, None, images.classes, images.name)
+        if images.groups is None and not several(images.y):
+            check_classes(images.y, None, k, images.classes, images.name)
+        else: out += _heard_cut(images, images.groups, k)[1]
     except UserError as e: out.append(str(e))
     except ModuleNotFoundError as e: out.append(f"whether every fold can have every class was not tried: {_lacks(e)}")
     if official and images.split is not None and len(set(images.split)) > 1: out += _official_lines(images)
@@ -311,13 +327,22 @@ def examine(
     twins = twins_of(images, li.items)
     tied_up = _grouped(images, twins["pairs"]) if group_duplicates else images
     return dict(path=str(path), name=images.name, images=len(images), fingerprint=images.fingerprint,
-                classes=images.counts,
+                classes=images.counts, labels=label_facts(images),
                 groups=_group_facts(tied_up), files=_file_summary(files), exact=twins["exact"], near=twins["near"],
                 split=None if images.split is None else dict(Counter(map(str, images.split))),
                 shortcuts=shortcuts(tied_up, files), notes=[*dict.fromkeys([*said, *checks(tied_up, li.items, twins)])])
 
 # %% ../../nbs/datasets/15_doctor.ipynb #42be2072
 def _grouped(images, pairs): return group_duplicates(images, pairs)   # `examine` has an option of that name
+
+def label_facts(
+    images, # datasets.Images
+)->dict|None: # images without any label, with several, labels that are not known, and what became of uncertain ones
+    "What is known of several labels for an image; None where each has one class."
+    if not several(images.y): return None
+    n = (images.y == 1).sum(1)
+    return dict(none=int((n == 0).sum()), several=int((n > 1).sum()), unknown=int((images.y == UNKNOWN).sum()),
+                **(images.labels or {}))
 
 def _group_facts(images)->dict|None:
     if images.groups is None: return None
@@ -341,6 +366,16 @@ def _counts(d, most=12):
     items = [f"{k} {v:,}" for k, v in d.items()]
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
+def label_text(
+    counts:dict,      # class or label -> images
+    labels:dict|None, # of `label_facts`
+)->str:
+    "How many images have each class or label, in a line."
+    if not labels: return _counts(counts)
+    unknown = f", {labels['unknown']:,} labels not known" if labels["unknown"] else ""
+    return (f"{_counts(counts, 20)}; {labels['none']:,} images with none of them, {labels['several']:,} with "
+            f"several{unknown}")
+
 def _range(s, unit=""):
     a, b, c = (f"{s[k]:,.0f}" for k in ("least", "median", "most"))
     return f"{a}{unit}" if a == c else f"{a} to {c}{unit} (median {b})"
@@ -359,8 +394,9 @@ def page(
 )->str:
     "The page as text of at most 100 columns."
     g, f = r["groups"], r["files"]
-    rows = [("", f"{r['name']}: {r['images']:,} images, {len(r['classes'])} classes, fingerprint {r['fingerprint']}"),
-            ("classes", _counts(r["classes"])),
+    what = "labels" if r.get("labels") else "classes"
+    rows = [("", f"{r['name']}: {r['images']:,} images, {len(r['classes'])} {what}, fingerprint {r['fingerprint']}"),
+            (what, label_text(r["classes"], r.get("labels"))),
             ("groups", "none known" if g is None else f"{g['groups']:,} ({g['key']}), images in each: {_range(g)}"),
             ("sizes", f"width {_range(f['width'])}, height {_range(f['height'])} pixels, {_range(f['bytes'])} bytes"),
             ("files", f"{_counts(f['kind'])}; pixels {_counts(f['mode'])}"),

@@ -134,7 +134,7 @@ def _copied(d)->str:
 def _strip(images, n, rng, gap=3):
     "`n` images side by side, as many classes as can be, on a transparent ground"
     from itertools import chain, zip_longest
-    by_class = [rng.permutation(np.flatnonzero(images.y == c)) for c in rng.permutation(len(images.classes))]
+    by_class = [rng.permutation(images.of(c)) for c in rng.permutation(len(images.classes))]
     at = [i for i in chain.from_iterable(zip_longest(*(b[:n] for b in by_class))) if i is not None][:n]
     s = images.size
     out = np.zeros((s, n*(s+gap)-gap, 4), np.uint8)

@@ -24,7 +24,7 @@ def shown_images(name, n, size, seed=0):
     card = DATASETS[name]
     images = load(name, size=size, max_images=None if card.n <= 1000 else max(400, 3*card.classes))
     rng = np.random.default_rng(seed_for(name, "fig1", seed))
-    queue = [rng.permutation(np.flatnonzero(images.y == c)) for c in rng.permutation(len(images.classes))]
+    queue = [rng.permutation(images.of(c)) for c in rng.permutation(len(images.classes))]
     # first one of each class, then a second
     turn = [(i, k, q[i]) for k, q in enumerate(queue) for i in range(min(n, len(q)))]
     return np.stack([images.x[j] for *_, j in sorted(turn)[:n]]), card

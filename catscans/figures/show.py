@@ -13,6 +13,7 @@ from ..core.basics import UserError, seed_for
 from ..core.grid import get_profile
 from ..records import store
 from ..records.view import Study
+from ..metrics.labels import several, UNKNOWN
 from ..datasets.catalogue import label
 from ..datasets.loading import images_of
 from .style import canvas, colour, PALETTE, styled, Text
@@ -27,7 +28,8 @@ def heading(
     data = d["target"] or d["source"]
     what = f"**{rec['source']}**" + (f" → **{rec['target']}**" if rec["target"] else "")
     lines = [f"{what}, profile `{rec['profile']}`, protocol `{rec['protocol']}`, seed {rec['seed']}.",
-             f"{data['n']:,} images of {len(data['classes'])} classes at {s['size']} x {s['size']} pixels; "
+             f"{data['n']:,} images of {len(data['classes'])} {'labels' if 'labels' in data else 'classes'} "
+             f"at {s['size']} x {s['size']} pixels; "
              f"{s['arch']}, {s['epochs']} epochs, learning rate {s['lr']:g}, batches of {s['batch']}; "
              f"{rec['env']['device']}, {rec['timing']['wall_s']:.0f} s."]
     if p.watermark: lines.append(f"*{p.watermark.capitalize()}: {p.note.split(':', 1)[-1].strip()}*")
@@ -61,14 +63,15 @@ def _held_out(rec):
 def _one_vs_rest(axes, classes, p):
     from sklearn.metrics import precision_recall_curve, roc_curve
     roc, pr = axes
-    order = np.argsort(-np.bincount(p.y, minlength=len(classes)), kind="stable")
-    for rank, c in enumerate(order):
-        hit = p.y == c
+    n = (p.y == 1).sum(0) if several(p.y) else np.bincount(p.y, minlength=len(classes))
+    for rank, c in enumerate(np.argsort(-n, kind="stable")):
+        known = p.y[:, c] != UNKNOWN if several(p.y) else np.full(len(p.y), True)
+        hit, score = (p.y[known, c] == 1 if several(p.y) else p.y == c), p.p[known, c]
         if not hit.any() or hit.all(): continue
         look = (dict(lw=1, color=PALETTE[rank], label=f"{classes[c]} ({hit.sum()})") if rank < 6
                 else dict(lw=.4, color="0.7", zorder=1))
-        fpr, tpr, _ = roc_curve(hit, p.p[:, c])
-        precision, recall, _ = precision_recall_curve(hit, p.p[:, c])
+        fpr, tpr, _ = roc_curve(hit, score)
+        precision, recall, _ = precision_recall_curve(hit, score)
         roc.plot(fpr, tpr, **look)
         pr.plot(recall, precision, **look)
     roc.plot([0, 1], [0, 1], color="0.6", lw=.6, ls=":")
@@ -122,12 +125,19 @@ def samples(
                         f"{len(pick)} of {len(p.y):,} held-out images",
                         "Above each: its class, then the predicted one and its probability; orange where they differ.")
     for a, i in zip(axes, pick):
-        given = int(p.p[i].argmax())
         a.imshow(images.x[p.index[i]])
         a.set_axis_off()
-        a.set_title(f"{classes[p.y[i]]}\n→ {classes[given]} {p.p[i, given]:.2f}", fontsize=6, weight="normal",
-                    loc="center", color="black" if given == p.y[i] else "#D55E00")
+        said, right = _answer(classes, p.y[i], p.p[i])
+        a.set_title(said, fontsize=6, weight="normal", loc="center", color="black" if right else "#D55E00")
     return fig
+
+def _answer(classes, y, p)->tuple:
+    "the class or labels of an image, then those that were predicted; whether they agree"
+    if y.ndim:
+        names = lambda at: ", ".join(str(classes[c]) for c in np.flatnonzero(at)) or "none"
+        return f"{names(y == 1)}\n→ {names(p >= .5)}", bool(((p >= .5) == (y == 1))[y != UNKNOWN].all())
+    given = int(p.argmax())
+    return f"{classes[y]}\n→ {classes[given]} {p[given]:.2f}", given == y
 
 def _images(rec):
     "the images of a record, as its run loaded them"

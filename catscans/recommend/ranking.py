@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
-from ..core.basics import COLUMNS, UserError, choose, columns, patch_to, tell, wrapped
+from ..core.basics import COLUMNS, UserError, choose, columns, patch_to, seed_for, tell, wrapped
+from ..metrics.labels import several
+from ..datasets.label_folds import label_sample
 from ..datasets import catalogue
 from ..datasets.catalogue import CATALOGUE
 from ..datasets.store import build
@@ -35,7 +37,8 @@ LEAST, MOST = 10, 1000   # images per class; images used
 def check_target(
     y, classes, name:str,
 ):
-    "A `UserError` where there are fewer than two classes, or a class has fewer than `LEAST` images."
+    "A `UserError` where there are fewer than two classes, or a class or label has fewer than `LEAST` images."
+    if several(y): return _check_labels(np.asarray(y), classes, name)
     counts = np.bincount(np.asarray(y, np.int64), minlength=len(classes))
     if (have := int((counts > 0).sum())) < 2:
         raise UserError(f"{name}: received {have} class with images, at least 2 are needed: give labelled images "
@@ -45,10 +48,19 @@ def check_target(
                         f"{', '.join(few[:5])}{f' and {len(few) - 5} more' if len(few) > 5 else ''}; add images or "
                         "drop the class")
 
+def _check_labels(y, classes, name):
+    "the same where an image has several labels: `LEAST` with each of them, and without"
+    few = [f"{c} ({a} with it, {b} without)" for c, a, b in zip(classes, (y == 1).sum(0), (y == 0).sum(0))
+           if min(a, b) < LEAST]
+    if few:
+        raise UserError(f"{name}: fewer than {LEAST} images with or without the label {', '.join(few[:5])}"
+                        f"{f' and {len(few) - 5} more' if len(few) > 5 else ''}; add images or drop the label")
+
 def sample(
     y, most:int=MOST, seed:int=0,
 )->np.ndarray: # positions
     "A seeded stratified sample, or all."
+    if several(y): return label_sample(y, None, most, seed_for("rank", seed)) if len(y) > most else np.arange(len(y))
     return stratified_sample(y, most, "rank", seed)
 
 # %% ../../nbs/recommend/03_ranking.ipynb #33dc9c58
@@ -336,6 +348,8 @@ def rank(
     asked = [*([] if far else said), *_kept(keep, dropped, named), *_without(left, lost)]
     if far: said = _said(model, seen, left, "alike" in features, can)
     chosen = _tested(tuple(left), frozenset(lost)) if "alike" not in features else validate(d, features)[0].chosen
+    if several(im.y): said = [*said, f"an image can have several of {len(im.classes)} labels: their number stands for "
+                                     "that of classes"]
     said = [*said, same_as(chosen), *_kept(keep, dropped, named), looked_up(known, left, im.size)]
     also = {k: v for k, v in sorted(far.items(), key=lambda kv: kv[1])
             if k not in {of[c].name for c in of} and known[k].family not in lost}

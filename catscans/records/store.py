@@ -145,7 +145,7 @@ def trained_sha(
 
 def predictions(
     rec:dict,   # a record
-)->SimpleNamespace: # .index (n,) image, .fold (n,), .y (n,) true class, .p (n, classes) softmax
+)->SimpleNamespace: # .index (n,) image, .fold (n,), .y (n,) true class or (n, k) labels, .p (n, classes) probabilities
     "The held-out predictions of a record. `UserError` where they differ in length."
     a = SimpleNamespace(**{k: unpack(rec["predictions"][k]) for k in ("index", "fold", "y", "p")})
     if not (len(a.index) == len(a.fold) == len(a.y) == len(a.p)):

@@ -10,6 +10,7 @@ __all__ = ['LENGTHS', 'ERRORS', 'check_features', 'check_labels', 'check_both', 
 import numpy as np
 from ..core.basics import UserError, counted, seed_for
 from ..datasets.splits import make_splits
+from ..metrics.labels import one_class
 
 # %% ../../nbs/similarity/03_features.ipynb #e10d5813
 def check_features(
@@ -104,6 +105,7 @@ def stratified_sample(
     """A class-stratified sample of images, or all where there are no more:
     every (n/most)-th in the order of classes, shuffled within."""
     y = np.asarray(y)
+    one_class(y, "a sample by class")
     n = len(y)
     if n <= most: return np.arange(n)
     r = np.random.default_rng(seed_for("estimators", *seed))

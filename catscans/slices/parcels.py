@@ -171,7 +171,9 @@ def _set_of(name, size, im, at)->dict:
     groups = None if im.groups is None else pack(im.groups.astype(str))
     return dict(name=name, size=size, index=pack(at), y=pack(np.asarray(im.y)), groups=groups,
                 paths=pack(np.asarray(im.paths).astype(str)), classes=list(map(str, im.classes)),
-                fingerprint=im.fingerprint, card=card, **({"range": list(im.range)} if im.range else {}))
+                fingerprint=im.fingerprint, card=card, **({"range": list(im.range)} if im.range else {}),
+                **(dict(labels=im.labels) if im.labels else {}))
+
 
 # %% ../../nbs/slices/00_parcels.ipynb #a44e33ff
 def _fits(folder, limit, images):
@@ -279,4 +281,5 @@ class Inputs:
             raise UserError(f"{name} has the fingerprint {got}, packed was {d['fingerprint']}; pack the inputs again")
         card, paths = SimpleNamespace(**d["card"]), unpack(d["paths"])
         span = tuple(d["range"]) if d.get("range") else None     # inputs of an earlier version have none
-        return Images(x, y, groups, d["classes"], card, d["fingerprint"], name, paths, range=span)
+        return Images(x, y, groups, d["classes"], card, d["fingerprint"], name, paths, range=span, labels=d.get("labels"))
+

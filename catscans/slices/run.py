@@ -23,6 +23,7 @@ from ..metrics.scores import HEADLINES, summarise
 from ..datasets.catalogue import DATASETS
 from ..datasets.splits import thaw
 from ..models.backend import environment
+from ..training.heads import head_for
 from ..training.trainer import Trainer, fit
 from ..transfer.world import World
 from ..transfer import run as transfer_run
@@ -46,10 +47,10 @@ _BUILT = ("dropout", "optimizer", "precision")   # of a recipe: part of the netw
 def _shared(make=Trainer, keep=8):
     "what makes trainers, the same one for the same shape"
     old = {}
-    def trainer(n_classes, size, recipe, arch="resnet50"):
-        key = digest(n_classes, size, arch, {k: getattr(recipe, k) for k in _BUILT})
+    def trainer(n_classes, size, recipe, arch="resnet50", **head):
+        key = digest(n_classes, size, arch, head, {k: getattr(recipe, k) for k in _BUILT})
         t = old.pop(key, None)
-        old[key] = t = t.use(recipe) if t else make(n_classes, size, recipe, arch)   # the latest last
+        old[key] = t = t.use(recipe) if t else make(n_classes, size, recipe, arch, **head)   # the latest last
         if len(old) > keep: del old[next(iter(old))]
         return t
     return trainer
@@ -493,7 +494,8 @@ def measured(inputs:Inputs, seconds:float=20.)->dict:
     recipe = replace(inputs.recipes["finetune", run.target, run.source], epochs=10**6, schedule="constant")
     index = np.sort(np.random.default_rng(0).permutation(len(im.y))[:_trains_on(inputs, run)])
     batch = min(recipe.batch, len(index))
-    trainer, until = Trainer(len(im.classes), px, recipe, inputs.profile.arch), Until(seconds, len(index)//batch*batch)
+    trainer = Trainer(len(im.classes), px, recipe, inputs.profile.arch, head_for(im.y))
+    until = Until(seconds, len(index)//batch*batch)
     try: fit(trainer, im.x, im.y, index, 1, on_epoch=until)
     except Over: pass
     return dict(images=until.n, images_per_s=until.rate, size=px, batch=batch, arch=inputs.profile.arch)

@@ -11,6 +11,7 @@ import catscans
 from ..core.basics import UserError, tell
 from ..core.grid import PROFILES, PROTOCOLS
 from ..core.commands import Parser, whole_number
+from ..datasets.multi_hot import UNCERTAIN
 from .plan import PUBLISHED
 from .machine import ENGINES
 from .status import status
@@ -105,6 +106,8 @@ def _reading_options(p):
                                                                                     "repeated)")
     p.add_argument("--range", metavar="R", help="for files of more than 8 bits: 10, 12, 14 or 16 bits, or the values "
                                                 "that become black and white, as --range=-1000,400")
+    p.add_argument("--uncertain", choices=UNCERTAIN, help="where images have several labels: what -1 (uncertain) "
+                                                          "counts as; default: ignore, neither trained on nor scored")
 
 # %% ../../nbs/study/10_cli.ipynb #ed96d17c
 def _add_options(subs):

@@ -15,6 +15,7 @@ from ..datasets.catalogue import CATALOGUE, DATASETS, line_of, listing
 from ..datasets.fetch import check_files, facts_text, home_of
 from ..datasets.added import add, added, check_added, entries, remove
 from ..datasets.contents import reading_all
+from ..datasets.doctor import label_text
 from ..datasets.store import check_store, copies, remove_copies
 from ..datasets.loading import absent, check_card, check_whole, known_name, load, where
 
@@ -54,7 +55,8 @@ def _said(name, c, images, sums)->str:
     key = c.group_key if c else entries()[name]["group_key"]
     groups = "no groups known" if images.groups is None else f"{len(set(images.groups)):,} groups ({key})"
     rebuilt = f"; rebuilt, so another set than the {c.n:,} images of the paper" if c and c.rebuilt else ""
-    return (f"{name}: {len(images):,} images, {len(images.classes)} classes, {groups}, fingerprint {images.fingerprint}"
+    what = "labels" if images.several else "classes"
+    return (f"{name}: {len(images):,} images, {len(images.classes)} {what}, {groups}, fingerprint {images.fingerprint}"
             + (f"; {_sums(sums)}" if sums else "") + rebuilt)
 
 # %% ../../nbs/study/08_data_commands.ipynb #412e4de5
@@ -126,7 +128,7 @@ def _get(a):
 # %% ../../nbs/study/08_data_commands.ipynb #22064d5e
 def reading_of(a)->dict:
     "How a parsed command line says that images are to be read."
-    out = {k: v for k in ("path_col", "class_col", "group_col", "parts", "range")
+    out = {k: v for k in ("path_col", "class_col", "group_col", "parts", "range", "uncertain")
            if (v := getattr(a, k, None)) is not None}
     return out | (dict(rename=dict(a.rename)) if getattr(a, "rename", None) else {})
 
@@ -142,8 +144,10 @@ def _add(a):
         if not any(t.endswith(s) for t in said): say(s)
     name = (set(entries()) - before).pop()
     groups = "no groups known" if e["group_key"] is None else f"groups: {e['group_key']}"
-    tell(f"{name}: {e['images']:,} images, {len(e['counts'])} classes, {groups}, "
+    what = "labels" if e.get("labels") else "classes"
+    tell(f"{name}: {e['images']:,} images, {len(e['counts'])} {what}, {groups}, "
           f"at {added()[name]}, fingerprint {e['fingerprint']}")
+    if e.get("labels"): tell(f"images with each label: {label_text(e['counts'], e['labels'])}")
     return 0
 
 # %% ../../nbs/study/08_data_commands.ipynb #89743198

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, choose, digest, seed_for
 from ..core.files import atomic
+from ..metrics.labels import one_class
 from ..models.weights import as_array
 from ..models.probes import Probe
 from .heads import fit_head, fit_heads, predict
@@ -91,6 +92,7 @@ def check_size(
 
 def _take(images, probe, n, seed, rule):
     "positions of a subset, its random generator; the images must fit the probe"
+    one_class(images.y, "Task2Vec", images.name)
     check_size(images, probe)
     rng = np.random.default_rng(seed_for("task2vec", images.name, seed))
     return subset(images.y, min(n, len(images)), rng, rule), rng

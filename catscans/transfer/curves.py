@@ -13,6 +13,7 @@ from ..core.basics import UserError, choose, digest, seed_for
 from ..core.grid import PROTOCOLS
 from ..metrics.comparisons import corrected_t_test, mean_share
 from ..datasets.splits import make_splits
+from ..metrics.labels import one_class
 from ..models.weights import load_weights, weights_sha256
 from ..training.recipes import recipe_key
 from ..training.trainer import Trainer
@@ -31,6 +32,7 @@ def subset(
     if not 0 < share <= 1:
         raise UserError(f"share of the training images: received {share!r}, "
                         "allowed is a number above 0 up to 1 (0.05 is 5 %)")
+    one_class(y, "a learning curve")
     index = np.sort(np.asarray(train_index))
     c = np.asarray(y)[index]
     unit = np.arange(len(index)) if groups is None else np.unique(np.asarray(groups)[index], return_inverse=True)[1]

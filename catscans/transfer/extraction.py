@@ -9,6 +9,7 @@ __all__ = ['CLASSIFIERS', 'network_features', 'classify', 'extract']
 import numpy as np
 from ..core.basics import UserError, choose, seed_for
 from ..core.grid import Run, get_profile
+from ..metrics.labels import one_class
 from ..metrics.scores import summarise
 from ..datasets.splits import make_splits
 from ..datasets.loading import images_of
@@ -62,6 +63,7 @@ def classify(
     """Cross-validated metrics of a classifier on frozen features. Repeated folds are numbered through.
     `UserError` where features and images differ in number."""
     make = CLASSIFIERS[choose("classifier", classifier, CLASSIFIERS)]
+    one_class(images.y, "feature extraction", images.name)
     if len(features) != len(images.y):
         raise UserError(f"{images.name}: received features of {len(features)} images, needed are {len(images.y)}")
     out = []

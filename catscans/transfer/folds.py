@@ -19,6 +19,8 @@ from ..core.grid import PROTOCOLS
 from ..datasets.splits import SPLITS, Splits, official_splits, say_split
 from ..datasets.doctor import checks
 from ..models.weights import Weights, load_weights, seen_of, shared_images, weights_sha256
+from ..metrics.labels import several
+from ..training.heads import head_for
 from ..training.recipes import recipe_key
 from ..training.engines import SECONDS, clock
 from ..training.checkpoints import undamaged
@@ -54,11 +56,13 @@ class How:
 
 def _trainer_for(how, images, recipe):
     "the trainer to be used again, refused where it does not fit these images, or a new one"
-    needs = len(images.classes), images.x.shape[1]
-    if how.trainer is None: return how.world.trainer(*needs, recipe, how.arch)
-    has = how.trainer.n_classes, how.trainer.size
+    needs = len(images.classes), images.x.shape[1], head_for(images.y)
+    if how.trainer is None:
+        return how.world.trainer(*needs[:2], recipe, how.arch, **(dict(head=needs[2]) if several(images.y) else {}))
+    has = how.trainer.n_classes, how.trainer.size, how.trainer.head.name
     if has != needs:
-        raise UserError(f"this network has (classes, pixels) {has}, {images.name} has {needs}; make another Trainer")
+        raise UserError(f"this network has (classes, pixels, head) {has}, {images.name} has {needs}; make another "
+                        "Trainer")
     return how.trainer.use(recipe)
 
 # %% ../../nbs/transfer/01_folds.ipynb #3a269150
@@ -132,8 +136,8 @@ class Folds:
     history:list         # per fold {"loss": [...], ...}
     index:np.ndarray     # (m,) held-out image positions
     fold:np.ndarray      # (m,) fold number from 1
-    y:np.ndarray         # (m,) class index
-    p:np.ndarray         # (m, n_classes) float32 softmax
+    y:np.ndarray         # (m,) class index, or (m, k) labels
+    p:np.ndarray         # (m, n_classes) float32 probabilities
     splits:object
     # seconds of each phase, and wall, of folds that an earlier process finished
     earlier:dict=field(default_factory=dict)

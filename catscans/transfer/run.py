@@ -23,6 +23,8 @@ from ..datasets.leaks import ids_of, relation
 from ..models.backend import environment, set_threads
 from ..models.resnet import resnet50
 from ..models.weights import is_head, load_weights, named_weights, save_weights, weights_sha256
+from ..metrics.labels import several
+from ..training.heads import head_for
 from ..training.recipes import Recipe, recipe_key, settled
 from ..training.engines import SECONDS
 from .world import HERE, World, settings_of, threads_for
@@ -51,7 +53,8 @@ def energy(
 def _describe(images):
     return None if images is None else dict(
         name=images.name, n=len(images.y), classes=list(map(str, images.classes)), fingerprint=images.fingerprint,
-        **({"range": list(span)} if (span := getattr(images, "range", None)) else {}))   # of files of more than 8 bits
+        **({"range": list(span)} if (span := getattr(images, "range", None)) else {}),   # of files of more than 8 bits
+        **({"labels": dict(images.labels or {}, several=True)} if several(images.y) else {}))
 
 def fold_means(folds):
     "mean, sample and population standard deviation over folds of the headline metrics"
@@ -174,7 +177,8 @@ def _pretrain_without(
         try: return load_weights(path)
         except UserError as e: (job.show or print)(f"{e}; they are made again now")
     # another network
-    if trainer and (trainer.n_classes, trainer.recipe.dropout) != (len(source.classes), recipe.dropout): trainer = None
+    wanted = len(source.classes), recipe.dropout, head_for(source.y)
+    if trainer and (trainer.n_classes, trainer.recipe.dropout, trainer.head.name) != wanted: trainer = None
     checkpoint = job.checkpoints/f"{name}-checkpoint.npz"
     out = pretrain(source, recipe, run.protocol, seed=seed_for(run.slug, name), split=Fold(keep, none, none),
                    trainer=trainer, checkpoint=checkpoint,
