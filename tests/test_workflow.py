@@ -307,7 +307,7 @@ def test_check_finds_every_planted_damage(tmp_path, monkeypatch):
     monkeypatch.setattr(notebooks, "drawn_from", lambda step: "now")
     notebooks._sign(next(s for s in plan.plan("toy") if s.notebook == "results"))
     wrong, said = verify("toy")
-    assert wrong == [] and "2 records, 1 weights file, 0 checkpoints, 1 image store, 1 figure; nothing is wrong" in said
+    assert wrong == [] and "2 records, 1 weights file, 0 checkpoints, 1 image store, 1 drawing note, 1 figure; nothing is wrong" in said
     rng = np.random.default_rng(1)
     places = [(record, 0), (pre.weights, pre.weights.read_bytes().index(weights["a"].tobytes())), (files.Path(pixels), 128), (files.Path(pixels).with_name("labels.npy"), 128), (fig, 0)]
     for i in range(50):

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['project_dir', 'cache_dir', 'data_dir', 'work_root', 'work_dir', 'results_dir', 'figures_dir', 'remove_halves',
-           'atomic', 'settle', 'writing', 'try_lock', 'locked']
+           'atomic', 'settle', 'writing', 'try_lock', 'locked', 'held']
 
 # %% ../../nbs/core/03_files.ipynb #f9984c6c
 import errno, glob, os, shutil, sys, tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from .basics import UserError
+from .basics import UserError, note
 
 # %% ../../nbs/core/03_files.ipynb #48a3596a
 def project_dir()->Path:
@@ -97,6 +97,7 @@ def _half(path):
 @contextmanager
 def atomic(
     path:str|Path, # final place of the file
+    durable:bool=False, # it says that something is done: on the disk itself, and then its name, before the block is left
 ):
     """A temporary path next to `path` that replaces it when the block ends without an error;
     what killed writers of `path` left is removed."""
@@ -106,7 +107,9 @@ def atomic(
     with _half(path) as tmp:
         yield tmp
         os.chmod(tmp, 0o644)
+        if durable: settle(tmp)
         os.replace(tmp, path)
+    if durable: settle(path.parent)
 
 # %% ../../nbs/core/03_files.ipynb #4c7e9739
 def settle(
@@ -137,17 +140,26 @@ def writing(
         raise UserError(f"cannot write {what} {path} ({e.strerror or e}): it needs {need/2**20:.1f} MiB, "
                         f"{free/2**20:.0f} MiB are free; {then}") from None
 
+# %% ../../nbs/core/03_files.ipynb #7f2b3b6f
+_TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)   # by another process; everything else: there are no locks here
+
+def _say_no_locks(e):
+    "a note that files cannot be locked, for the reason in `e`"
+    note(f"files cannot be locked here ({e.strerror}), as on some network file systems: nothing keeps two commands from "
+         "the same work, so start one at a time, or set CATSCANS_WORK to a folder on this machine")
+
 # %% ../../nbs/core/03_files.ipynb #d1def95d
 def try_lock(
     f,                 # an open file, or its descriptor; a folder's will do
     shared:bool=False, # several may hold it at once
 )->bool:
-    """Lock a file until it is closed; False where another has it.
-    True where the system has no such locks: then nobody knows."""
+    "Lock a file until it is closed; False where another has it. True where there are no such locks: then nobody knows."
     try: import fcntl
     except ImportError: return True
     try: fcntl.flock(f, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError: return False
+    except OSError as e:
+        if e.errno in _TAKEN: return False
+        _say_no_locks(e)
     return True
 
 # %% ../../nbs/core/03_files.ipynb #db8c178c
@@ -159,5 +171,19 @@ def locked(path):
         try:
             import fcntl
             fcntl.flock(f, fcntl.LOCK_EX)
-        except ImportError: fcntl = None     # without locks two builds only cost time: the rename decides
-        yield fcntl is not None
+            alone = True
+        except ImportError: alone = False    # without locks two builds only cost time: the rename decides
+        except OSError as e:
+            _say_no_locks(e)
+            alone = False
+        yield alone
+
+# %% ../../nbs/core/03_files.ipynb #56a2c171
+def held(
+    path:str|Path,
+)->bool:
+    "Does somebody hold the lock of a file? False where locks do not work, even if this very process has taken one."
+    try: fd = os.open(path, os.O_RDONLY)
+    except OSError: return False
+    try: return not try_lock(fd, shared=True)
+    finally: os.close(fd)

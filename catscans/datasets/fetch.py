@@ -41,7 +41,7 @@ def load_json(path, default):
     return d
 
 def save_json(path, d):
-    with atomic(path) as tmp: tmp.write_text(json.dumps(d, indent=1, sort_keys=True))
+    with atomic(path, durable=True) as tmp: tmp.write_text(json.dumps(d, indent=1, sort_keys=True))
 
 # %% ../../nbs/datasets/09_fetch.ipynb #ac6ef2d2
 class Resume:

@@ -18,7 +18,7 @@ from .cards import Card
 from .toy import TOY
 from .catalogue import CATALOGUE, DATASETS, short
 from .images import Images, Listing, fingerprint
-from .store import build, check_size, keep
+from .store import build, check_size, keep, whole_stores
 from .readers import general
 from .layouts import LAYOUTS, pcam
 from .fetch import MANIFEST
@@ -254,6 +254,7 @@ def images_of(
     size:int,
     protocol:str="grouped",  # `published` draws PCam's subsets and orders STI-10's colours as the authors did
 ):  # datasets.images.Images
-    "The images of a dataset as a profile uses them: at its size, and at most so many."
+    "The images of a dataset as a profile uses them: at its size, and at most so many; every byte as it was written."
     cut = dict(profile.max_images).get(name)
-    return load(name, size=size, protocol=protocol, **(dict(max_images=cut, seed=profile.seed) if cut else {}))
+    options = dict(max_images=cut, seed=profile.seed) if cut else {}
+    with whole_stores(): return load(name, size=size, protocol=protocol, **options)

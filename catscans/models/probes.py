@@ -178,25 +178,43 @@ class Probe:
         return np.asarray(self.body.predict(np.asarray(x, np.float32), batch_size=batch, verbose=0))
 
 # %% ../../nbs/models/04_probes.ipynb #0d8ef831
+_ORDER = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")   # Keras' own, of a layer's weights
+_MOST = 1 << 28   # numbers in one array: more than any layer has, less than memory
+
+def _numbers(d):
+    "a dataset of an HDF5 file as an array; `ValueError` where it holds none, or says it holds more than can be"
+    if getattr(d, "shape", None) is None: raise ValueError(f"{getattr(d, 'name', d)} holds no array")
+    if d.dtype.kind not in "fiu": raise ValueError(f"{d.name} holds {d.dtype}, needed are numbers")
+    if d.size > _MOST: raise ValueError(f"{d.name} says that it has the shape {d.shape}")
+    return d[()]
+
+def _by_layer(root):
+    "layer -> its weights, from a file of Keras 2 that lists them"
+    text = lambda s: s.decode() if isinstance(s, bytes) else str(s)
+    return {n.replace("/", "_"): [_numbers(root[n][text(w)]) for w in root[n].attrs["weight_names"]]
+            for n in map(text, root.attrs["layer_names"]) if len(root[n].attrs.get("weight_names", ()))}
+
+def _by_name(f):
+    "layer -> its weights, from a file in which each weight lies under its path"
+    import h5py
+    found, last = {}, lambda k: k.rsplit("/", 1)[-1]
+    f.visititems(lambda k, v: found.update({k: v}) if isinstance(v, h5py.Dataset) and last(k) in _ORDER else None)
+    out = {}
+    for k in sorted(found, key=lambda k: _ORDER.index(last(k))):
+        out.setdefault(k.rpartition("/")[0], []).append(_numbers(found[k]))
+    return out
+
 def _h5(path):
     "layer -> list of its weights, in Keras' order; from either form of file"
     import h5py
-    order = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
-    text = lambda s: s.decode() if isinstance(s, bytes) else str(s)
     try:
         with h5py.File(path) as f:
             root = f["model_weights"] if "model_weights" in f else f
-            if "layer_names" in root.attrs:
-                return {n.replace("/", "_"): [root[n][text(w)][()] for w in root[n].attrs["weight_names"]]
-                        for n in map(text, root.attrs["layer_names"]) if len(root[n].attrs.get("weight_names", ()))}
-            found = {}
-            f.visititems(lambda k, v: found.__setitem__(k, v[()]) if isinstance(v, h5py.Dataset) else None)
-    except (OSError, KeyError) as e:
-        raise UserError(f"probe: {path} is not a readable .h5 file of weights ({e})") from None
-    known = sorted((k for k in found if k.rsplit("/", 1)[-1] in order), key=lambda k: order.index(k.rsplit("/", 1)[-1]))
-    out = {}
-    for k in known: out.setdefault(k.rsplit("/", 1)[0], []).append(found[k])
-    return out
+            return _by_layer(root) if "layer_names" in root.attrs else _by_name(f)
+    # what h5py raises depends on what is odd about a file that somebody else has made
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as e:
+        why = (str(e).splitlines() or [type(e).__name__])[0]
+        raise UserError(f"probe: {path} is not a readable .h5 file of weights ({why})") from None
 
 # %% ../../nbs/models/04_probes.ipynb #77ab41e6
 def _network(names, size):

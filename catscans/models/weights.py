@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from ..core.basics import UserError
-from ..core.files import atomic, settle, writing
+from ..core.files import atomic, writing
 
 # %% ../../nbs/models/02_weights.ipynb #2a38e2e7
 def weights_sha256(weights:dict)->str:
@@ -98,12 +98,9 @@ def save_weights(
     weights = model if isinstance(model, dict) else named_weights(model)
     sha = weights_sha256(weights)
     with writing("the weights", path, sum(v.nbytes for v in weights.values()), "make room and start again"):
-        with atomic(path) as tmp:
-            with h5py.File(tmp, "w", locking=False) as f:      # nobody else knows `tmp`
-                for k, v in weights.items(): f[k] = v
-                for k, v in (attrs | _seen_attrs(weights) | dict(sha256=sha)).items(): f.attrs[k] = v
-            settle(tmp)
-        settle(Path(path).parent)
+        with atomic(path, durable=True) as tmp, h5py.File(tmp, "w", locking=False) as f:   # nobody else knows `tmp`
+            for k, v in weights.items(): f[k] = v
+            for k, v in (attrs | _seen_attrs(weights) | dict(sha256=sha)).items(): f.attrs[k] = v
     return sha
 
 def load_weights(

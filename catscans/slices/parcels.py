@@ -255,6 +255,13 @@ class Inputs:
     ):
         self.folder, self.scratch, r = Path(folder), Path(scratch or folder), _request(folder)
         self.fingerprint = digest(r)
+        try: self._set(r)
+        except UserError: raise
+        except (LookupError, TypeError, ValueError, AttributeError) as e:
+            raise UserError(f"{self.folder/'request.json'} is damaged ({type(e).__name__}: {e}); pack the inputs again") from None
+
+    def _set(self, r):
+        "take over what was packed; whatever Python raises where it is not that"
         self.profile = Profile(**{k: _tuples(v) for k, v in r["profile"].items()})
         self.runs, self.pools = [_plain(Run(**x)) for x in r["runs"]], {int(k): v for k, v in r["pools"].items()}
         self.recipes = {(k, d, s): Recipe(**v) for k, d, s, v in r["recipes"]}

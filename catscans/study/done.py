@@ -74,7 +74,7 @@ def _similarity_problem(step, got, world)->Why:
     if "probe" in old: old = old | dict(probe=(old["probe"] or {}).get("name"))
     seen = (got["settings"].get("probe") or {}).get("size")
     if p.probe_size and seen and seen != p.probe_size:
-        return Why(f"its probe saw images of {seen} pixels, the profile asks for {p.probe_size}", "changed")
+        return Why(f"its probe saw images of {seen} pixels, the profile asks for {p.probe_size}", "settings")
     return _changed(old, dict(subsets=p.subsets, threads=p.threads, probe=p.probe))
 
 # %% ../../nbs/study/01_done.ipynb #9078fb50

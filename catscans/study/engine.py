@@ -6,13 +6,13 @@
 __all__ = ['run', 'cost_line']
 
 # %% ../../nbs/study/07_engine.ipynb #50f30703
-import errno, json, os, shutil, signal, subprocess, sys, tempfile, time
+import json, os, shutil, signal, subprocess, sys, tempfile, time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.basics import UserError, choose, columns, counted, tell, wrapped
-from ..core.files import atomic, data_dir, figures_dir, project_dir, work_dir, work_root
+from ..core.files import atomic, data_dir, figures_dir, held, project_dir, work_dir, work_root
 from ..core.grid import PROFILES
 from ..records.frames import fixed_cost_line
 from ..transfer.world import threads_for
@@ -68,15 +68,20 @@ def _check_engine(engine):
                         "or use --engine local")
 
 # %% ../../nbs/study/07_engine.ipynb #4ca884b1
+def _remove(path):
+    "whatever lies there, a folder too"
+    if path.is_dir() and not path.is_symlink(): shutil.rmtree(path)
+    else: path.unlink(missing_ok=True)
+
 def _set_aside(steps, left):
     "move products that do not count any more out of the way"
     moved = 0
     for s in steps:
-        s.marker.unlink(missing_ok=True)
-        if not s.product.exists(): continue
+        _remove(s.marker)
+        if not os.path.lexists(s.product): continue
         if s.notebook in ("results", "audit") or left[s.slug].kind == "weights":
-            s.product.unlink()         # a note of what was drawn; a record that will be the same
-            if s.run: s.run.weights.unlink(missing_ok=True)
+            _remove(s.product)         # a note of what was drawn; a record that will be the same
+            if s.run: _remove(s.run.weights)
             continue
         shutil.move(s.product, work_dir(s.profile, "set-aside")/f"{time.strftime('%Y%m%d-%H%M%S')}-{s.product.name}")
         moved += 1
@@ -114,7 +119,7 @@ def _settle_figures(profile, steps):
     here, kept, drawing = figures_dir(profile), work_dir(profile)/"figures-before", _drawing(steps)
     if not drawing or not kept.exists(): return
     if not _whole_now(drawing):
-        for s in drawing: s.product.unlink(missing_ok=True)
+        for s in drawing: _remove(s.product)
         if here.exists():                      # halves of the killed run, or drawn since: nobody knows
             aside = work_dir(profile, "set-aside")/f"{time.strftime('%Y%m%d-%H%M%S')}-figures"
             _drop(aside)
@@ -142,7 +147,7 @@ def _whole_figures(profile, steps):
     try: yield
     finally:
         if not all(isinstance(m := read_json(s.marker), dict) and m.get("state") == "done" for s in drawing):
-            for s in drawing: s.product.unlink(missing_ok=True)
+            for s in drawing: _remove(s.product)
             _restore_figures(here, kept)
         _drop(kept)
 
@@ -209,9 +214,9 @@ def _said_in_one_line():
     "a disk that is full or may not be written is the user's to mend"
     try: yield
     except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM): raise
-        raise UserError(f"cannot write {e.filename or 'a file of this run'} ({e.strerror}): make room, or make the folder "
-                        "writable; the same command goes on from here") from None
+        if e.errno is None: raise
+        raise UserError(f"cannot write {e.filename or 'a file of this run'} ({e.strerror}): make room, move away what lies "
+                        "there, or make the folder writable; the same command goes on from here") from None
 
 def _check_settings(profile):
     "refuse settings that would stop a step only after others were paid for"
@@ -268,7 +273,8 @@ def _start(request, doing, way, out):
     "start the engine in a process group of its own, its talk going to a file"
     env = dict(os.environ, CATSCANS_PROJECT=str(project_dir()), CATSCANS_WORK=str(work_root()), **{MARK: way.mark})
     if data_dir(): env["CATSCANS_DATA"] = str(data_dir())
-    if way.engine == "local": env["CATSCANS_LOCK"] = str(way.lock)
+    # where locks do not work a step that looks for its run would always find it gone
+    if way.engine == "local" and held(way.lock): env["CATSCANS_LOCK"] = str(way.lock)
     talk = {} if way.verbose else dict(stdout=out, stderr=subprocess.STDOUT)
     command = _engine_command(request, doing, way)
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=env, start_new_session=True, **talk)

@@ -72,12 +72,16 @@ def _private_channel():
             else: os.environ["JUPYTER_RUNTIME_DIR"] = old
 
 # %% ../../nbs/study/02_notebooks.ipynb #2dc809c5
-_WORDS = dict(MemoryError="there was not enough memory: run fewer notebooks at once (--jobs), or free some")
+_MEMORY = "there was not enough memory: run fewer notebooks at once (--jobs), or free some"
+# NumPy and TensorFlow have classes of their own for it; a kernel that the system ended for want of memory says nothing
+_WORDS = dict(MemoryError=_MEMORY, _ArrayMemoryError=_MEMORY, ResourceExhaustedError=_MEMORY,
+              DeadKernelError="its process was ended from outside, by the system where memory ran out")
 
 def _in_words(name, value)->str:
-    "an error of a notebook as its first line; one that says nothing in words of our own"
+    "an error of a notebook as its first line; want of memory, and one that says nothing, in words of our own"
     value = next((l.strip() for l in str(value).splitlines() if l.strip()), "")
-    return f"{name}: {value or _WORDS.get(name, 'it gave no reason; the executed notebook shows where')}"
+    more = _WORDS.get(name) or ("" if value else "it gave no reason; the executed notebook shows where")
+    return f"{name}: {'; '.join(filter(None, (value, more)))}"
 
 def _attempts(pm, path, executed, parameters, **settings)->str:
     "execute a notebook, once more where its kernel never started; empty, or what went wrong"
@@ -138,9 +142,7 @@ def _sign(step):
     sums = {str(f.relative_to(project_dir())): hashlib.sha256(f.read_bytes()).hexdigest() for f in drawn}
     settle(*drawn)
     said = dict(drawn_from=drawn_from(step), files=list(sums), sums=sums)
-    with atomic(step.product) as tmp:
-        tmp.write_text(json.dumps(said, indent=1) + "\n")
-        settle(tmp)
+    with atomic(step.product, durable=True) as tmp: tmp.write_text(json.dumps(said, indent=1) + "\n")
 
 # %% ../../nbs/study/02_notebooks.ipynb #6c5edf0a
 def _execute(step, kernels=None)->str:

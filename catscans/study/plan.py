@@ -83,7 +83,7 @@ def read_json(path):
     "the JSON of a file, None when there is none, or the reason why it cannot be read"
     try: return json.loads(Path(path).read_text())
     except FileNotFoundError: return None
-    except ValueError as e: return f"unreadable ({e})"
+    except (OSError, ValueError) as e: return f"unreadable ({e})"     # a folder in its place, no right to read it
 
 # %% ../../nbs/study/00_plan.ipynb #5939c0a4
 def notebook(name:str)->Path:

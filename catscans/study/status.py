@@ -8,7 +8,7 @@ __all__ = ['CAME', 'duration', 'Watch', 'first_line', 'in_clone', 'as_came', 'pa
 # %% ../../nbs/study/04_status.ipynb #d7771e3b
 import os, time
 from ..core.basics import UserError, choose, counted
-from ..core.files import figures_dir, results_dir, try_lock, work_dir
+from ..core.files import figures_dir, held, results_dir, work_dir
 from ..core.grid import PROFILES, get_profile, part_of
 from .plan import PUBLISHED, notebook, plan, read_json
 from .machine import jobs_for
@@ -102,9 +102,7 @@ def part_request(
 # %% ../../nbs/study/04_status.ipynb #1d069bb1
 def _running(profile):
     "is somebody at this profile?"
-    try:
-        with open(work_dir(profile)/"run.lock") as f: return not try_lock(f, shared=True)
-    except OSError: return False      # there is none, or something else lies there
+    return held(work_dir(profile)/"run.lock")
 
 # %% ../../nbs/study/04_status.ipynb #5b2c37d3
 def _done(steps, left)->list: # of lines

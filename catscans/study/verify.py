@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 from ..core.basics import UserError, choose, counted
 from ..core.files import figures_dir, project_dir, results_dir, work_dir
-from ..core.grid import PROFILES
+from ..core.grid import PROFILES, Run
 from ..records.store import path_of, predictions, read, trained_sha
 from ..metrics.scores import summarise
 from ..datasets.store import check_store, copies, open_store
@@ -52,6 +52,15 @@ def prediction_problems(
         wrong.append("predictions of a fold that it does not have")
     return wrong or _unlike(rec.get("metrics", {}), fold_means(rec["folds"]), "")
 
+# %% ../../nbs/study/11_verify.ipynb #9b82d31a
+def _source_problems(rec)->list: # of str
+    "a fine-tuning must have started from the weights that its source's record names"
+    was = rec["settings"].get("source_weights_sha256") if rec["kind"] == "finetune" else None
+    if not was or rec["settings"].get("source_relation") != "none": return []
+    r = Run(rec["source"], rec["target"], rec["profile"], rec["protocol"], rec["seed"]).pretraining
+    if (now := trained_sha(read_json(r.record))) in ("", was): return []
+    return [f"starts from weights {was[:12]} of {r.source}, whose record names {now[:12]}: catscans run makes it again"]
+
 # %% ../../nbs/study/11_verify.ipynb #d7cecf73
 def _record_problems(path, profile)->list: # of str
     "what is wrong with the record in a file"
@@ -59,7 +68,7 @@ def _record_problems(path, profile)->list: # of str
         rec = read(path)
         if rec["profile"] != profile or path_of(rec).name != path.name:
             return [f"holds {path_of(rec).stem} of {rec['profile']}"]
-        return prediction_problems(rec)
+        return prediction_problems(rec) + _source_problems(rec)
     except UserError as e: return [str(e).removeprefix(f"{path}: ")]
     # bytes that are none, predictions that do not fit together
     except Exception as e: return [f"its predictions cannot be read ({type(e).__name__}: {e})"]
@@ -106,30 +115,46 @@ def _figure_problems(path, sums)->list: # of str
     except Exception as e: return [f"cannot be read ({type(e).__name__}: {e}): catscans figures draws it again"]
     return []
 
-def _drawn(profile)->dict: # path -> sha256
+def _notes(profile)->list: # of files
+    "what was noted when figures were drawn in this work folder"
+    return [s.product for s in plan(profile) if s.notebook in ("results", "audit") and s.product.exists()]
+
+def _sums(note)->dict|None: # path -> sha256
+    "the figures of a note, or None where it is damaged"
+    said = read_json(note) if note.is_file() else None
+    sums = said.get("sums", {}) if isinstance(said, dict) else None
+    return {project_dir()/f: h for f, h in sums.items()} if isinstance(sums, dict) else None
+
+def _drawn(notes)->dict: # path -> sha256
     "the figures that were drawn in this work folder"
-    notes = [read_json(s.product) for s in plan(profile) if s.notebook in ("results", "audit")]
-    return {project_dir()/f: h for n in notes if isinstance(n, dict) for f, h in n.get("sums", {}).items()}
+    return {f: h for n in notes for f, h in (_sums(n) or {}).items()}
+
+def _note_problems(path, profile)->list: # of str
+    "what is wrong with a note"
+    return [] if _sums(path) is not None else ["is damaged, so nobody knows which figures were drawn: catscans figures draws them again"]
 
 def _figures(profile, sums)->list: # of paths
     "those that were drawn here, and those that came with the clone"
     came = [f for f in figures_dir(profile).rglob("*") if f.suffix in (".png", ".svg", ".csv", ".md")]
     return sorted({*sums, *came})
 
+
 # %% ../../nbs/study/11_verify.ipynb #db85576c
 def _stores(profile)->list: # of folders
     "the decoded copies of the datasets that a profile uses; what else lies there is not its own"
     p = PROFILES.get(profile)
     return [c.path for n in dict.fromkeys((*p.sources, *p.targets) if p else ()) for c in copies(n)
-            if (c.path/"meta.json").exists() and not c.path.name.startswith(".")]
+            if c.path.is_dir() and not c.path.name.startswith(".")]
 
 def _there(profile)->list: # (what, files, how to look at one)
     "everything of a profile that can be looked at"
-    work, sums = work_dir(profile), _drawn(profile)
+    work, notes = work_dir(profile), _notes(profile)
+    sums = _drawn(notes)
     return [("record", sorted(results_dir(profile).glob("records/*.json")), _record_problems),
             ("weights file", sorted([*work.glob("weights/*.h5"), *work.glob("checkpoints/*/*.h5")]), _weights_problems),
             ("checkpoint", sorted(work.glob("checkpoints/*/*.npz")), _checkpoint_problems),
             ("image store", sorted(_stores(profile)), _store_problems),
+            ("drawing note", notes, _note_problems),
             ("figure", _figures(profile, sums), lambda f, profile: _figure_problems(f, sums))]
 
 def verify(
@@ -140,7 +165,7 @@ def verify(
     with looking(profile):
         there = _there(profile)
         wrong = [f"{f}: {why}" for _, files, look in there for f in files for why in look(f, profile)]
-        unsigned = len({*_figures(profile, {})} - {*_drawn(profile)})
+        unsigned = len({*_figures(profile, {})} - {*_drawn(_notes(profile))})
     seen = ", ".join(counted(len(files), what) for what, files, _ in there)
     came = f" ({unsigned} not drawn here: they were only opened)" if unsigned else ""
     bad = counted(len(wrong), "thing is", "things are") if wrong else "nothing is"

@@ -155,7 +155,7 @@ class Folds:
 # %% ../../nbs/transfer/01_folds.ipynb #883eb71f
 def keep_fold(path, key, out, p):
     with (writing("the finished fold", path, p.nbytes, "make room and start again, it goes on"), clock("save"),
-          atomic(path) as tmp):
+          atomic(path, durable=True) as tmp):
         np.savez(tmp, key=np.array(key), out=np.array(json.dumps(out)), p=p)
 
 def kept_fold(path, key):

@@ -1,0 +1,142 @@
+"What says that something is done is on the disk before it is said; what was changed since is noticed; where there are no locks that is said."
+import errno, fcntl, json, os, sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py, numpy as np, pytest
+
+from catscans.core import files
+from catscans.core.basics import UserError, hearing
+from catscans.core.grid import PROFILES, Run
+from catscans.datasets import fetch
+from catscans.datasets import store as stores
+from catscans.datasets.loading import images_of
+from catscans.models.probes import load_probe
+from catscans.models.weights import save_weights
+from catscans.records import store
+from catscans.records.examples import example_record
+from catscans.study import engine, notebooks, plan
+from catscans.study.verify import verify
+from catscans.transfer.folds import keep_fold
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="NOT CHECKED: the names of descriptors are read in /proc")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.setenv("CATSCANS_WORK", str(tmp_path/"work"))
+    return tmp_path
+
+
+@pytest.fixture
+def events(monkeypatch):
+    "what is settled and what is named, in their order"
+    said, sync, replace, rename = [], os.fsync, os.replace, Path.rename
+    def seen(fd): said.append(("settled", Path(os.readlink(f"/proc/self/fd/{fd}")))); sync(fd)
+    def named(how): return lambda a, b: (said.append(("named", Path(a), Path(b))), how(a, b))[1]
+    monkeypatch.setattr(os, "fsync", seen); monkeypatch.setattr(os, "replace", named(replace)); monkeypatch.setattr(Path, "rename", named(rename))
+    return said
+
+
+def drawn(project):
+    (f := files.figures_dir("toy")/"fig3_auc.csv").parent.mkdir(parents=True); f.write_text("drawn")
+    step = next(s for s in plan.plan("toy") if s.notebook == "results")
+    notebooks._sign(step)
+    return step.product
+
+
+def image_store(project):
+    return Path(stores.keep("pets", lambda: (np.zeros((2, 8, 8, 3), "uint8"), [0, 1], None, ["cat", "dog"]), 8).x.filename).parent
+
+
+def saved(f, write): write(f); return f
+DONE = {"a record": lambda d: store.write(example_record(Run("toy-dtd", "toy-chest"))), "weights": lambda d: saved(d/"a.h5", lambda f: save_weights(dict(a=np.arange(3.)), f)),
+        "a finished fold": lambda d: saved(d/"fold1.npz", lambda f: keep_fold(f, "key", {}, np.zeros(3))), "a note of what was drawn": drawn, "a note of what was fetched": lambda d: saved(d/"fetched.json", lambda f: fetch.save_json(f, {})),
+        "an image store": image_store}
+
+
+@linux
+@pytest.mark.parametrize("what", DONE)
+def test_done_is_said_last(what, project, events, monkeypatch):
+    "the content is on the disk before its name is, and the name before anybody hears of it"
+    monkeypatch.setattr(notebooks, "drawn_from", lambda step: "now")
+    path = DONE[what](project)
+    at = next(i for i, e in enumerate(events) if e[0] == "named" and e[2] == path)
+    before, after = {e[1] for e in events[:at] if e[0] == "settled"}, [e[1] for e in events[at:] if e[0] == "settled"]
+    half = events[at][1]
+    content = {half/f.name for f in path.iterdir()} | {half} if path.is_dir() else {half}
+    assert content <= before and after[-1] == path.parent, events
+
+
+def test_a_record_without_its_checksum_is_no_older_one(project):
+    path = store.write(example_record(Run("toy-dtd", "toy-chest")))
+    rec = json.loads(path.read_text())
+    assert rec["format"] == store.FORMAT and store.read(path) == rec
+    rec["folds"][0]["weights_sha256"] = "another"
+    del rec["checksum"]
+    for r in (rec, {k: v for k, v in rec.items() if k != "format"} | dict(timing=rec["timing"] | dict(started="2026-12-01T00:00:00+00:00"))):
+        path.write_text(json.dumps(r))
+        with pytest.raises(UserError, match=f"{path}: it was changed since it was written, its checksum was taken away; run it again"): store.read(path)
+        assert len([w for w in verify("toy")[0] if "checksum was taken away" in w]) == 1
+    path.write_text(json.dumps({k: v for k, v in rec.items() if k != "format"}))      # as the records of November
+    assert store.read(path)["folds"] == rec["folds"]
+    assert store.differences(rec, {k: v for k, v in rec.items() if k != "format"}) == []
+
+
+def test_committed_records_of_before_count_as_they_are():
+    root = Path(__file__).resolve().parents[1]/"results"
+    assert len([store.read(f) for p in ("lite", "power") for f in sorted((root/p/"records").glob("*.json"))]) >= 50
+
+
+def test_whoever_trains_sees_only_pixels_that_were_written(project):
+    "2,000 other bytes have given other metrics under the old fingerprint"
+    toy, rng = PROFILES["toy"], np.random.default_rng(0)
+    images = images_of("toy-chest", toy, 32)
+    whole, where = np.array(images.x), Path(images.x.filename)
+    flat = np.lib.format.open_memmap(where, mode="r+").reshape(-1)
+    flat[rng.integers(0, flat.size, 2000)] ^= 255
+    flat.flush(); del flat
+    assert "not what was written there" in verify("toy")[0][0]
+    with hearing() as said: again = images_of("toy-chest", toy, 32)
+    assert np.array_equal(again.x, whole) and again.fingerprint == images.fingerprint
+    assert len(said) == 1 and str(where.parent) in said[0] and "made again" in said[0]
+    assert verify("toy")[0] == []
+
+
+ODD = dict(text=lambda f: f.create_dataset("conv1_conv/kernel", data="weights"), letters=lambda f: f.create_dataset("conv1_conv/kernel", data=np.array([b"a"]*3)),
+           fields=lambda f: f.create_dataset("conv1_conv/kernel", data=np.zeros(3, [("a", "f4"), ("b", "i8")])), huge=lambda f: f.create_dataset("conv1_conv/kernel", shape=(1 << 22, 1 << 20), dtype="f8", chunks=(1, 1024)),
+           empty=lambda f: f.create_dataset("conv1_conv/kernel", data=h5py.Empty("f4")), reference=lambda f: f.create_dataset("conv1_conv/kernel", data=f["a"].ref, dtype=h5py.ref_dtype),
+           numbers=lambda f: f.attrs.__setitem__("layer_names", np.arange(3)), one=lambda f: f.attrs.__setitem__("layer_names", 7), nothing=lambda f: f.attrs.__setitem__("layer_names", [b"no such layer"]),
+           unlisted=lambda f: (f.attrs.__setitem__("layer_names", [b"a"]), f["a"].attrs.__setitem__("weight_names", 7)))
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_an_odd_probe_is_one_line(what, tmp_path):
+    with h5py.File(tmp_path/"net.h5", "w") as f:
+        f.create_group("a"); ODD[what](f)
+    with pytest.raises(UserError, match=r"probe: .*net.h5 (is not a readable .h5 file of weights|.*are not those of ResNet50)") as e: load_probe(tmp_path/"net.h5", 32)
+    assert "\n" not in str(e.value)
+
+
+def test_a_file_system_without_locks_is_said_once_and_stops_nothing(project, monkeypatch):
+    "as one that is mounted from another machine may be: neither does everybody seem to be at work, nor is anybody ended"
+    def refuses(fd, how): raise OSError(errno.ENOLCK, "No locks available")
+    lock = project/"run.lock"; lock.touch()
+    with open(lock) as f:
+        assert files.try_lock(f) and files.held(lock)
+        monkeypatch.setattr(fcntl, "flock", refuses)
+        with hearing() as said: assert files.try_lock(f) and not files.held(lock)
+        assert "files cannot be locked here (No locks available)" in said[0] and "start one at a time" in said[0]
+    with hearing() as said, files.locked(project/"a.lock") as alone: assert not alone
+    assert "cannot be locked" in said[0]
+    monkeypatch.setattr(engine, "_engine_command", lambda *a: [sys.executable, "-c", "import os; print(os.environ.get('CATSCANS_LOCK'))"])
+    with open(project/"said", "w") as out: engine._start(dict(profile="toy"), [], SimpleNamespace(engine="local", verbose=False, lock=lock, mark=""), out).wait()
+    assert (project/"said").read_text().strip() == "None"            # a step would look for its run, take the lock, and end itself
+
+
+def test_want_of_memory_is_named(project):
+    "in whatever class it comes"
+    for name, value in (("MemoryError", ""), ("_ArrayMemoryError", "Unable to allocate 7 GiB"), ("ResourceExhaustedError", "OOM when allocating\nmore")):
+        said = notebooks._in_words(name, value)
+        assert said.startswith(f"{name}: {value.splitlines()[0] if value else ''}") and "there was not enough memory: run fewer notebooks" in said and "\n" not in said
+    assert "ran out" in notebooks._in_words("DeadKernelError", "Kernel died") and notebooks._in_words("ZeroDivisionError", "division by zero") == "ZeroDivisionError: division by zero"
