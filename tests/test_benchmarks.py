@@ -130,3 +130,29 @@ def test_forks_are_compared_only_where_both_ways_record_the_same(monkeypatch, ca
     assert json.loads(capsys.readouterr().out) == dict(cpu_alone=4., cpu_forks=1., cpu_ratio=.25, wall_alone=8., wall_forks=6., wall_ratio=.75, repeats=3)
     monkeypatch.setattr(forks, "once", lambda how, o: (1., 1., [how]))
     with pytest.raises(SystemExit, match="the records differ"): forks.main([])
+
+
+def test_damages_are_many_and_a_fault_is_told_from_what_is_well(capsys):
+    "at least 200, each with a name of its own; a table counts what came of them, and one fault is an exit code"
+    from benchmarks import damage, damages
+    todo = damages.trials(1)
+    assert len({t[:2] for t in todo}) == len(todo) >= 200 and {"records", "weights", "image stores", "kills", "engine", "files of others"} <= {t[0] for t in todo}
+    rows = [dict(kind="records", outcome="mended"), dict(kind="records", outcome="LOST"), dict(kind="kills", outcome="refused")]
+    assert damage.table(rows).splitlines()[2:] == ["| records | 2 | 1 | 0 | 0 | 0 | 0 | 1 | 0 |", "| kills | 1 | 0 | 0 | 1 | 0 | 0 | 0 | 0 |", "| all | 3 | 1 | 0 | 1 | 0 | 0 | 1 | 0 |"]
+    ended = lambda code, text: SimpleNamespace(code=code, text=text)
+    for got in (ended(1, "Traceback (most recent call last):\nKeyError: 1"), ended(70, "x"), ended(-11, "")):
+        with pytest.raises(damage.Fault) as e: damage.one_line(got)
+        assert e.value.outcome == "TRACEBACK"
+    for got in (ended(0, "done"), ended(2, "catscans: error: something")):
+        with pytest.raises(damage.Fault, match="exit code 0|nothing names x.json") as e: damage.refused(got, "x.json")
+        assert e.value.outcome == "WRONG"
+    assert damage.refused(ended(2, "catscans: error: x.json is damaged"), "x.json") == "x.json is damaged"
+
+
+def test_the_committed_damages_ended_well():
+    "every trial of today's list has an outcome, and none is a fault"
+    import csv
+    from benchmarks import damage, damages
+    with open(damage.ROOT/"benchmarks"/"damage.csv") as f: rows = list(csv.DictReader(f))
+    assert [(r["kind"], r["fault"]) for r in rows] == [t[:2] for t in damages.trials(1)]
+    assert {r["outcome"] for r in rows} <= set(damage.GOOD)

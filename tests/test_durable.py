@@ -15,9 +15,12 @@ from catscans.models.probes import load_probe
 from catscans.models.weights import save_weights
 from catscans.records import store
 from catscans.records.examples import example_record
-from catscans.study import engine, notebooks, plan
+from catscans.slices.parcels import Inputs
+from catscans.study import done, engine, notebooks, plan
+from catscans.study.cli import main
 from catscans.study.verify import verify
 from catscans.transfer.folds import keep_fold
+from fakes import sound_record
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="NOT CHECKED: the names of descriptors are read in /proc")
 
@@ -132,6 +135,48 @@ def test_a_file_system_without_locks_is_said_once_and_stops_nothing(project, mon
     monkeypatch.setattr(engine, "_engine_command", lambda *a: [sys.executable, "-c", "import os; print(os.environ.get('CATSCANS_LOCK'))"])
     with open(project/"said", "w") as out: engine._start(dict(profile="toy"), [], SimpleNamespace(engine="local", verbose=False, lock=lock, mark=""), out).wait()
     assert (project/"said").read_text().strip() == "None"            # a step would look for its run, take the lock, and end itself
+
+
+def test_check_finds_what_is_missing_too(project, monkeypatch):
+    "a store without its description, a note of figures that cannot be read, a figure that is gone, a fine-tuning of other weights"
+    monkeypatch.setattr(notebooks, "drawn_from", lambda step: "now")
+    shelf, note, tuned, pre = image_store(project), drawn(project), Run("toy-dtd", "toy-chest"), Run("toy-dtd")
+    rec = sound_record(tuned)
+    store.write(example_record(pre) | dict(folds=[dict(weights_sha256=save_weights(dict(a=np.arange(3.)), pre.weights))]))
+    record = store.write(rec | dict(settings=rec["settings"] | dict(source_relation="none", source_weights_sha256="0"*64)))
+    [wrong] = verify("toy")[0]
+    assert f"{record}: starts from weights 000000000000 of toy-dtd, whose record names" in wrong
+    record.unlink()
+    assert verify("toy")[0] == []
+    for path in (*shelf.iterdir(), note, files.figures_dir("toy")/"fig3_auc.csv"):
+        whole = path.read_bytes(); path.unlink()
+        if path == note: path.mkdir()
+        wrong = verify("toy")[0]
+        assert len(wrong) == 1 and str(shelf if path.parent == shelf else path) in wrong[0], (path, wrong)
+        if path == note: path.rmdir()
+        path.write_bytes(whole)
+    assert verify("toy")[0] == []
+
+
+def test_a_folder_in_the_place_of_a_note_is_no_traceback(project, capsys):
+    "notes can be made again, so what lies there is removed; asking about it changes nothing"
+    step = next(s for s in plan.plan("toy", ["dtd"]) if not s.run.target)
+    for f in (step.marker, step.product): f.mkdir(parents=True)
+    assert "unreadable" in plan.read_json(step.marker) and main(["status"]) == 0 and main(["check"]) == 1
+    capsys.readouterr()
+    engine._set_aside([step], {step.slug: done.problem(step)})
+    assert not step.marker.exists() and not step.product.exists() and "1 record does not count any more" in capsys.readouterr().err
+    with pytest.raises(UserError, match="cannot write .*x.* \\(Is a directory\\): make room, move away what lies there"):
+        with engine._said_in_one_line(): raise IsADirectoryError(errno.EISDIR, "Is a directory", "x")
+
+
+@pytest.mark.parametrize("change", [dict(profile={}), dict(profile=None), dict(runs=[7]), dict(pools=[]), dict(recipes=[7]), dict(images=[{}])])
+def test_inputs_of_a_slice_that_are_not_whole_are_one_line(change, tmp_path, capsys):
+    from dataclasses import asdict
+    (tmp_path/"request.json").write_text(json.dumps(dict(format=1, profile=asdict(PROFILES["toy"]), runs=[], images=[], pools={}, recipes=[])))
+    Inputs(tmp_path)
+    (tmp_path/"request.json").write_text(json.dumps(json.loads((tmp_path/"request.json").read_text()) | change))
+    with pytest.raises(UserError, match=f"{tmp_path}/request.json is damaged .*; pack the inputs again"): Inputs(tmp_path)
 
 
 def test_want_of_memory_is_named(project):

@@ -97,7 +97,7 @@ def _half(path):
 @contextmanager
 def atomic(
     path:str|Path, # final place of the file
-    durable:bool=False, # it says that something is done: on the disk itself, and then its name, before the block is left
+    durable:bool=False, # it says that something is done: it is on the disk itself, then its name, before the block ends
 ):
     """A temporary path next to `path` that replaces it when the block ends without an error;
     what killed writers of `path` left is removed."""
@@ -141,12 +141,12 @@ def writing(
                         f"{free/2**20:.0f} MiB are free; {then}") from None
 
 # %% ../../nbs/core/03_files.ipynb #7f2b3b6f
-_TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)   # by another process; everything else: there are no locks here
+_TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)   # by another process; all else: there are no locks here
 
 def _say_no_locks(e):
     "a note that files cannot be locked, for the reason in `e`"
-    note(f"files cannot be locked here ({e.strerror}), as on some network file systems: nothing keeps two commands from "
-         "the same work, so start one at a time, or set CATSCANS_WORK to a folder on this machine")
+    note(f"files cannot be locked here ({e.strerror}), as on some network file systems: nothing keeps two commands "
+         "from the same work, so start one at a time, or set CATSCANS_WORK to a folder on this machine")
 
 # %% ../../nbs/core/03_files.ipynb #d1def95d
 def try_lock(

@@ -344,8 +344,9 @@ def _damage(path)->str:
         images = open_store(path)
         if _READ_WHOLE.get(): check_store(images)
         return ""
-    except PermissionError as e: raise UserError(f"the decoded images at {path} cannot be read ({e.strerror}): "
-                                                 "make them readable, or set CATSCANS_WORK to a folder of your own") from None
+    except PermissionError as e:
+        raise UserError(f"the decoded images at {path} cannot be read ({e.strerror}): make them readable, or set "
+                        "CATSCANS_WORK to a folder of your own") from None
     except UserError as e: return str(e).split(":")[0]
     except Exception as e: return f"the decoded images at {path} cannot be read ({type(e).__name__})"
 

@@ -258,7 +258,8 @@ class Inputs:
         try: self._set(r)
         except UserError: raise
         except (LookupError, TypeError, ValueError, AttributeError) as e:
-            raise UserError(f"{self.folder/'request.json'} is damaged ({type(e).__name__}: {e}); pack the inputs again") from None
+            raise UserError(f"{self.folder/'request.json'} is damaged ({type(e).__name__}: {e}); "
+                            "pack the inputs again") from None
 
     def _set(self, r):
         "take over what was packed; whatever Python raises where it is not that"

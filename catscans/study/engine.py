@@ -215,8 +215,8 @@ def _said_in_one_line():
     try: yield
     except OSError as e:
         if e.errno is None: raise
-        raise UserError(f"cannot write {e.filename or 'a file of this run'} ({e.strerror}): make room, move away what lies "
-                        "there, or make the folder writable; the same command goes on from here") from None
+        raise UserError(f"cannot write {e.filename or 'a file of this run'} ({e.strerror}): make room, move away what "
+                        "lies there, or make the folder writable; the same command goes on from here") from None
 
 def _check_settings(profile):
     "refuse settings that would stop a step only after others were paid for"

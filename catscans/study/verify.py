@@ -59,7 +59,8 @@ def _source_problems(rec)->list: # of str
     if not was or rec["settings"].get("source_relation") != "none": return []
     r = Run(rec["source"], rec["target"], rec["profile"], rec["protocol"], rec["seed"]).pretraining
     if (now := trained_sha(read_json(r.record))) in ("", was): return []
-    return [f"starts from weights {was[:12]} of {r.source}, whose record names {now[:12]}: catscans run makes it again"]
+    return [f"starts from weights {was[:12]} of {r.source}, whose record names {now[:12]}: "
+            "catscans run makes it again"]
 
 # %% ../../nbs/study/11_verify.ipynb #d7cecf73
 def _record_problems(path, profile)->list: # of str
@@ -131,12 +132,14 @@ def _drawn(notes)->dict: # path -> sha256
 
 def _note_problems(path, profile)->list: # of str
     "what is wrong with a note"
-    return [] if _sums(path) is not None else ["is damaged, so nobody knows which figures were drawn: catscans figures draws them again"]
+    if _sums(path) is not None: return []
+    return ["is damaged, so nobody knows which figures were drawn: catscans figures draws them again"]
 
 def _figures(profile, sums)->list: # of paths
     "those that were drawn here, and those that came with the clone"
     came = [f for f in figures_dir(profile).rglob("*") if f.suffix in (".png", ".svg", ".csv", ".md")]
     return sorted({*sums, *came})
+
 
 
 # %% ../../nbs/study/11_verify.ipynb #db85576c
