@@ -8,7 +8,7 @@ from fakes import ROOT
 
 PUBLIC = {
     "datasets": ["DATASETS", "load", "from_folder", "from_csv", "from_npz"],
-    "models": ["resnet50"],
+    "models": ["resnet50", "network", "NETWORKS"],
     "training": ["Recipe", "RECIPES", "fit"],
     "transfer": ["pretrain", "finetune"],
     "metrics": ["auc_ovr_weighted", "auc_ovr_macro", "average_precision", "corrected_t_test"],
@@ -24,6 +24,7 @@ BY_POSITION = {
     "transfer.finetune": ["source_weights", "images", "recipe", "protocol", "folds"],
     "transfer.pretrain": ["images", "recipe", "protocol"],
     "models.resnet50": ["n_classes", "size"],
+    "models.network": ["name", "n_classes", "size", "weights", "cut"],
 }
 TAKE = """
 import importlib, inspect, json, sys, types
