@@ -1281,6 +1281,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'catscans.figures.readme.gains_sentence': ( 'figures/readme.html#gains_sentence',
                                                                                      'catscans/figures/readme.py'),
                                          'catscans.figures.readme.marked': ('figures/readme.html#marked', 'catscans/figures/readme.py'),
+                                         'catscans.figures.readme.named_sentence': ( 'figures/readme.html#named_sentence',
+                                                                                     'catscans/figures/readme.py'),
                                          'catscans.figures.readme.refresh': ('figures/readme.html#refresh', 'catscans/figures/readme.py'),
                                          'catscans.figures.readme.said': ('figures/readme.html#said', 'catscans/figures/readme.py')},
             'catscans.figures.recommend': { 'catscans.figures.recommend._ablation_title': ( 'figures/recommend.html#_ablation_title',

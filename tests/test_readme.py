@@ -31,6 +31,6 @@ def test_the_sentence_on_our_study_follows_its_records(tmp_path, monkeypatch):
     rec["metrics"] |= {f"auc_ovr_weighted_{k}": x for k, x in (("mean", v.mean()), ("sd_sample", v.std(ddof=1)), ("sd_population", v.std()))}
     f.write_text(json.dumps(rec))
     moved = say()
-    assert "1 with Nadeau and Bengio's own ratio" in first and "2 with Nadeau and Bengio's own ratio" in moved
+    assert "count 1 (Nadeau and Bengio's correction" in first and "count 2 (Nadeau and Bengio's correction" in moved
     assert "-0.050" in moved and "-0.050" not in first
     assert "DTD-10 to HAM10000" in moved and "a source is told from random initialisation" in moved

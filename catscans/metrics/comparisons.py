@@ -273,10 +273,12 @@ def told_from_zero(
     g = gains[gains.source != "mean of sources"]
     count = lambda k: f"{k} {'is' if k == 1 else 'are'}" if k else "none is"
     told, after = int(excludes_zero(g).sum()), int((g.p_holm <= .05).sum())
-    more = "; ".join(x for x in (listed(list(names)) if len(names) else "", otherwise) if x)
+    which = f" ({listed(list(names))})" if len(names) else ""
+    holm = (f", and {after or 'none'} when one allows for the several sources that were tried on each target "
+            "(Holm's correction)" if told else "")
     return (f"of {len(g)} differences from {baseline}, {g.mean_difference.min():.3f} to {g.mean_difference.max():.3f} "
-            f"AUC, {count(told)} told from zero" + (f" ({more})" if more else "")
-            + (f" and {after or 'none'} after Holm's correction for the sources of each target" if told else ""))
+            f"AUC, {count(told)} larger than chance explains{which}{holm}"
+            + (f"; other tests count {otherwise}" if otherwise else ""))
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #ce0bb71d
 def told_otherwise(
@@ -296,4 +298,5 @@ def told_otherwise(
             own += int(excludes_zero(gains[gains.source != "mean of sources"]).sum())
             pairs = pairwise_tests(f, t, value=value)
             paired += int((pairs.paired_t_p[(pairs.a == baseline) | (pairs.b == baseline)] <= 1 - level).sum())
-    return f"{own} with Nadeau and Bengio's own ratio, {paired} without correction"
+    return (f"{own} (Nadeau and Bengio's correction as they wrote it, which is stricter) and {paired} (a plain paired "
+            "t-test, which takes the folds for independent and finds too many)")

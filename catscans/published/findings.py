@@ -400,7 +400,7 @@ def numbers_text(
     total, off = d.printed.sum(), d[d.printed > d.beside]
     where = f"({', '.join(d['where'])})"
     if off.empty: return f"All {total} numbers of the paper {where} are set beside the authors' own record."
-    return (f"Of {total} numbers of the paper {where} {d.beside.sum()} are set beside the authors' own record; it has "
-            "nothing "
-            f"on the other {(d.printed - d.beside).sum()}: "
-            + listed([f"{r.printed - r.beside} of {r[1]}" for r in off.itertuples()]) + ".")
+    lacking = listed([f"{r.printed - r.beside} of {r[1]}" for r in off.itertuples()])
+    there, rest = d.beside.sum(), (d.printed - d.beside).sum()
+    return (f"{total} numbers of the paper {where} were looked up in the files that its authors have published: "
+            f"{there} are there to compare with, the other {rest} are not ({lacking}).")

@@ -172,9 +172,10 @@ def on_scores(
     t = t[t.claim != ""]
     count = {k: int(t.claim.str.startswith(k).sum()) for k in (BEATS, WORSE, SAME, NO_EVIDENCE, CANNOT)}
     none = f", for {count[NO_EVIDENCE]} nothing was found" if count[NO_EVIDENCE] else ""
-    return (f"Of {len(t)} ways to use similarity, alone or beside the prior, read together, {count[BEATS] or 'none'} "
-            f"did better than the prior and {count[WORSE] or 'none'} did worse; {count[SAME]} chose as the prior "
-            f"does{none}, and for {count[CANNOT]} the record has too few families of targets to tell.")
+    return (f"Of {len(t)} ways to let similarity choose the source, alone or together with how sources did on other "
+            f"targets, {count[BEATS] or 'none'} did better than what sources did on other targets alone and "
+            f"{count[WORSE] or 'none'} did worse, allowing for so many tries; {count[SAME]} chose the same "
+            f"sources{none}, and for {count[CANNOT]} there are too few groups of related targets to tell.")
 
 # %% ../../nbs/recommend/04_evidence.ipynb #3b61adc8
 def on_lists(
