@@ -7,7 +7,7 @@ __all__ = ['KEPT_FROM', 'reading_all', 'sign_of', 'may_be_kept', 'file_hash', 'd
            'check_unchanged']
 
 # %% ../../nbs/datasets/18_contents.ipynb #b470fcc5
-import hashlib, json, os, time
+import hashlib, json, os, time, zipfile
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from ..core.basics import digest, UserError
 from ..core.files import atomic
-from .depths import Depth, EIGHT, depth_of, may_be_deep
+from .depths import Depth, EIGHT, depth_of, may_be_deep, plain_head
 from .dicom import LacksPydicom
 from .images import Listing, Swapped, UNREADABLE
 
@@ -103,12 +103,21 @@ def _look_at_file(path, kept):
     if kept.path and may_be_kept(path, sign) and sign_of(path) == sign: kept.put(str(path), sign, sha, depth)
     return sha, depth
 
+# %% ../../nbs/datasets/18_contents.ipynb #4dbaa4ef
+def _says_plain(item)->bool:
+    "Does an entry of a zip begin as a file of 8 bits does, whatever it is called? True of what is no such entry"
+    z, info = (*getattr(item, "args", ()), None, None)[:2]
+    if not isinstance(z, zipfile.ZipFile): return True
+    try:
+        with z.open(info) as f: return plain_head(f.read(132))
+    except (*UNREADABLE, RuntimeError): return False
+
 # %% ../../nbs/datasets/18_contents.ipynb #ef4fbf86
 def _look_into(item, name, source, kept):
     "hash and depth of an item that is not a file; `source`: the hash of what it lies in, if that is a file"
     if source is not None:
         here = digest(source, name)
-        if not may_be_deep(name): return here, EIGHT
+        if not may_be_deep(name) and _says_plain(item): return here, EIGHT
         if (known := kept.get(name, source)) is not None: return known
     try: data = item() if callable(item) else item
     except LacksPydicom: raise

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BITS', 'EIGHT', 'DEEP', 'as_range', 'to_eight', 'pixel_kind', 'raw_values', 'white_is_zero', 'kind_of', 'fewest_bits',
-           'ends', 'asked', 'eight_bit_image', 'Depth', 'may_be_deep', 'depth_of', 'shared_range', 'depth_notes']
+           'ends', 'asked', 'eight_bit_image', 'Depth', 'may_be_deep', 'plain_head', 'depth_of', 'shared_range',
+           'depth_notes']
 
 # %% ../../nbs/datasets/16_depths.ipynb #ce2ec94b
 import io
@@ -174,8 +175,10 @@ def may_be_deep(name)->bool:
     "Can a file of this name hold more than 8 bits?"
     return Path(str(name)).suffix.lower() in DEEP
 
-def _plain(head)->bool:
-    "8 bits and one picture, as the first bytes tell"
+def plain_head(
+    head:bytes, # the first bytes of a file
+)->bool:
+    "Do the first bytes tell that a file holds 8 bits and one picture?"
     if head.startswith((b"\xff\xd8\xff", b"BM")) or head.startswith(b"RIFF") and b"ANIM" not in head[:64]: return True
     return head.startswith(b"\x89PNG") and len(head) > 24 and head[24] <= 8 and b"acTL" not in head
 
@@ -189,7 +192,7 @@ def depth_of(
     if isinstance(src, bytes): head = src[:4096]
     else:
         with open(src, "rb") as f: head = f.read(4096)
-    if _plain(head): return EIGHT
+    if plain_head(head): return EIGHT
     if is_dicom(head):
         d = read_dicom(src)
         return Depth(d.kind, *(ends(d.values) if d.kind not in ("8", "window") else (0, 255)), d.frames)
