@@ -13,13 +13,14 @@ from ..core.basics import hearing, nearest, UserError
 from ..core.files import data_dir
 from .contents import reading_all
 from .depths import as_range
-from .readers import refuse_unread, table_in
+from .readers import kind_of_file, refuse_unread, table_in
 from .store import check_store, file_hashes, open_store
 from .catalogue import CATALOGUE
 from .archives import ARCHIVES, KIND_NAMES, extract, hidden_folder, kind, printable_name
 from .fetch import alone_in, data_home, load_json, save_json
 from .doctor import checks, label_facts
-from .own import from_path
+from .own import from_path, there
+
 
 
 # %% ../../nbs/datasets/11_added.ipynb #5a46a059
@@ -103,17 +104,10 @@ def add(
     **columns,          # parts and rename of readers.general; path_col, class_col, group_col of a CSV
 )->dict: # what is remembered of it
     "Check a user's images and remember them under a name; `UserError` where they cannot be read or the name is taken."
-    if not str(path).strip():
-        raise UserError("data add: received an empty path; give a folder, a CSV, an .npz or an archive "
-                        "(. is the folder you are in)")
-    base, path = data_home(), Path(path).expanduser()
-    if not path.exists(): raise UserError(f"data add: there is nothing at {path}")
-    if not path.is_dir() and not path.is_file():
-        raise UserError(f"data add: {path} is a pipe, a device or the like; give a folder, a CSV, "
-                        "an .npz or an archive")
-    path = path.resolve()
+    base, path = data_home(), there(path, "data add")
     refuse_unread(path)
     what, span = kind(path), as_range(range)
+    if what == "unknown": what = kind_of_file(path)                # by its suffix
     name = check_name((path.name if what == "folder" else path.name.split(".")[0]) if name is None else name, path)
     with alone_in(base):
         if what not in ARCHIVES:

@@ -18,7 +18,7 @@ from ..metrics.labels import several, UNKNOWN
 from ..metrics.scores import auc_ovr_weighted
 from .images import Listing, Swapped
 from .tidy import natural, part_of, spelled, twin_key
-from .own import listing_of
+from .own import listing_of, there
 from .splits import check_classes, make_splits, official_splits, shared_group_rate, split_text
 from .leaks import group_duplicates, near_duplicates
 from .contents import data_hash, file_hash
@@ -296,9 +296,7 @@ def _spread(values)->dict:
 
 def _read(path, say, **reading):
     "the listing of a path; what is said while it is read goes to `say`"
-    path = Path(path).expanduser()
-    if not path.exists(): raise UserError(f"data doctor: there is nothing at {path}")
-    path = path.resolve()
+    path = there(path, "data doctor")
     with hearing() as heard:
         li = listing_of(path, **reading)
     say += [m.removeprefix(f"{path}: ") for m in heard]

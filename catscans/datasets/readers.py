@@ -176,7 +176,9 @@ def read_folder_listing(
 
 # %% ../../nbs/datasets/05_readers.ipynb #a3ef66a2
 def _without_empty(head, rows)->tuple:
-    "Header and rows without what a spreadsheet leaves: rows of nothing, and columns behind the last that has a name"
+    """Header and rows without what a spreadsheet leaves: a line `sep=,`, rows of nothing, and columns behind the last
+    that has a name"""
+    if head[0].lower().startswith("sep=") and rows: head, rows = [c.strip() for c in rows[0]], rows[1:]
     rows = [r for r in rows if any(v.strip() for v in r)]
     n = max((i + 1 for i, c in enumerate(head) if c), default=0)
     if any(v.strip() for r in rows for v in r[n:]): return head, rows
@@ -224,6 +226,7 @@ def need_columns(df, columns, where, hint=""):
 
 # %% ../../nbs/datasets/05_readers.ipynb #b526a0f4
 _SPLIT = "split", ("split",)                # the column of the official split, in any capitals
+_FOLDS = re.compile("(cv|k)?[-_ ]?(folds?|split|subset|partition|set)", re.I)
 
 def _looks_like_split(df, where, used):
     "A note for a column of parts that is not called split"
@@ -231,7 +234,10 @@ def _looks_like_split(df, where, used):
     for c in (c for c in df.columns if c not in used):
         words = set(df[c].str.strip())
         told = {part_of(w) for w in words}
-        if 1 < len(words) < 20 and {p for p, _ in told} >= {"train"} and all(p and not rest for p, rest in told):
+        parts = {p for p, _ in told} >= {"train"} and all(p and not rest for p, rest in told)
+        folds = _FOLDS.fullmatch(c) and all(map(str.isdecimal, words))
+        marked = part_of(c)[0] and {w.lower() for w in words} <= {"0", "1", "true", "false", "yes", "no"}
+        if 1 < len(words) < 20 and (parts or folds or marked):
             note(f"{where}: the column {c} looks like an official split ({', '.join(natural(words))}): call it split, "
                  "and it is kept")
 
@@ -634,10 +640,13 @@ def kind_of_file(
     path:Path,
 )->str: # npz, table, zip
     "What a file is read as, by its suffix, else by its content; `UserError` where it is not read."
-    suffix = path.suffix.lower()
-    if suffix in (known := {".npz": "npz", ".csv": "table", ".zip": "zip"}): return known[suffix]
+    known, what = {".npz": "npz", ".csv": "table", ".zip": "zip"}, kind(path)
+    if what == "page":
+        raise UserError(f"{path} is a web page, not what its name says: log in, accept the terms, and get the file "
+                        "itself")
+    if (suffix := path.suffix.lower()) in known: return known[suffix]
     refuse_unread(path)
-    if (what := kind(path)) in known.values(): return what
+    if what in known.values(): return what
     raise UserError(f"{path}: received a {path.suffix or 'file without suffix'}, allowed are a folder, .csv, "
                     ".npz and .zip; other archives: unpack it, or catscans data add does")
 

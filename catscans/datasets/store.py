@@ -284,6 +284,7 @@ def open_store(
     path = Path(path)
     if not (path/"meta.json").exists(): raise UserError(f"no image store at {path}")
     try: return _opened(path, card)
+    except PermissionError: raise        # whole, for all that is known
     except _DAMAGED as e:
         raise DamagedStore(f"the decoded images at {path} are damaged ({e or type(e).__name__}): delete that folder, "
                            "it is made again") from e

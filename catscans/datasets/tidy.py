@@ -218,6 +218,7 @@ def part_of(
 )->tuple: # the part: train, val, test or a number (None: no part), and what else the name says
     "Which part of a dataset a name stands for."
     if (n := _NUMBERED.match(name)): return f"fold{int(n[2])}", n[1]
+    name = re.sub("h[eo]ld[ _-]?out", "holdout", name, flags=re.I)
     words = re.findall("[a-z]+|[0-9]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower())
     hit = next((i for i, w in enumerate(words) if w in _PARTS), None)
     if hit is None: return None, name
