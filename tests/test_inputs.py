@@ -16,7 +16,7 @@ from catscans.datasets.added import add, check_added
 from catscans.datasets.doctor import checks, examine
 from catscans.datasets.images import decode
 from catscans.datasets.loading import load
-from catscans.datasets.own import from_path
+from catscans.datasets.own import from_folder, from_path
 from catscans.datasets.splits import make_splits, official_splits, shared_group_rate, single_split
 from catscans.recommend.ranking import load_target
 from catscans.study import main
@@ -178,6 +178,7 @@ def test_layout(name, made, place):
         return
     images = read(path, **reading)[0] if read is by_tar else loud(read, path, size=SIDE, **reading)[0]
     assert told(images) == want
+    if path.is_dir(): assert told(loud(from_folder, path, size=SIDE, **reading)[0]) == want
 
 
 TABLED = CATS | {"labels.csv": b"path,class\ncat/0.png,x\ncat/1.png,y\ndog/0.png,x\ndog/1.png,y\n"}
@@ -523,6 +524,18 @@ def test_a_damaged_store_is_made_again_and_that_is_said(name, how, place):
     after, said = loud(from_path, d, size=SIDE)
     assert told(after, True, True) == want and after.fingerprint == made and re.search("decoded images at .* are damaged .*made again", said)
     assert "damaged" not in loud(from_path, d, size=SIDE)[1]
+
+
+@pytest.mark.parametrize("junk", (b"", b"{", b"[1, 2]", b"null", b"\xff\xfe"))
+def test_damaged_notes_of_hashes_are_not_needed(junk, place, monkeypatch):
+    from catscans.datasets import contents
+    monkeypatch.setattr(contents, "KEPT_FROM", 0)
+    monkeypatch.setattr(contents, "may_be_kept", lambda *a: True)
+    d = files(place/"set", CATS)
+    loud(from_path, d, size=SIDE)
+    f, = (place/"work"/"looks").glob("*.json")
+    f.write_bytes(junk)
+    assert told(loud(from_path, d, size=SIDE)[0]) == PLAIN and f.read_bytes() != junk
 
 
 # ---- 5. pixels

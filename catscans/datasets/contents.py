@@ -64,8 +64,8 @@ class Kept:
     def __init__(self, path=None): # of a JSON file; None: nothing is kept
         self.path, self.old, self.new, self.signs = path and Path(path), {}, {}, {}   # signs: of what was looked at
         try:
-            if path and not _READ_ALL.get() and self.path.exists(): self.old = json.loads(self.path.read_text())
-        except (OSError, ValueError): pass                        # then everything is read again
+            if path and not _READ_ALL.get() and self.path.exists(): self.old = dict(json.loads(self.path.read_text()))
+        except (OSError, ValueError, TypeError): pass             # then everything is read again
     def get(self, name, sign):
         "(hash, depth or None) or None"
         e = self.old.get(name)

@@ -124,7 +124,7 @@ def from_folder(
     if not path.is_dir(): raise UserError(f"{path} is not a folder")
     check_size(size)
     parts, rename = how.pop("parts", None), how.pop("rename", None)
-    li = tidy(read_folder_listing(file_tree(path), name or path.name, path, parts), path, rename=rename)
+    li = tidy(read_folder_listing(file_tree(path), name or path.name, path, parts, rename), path, rename=rename)
     return build(cut_listing(li, max_images, seed), size, **how)
 
 # %% ../../nbs/datasets/10_own.ipynb #33999c55

@@ -232,12 +232,12 @@ def _looks_like_split(df, where, used):
     "A note for a column of parts that is not called split"
     if find_column(df.columns, *_SPLIT): return
     for c in (c for c in df.columns if c not in used):
-        words = set(df[c].str.strip())
+        if not 1 < len(words := set(df[c].str.strip())) < 20: continue
         told = {part_of(w) for w in words}
         parts = {p for p, _ in told} >= {"train"} and all(p and not rest for p, rest in told)
         folds = _FOLDS.fullmatch(c) and all(map(str.isdecimal, words))
         marked = part_of(c)[0] and {w.lower() for w in words} <= {"0", "1", "true", "false", "yes", "no"}
-        if 1 < len(words) < 20 and (parts or folds or marked):
+        if parts or folds or marked:
             note(f"{where}: the column {c} looks like an official split ({', '.join(natural(words))}): call it split, "
                  "and it is kept")
 
@@ -590,7 +590,7 @@ def _level(where, at)->tuple:
     else:
         try: inside = {e.name + "/"*e.is_dir() for e in os.scandir(where/at) if not of_system(shown(e.name))}
         except OSError: inside = set()                                       # whoever reads it says so
-    return natural(r for r in inside if r and "/" not in r), natural({r.split("/")[0] for r in inside if "/" in r})
+    return sorted(r for r in inside if r and "/" not in r), sorted({r.split("/")[0] for r in inside if "/" in r})
 
 def _tells(data)->bool:
     "Do these bytes begin with columns of a path and of a class?"
