@@ -49,7 +49,7 @@ def test_card(c):
     assert not c.group_pattern or c.group_key and re.compile(c.group_pattern).groupindex, "a pattern reads the group by named parts"
     assert c.layout in ("toy", "lite") or c.files, "where are its files?"
     assert (c.name in DATASETS) == (c.layout != "none")
-    if c.name in DATASETS: assert c.kind == "single-label" and c.n >= c.classes >= 2 and c.role
+    if c.name in DATASETS: assert c.kind in ("single-label", "multi-label") and c.n >= c.classes >= 2 and c.role
     if c.layout == "medmnist": assert sum(c.parts) == c.n and [f.name for f in c.files] == [f"{c.name}.npz"]
 
 

@@ -59,8 +59,42 @@ def test_original_layout_to_the_pixel(name, data):
 def test_every_layout_on_a_card_has_a_reader_and_a_test_here():
     kinds = {c.layout for c in DATASETS.values()} - {"toy", "lite"}
     assert kinds <= set(layouts.LAYOUTS)
-    assert {DATASETS[n].layout for n in ORIGINALS} | {"pcam", "imagenet"} == kinds          # these two have tests of their own
+    assert {DATASETS[n].layout for n in ORIGINALS} | {"pcam", "imagenet", "chexpert"} == kinds          # these have tests of their own
     assert {DATASETS[n].layout for n in PAPER_SOURCES} <= set(layouts.LAYOUTS)
+
+
+def test_chestmnist_has_its_findings_as_labels(data):
+    rng = np.random.default_rng(0)
+    y = np.concatenate([np.eye(14, dtype=np.uint8), np.zeros((2, 14), np.uint8), rng.integers(0, 2, (4, 14), dtype=np.uint8)])
+    x = rng.integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    np.savez(data/"chestmnist.npz", train_images=x[:12], train_labels=y[:12], val_images=x[12:16], val_labels=y[12:16], test_images=x[16:], test_labels=y[16:])
+    images = load("chestmnist", size=28)
+    check_card(DATASETS["chestmnist"], images, whole=False)
+    assert images.y.tolist() == y.tolist() and (images.classes[0], images.classes[-1], len(images.classes)) == ("atelectasis", "hernia", 14)
+    assert np.unique(images.split, return_counts=True)[1].tolist() == [4, 12, 4] and np.array_equal(images.x[..., 0], x)
+    with pytest.raises(UserError, match="not 112120"): check_card(DATASETS["chestmnist"], images)
+
+
+OBSERVATIONS = ("No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,Consolidation,Pneumonia,Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,"
+                "Support Devices")
+
+
+def test_chexpert_by_patient_with_uncertain_labels_settled(data):
+    root = data/"CheXpert-v1.0-small"
+    rel = [f"train/patient{p:05}/study1/view1_frontal.jpg" for p in range(14)] + ["train/patient00000/study2/view1_frontal.jpg", "valid/patient64541/study1/view1_frontal.jpg"]
+    want = [originals.picture(root/r, i) for i, r in enumerate(rel)]
+    rows = [["1.0" if c == i else "" for c in range(14)] for i in range(14)] + [["-1.0"]*14, ["0.0"]*13 + ["1.0"]]
+    lines = [f"CheXpert-v1.0-small/{r},F,1,Frontal,AP,{','.join(v)}" for r, v in zip(rel, rows)]
+    head = f"Path,Sex,Age,Frontal/Lateral,AP/PA,{OBSERVATIONS}"
+    (root/"train.csv").write_text("\n".join([head, *lines[:-1]])); (root/"valid.csv").write_text("\n".join([head, lines[-1]]))
+    images = load("chexpert", size=12)
+    check_card(DATASETS["chexpert"], images, whole=False)
+    assert images.classes == OBSERVATIONS.split(",") and np.array_equal(images.x, want) and images.split.tolist() == ["train"]*15 + ["valid"]
+    assert images.y.tolist() == [*np.eye(14, dtype=int).tolist(), [-1]*14, [0]*13 + [1]]
+    assert images.groups[14] == images.groups[0] == "patient00000" and len(set(images.groups)) == 15
+    assert load("chexpert", size=12, uncertain="ones").y[14].tolist() == [1]*14 and images.labels["uncertain_labels"] == 14
+    with pytest.raises(UserError, match="allowed are ignore, zeros, ones"): load("chexpert", size=12, uncertain="two")
+    with pytest.raises(UserError, match="received the option part, allowed are uncertain|option 'part', allowed are uncertain"): load("chexpert", size=12, part="val")
 
 
 # ---- archives, unpacked as `get` does
@@ -168,7 +202,7 @@ def test_imagenet(tmp_path, root):
 
 
 def test_names_without_a_reader_say_why(data):
-    for name, why in [("chestmnist", "it is multi-label"), ("chestmnist_224", "it is multi-label"), ("cifar10", "facts only"), ("radimagenet", "only a trained network")]:
+    for name, why in [("bimcv", "a column of 0 and 1 for each finding"), ("cifar10", "facts only"), ("radimagenet", "only a trained network")]:
         assert name in CATALOGUE
         with pytest.raises(UserError, match=why): load(name)
     np.savez(data/"m.npz", train_images=np.zeros((4, 8, 8), np.uint8), train_labels=np.zeros((4, 14), np.uint8))

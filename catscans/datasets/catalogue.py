@@ -35,20 +35,20 @@ def _medmnist_card(row, px)->Card:
     flag, derma = row["flag"], row["collection"] == "ham10000"
     own = flag.startswith("dermamnist_")     # DermaMNIST-C and -E: another record, which writes 28 into the name
     parts = tuple(int(row[k]) for k in ("train", "valid", "test"))
-    many = flag == "chestmnist"
     name = flag if px == 28 and not own else f"{flag}_{px}"
     title = row["title"] if px == 28 else f"{row['title']} ({px} px)"
     return Card(name, title, "medical", sum(parts), classes=int(row["classes"]), image_size=f"{px}x{px}",
                 channels=int(row["channels"]), task=row["task"], role=("source", "target"),
                 licence="CC BY-NC 4.0: non-commercial" if derma else "CC BY 4.0",
                 family=row["family"], collection=row["collection"], parts=parts,
-                layout="none" if many else "medmnist", kind="multi-label" if many else "single-label",
+                layout="medmnist", kind="multi-label" if flag == "chestmnist" else "single-label",
                 url=f"https://doi.org/10.5281/zenodo.{11101337 if own else 10519652}",
                 citation="Abhishek et al. 2025" if own else "Yang et al. 2023",
                 note=" ".join(filter(None, (row["note"], "No groups are published with it."))))
 
 _ROWS = read_rows("medmnist.csv")   # a row per set
-_FLAGS = {r["flag"]: [_medmnist_card(r, px) for px in SIZES if px in (28, 224) or not r["flag"].startswith("dermamnist_")] for r in _ROWS}
+_sizes = lambda flag: (28, 224) if flag.startswith("dermamnist_") else SIZES
+_FLAGS = {r["flag"]: [_medmnist_card(r, px) for px in _sizes(r["flag"])] for r in _ROWS}
 _MEDMNIST_CARDS = {c.name: c for cards in _FLAGS.values() for c in cards}
 _SET = {c.name: flag for flag, cards in _FLAGS.items() for c in cards}       # archive -> set
 
@@ -91,9 +91,9 @@ _SET |= {n: n.split("@")[0] for n in _PARTS}
 
 DATASETS = Cards({**_PAPER, **{t.name: _toy_card(t, _PAPER[t.stands_for]) for t in TOY.values()},
                   **{c.name: c for c in _LITE}, **{n: part(n, {c.name: c for c in _LITE}) for n in _PARTS},
-                  **{n: c for n, c in _MEDMNIST_CARDS.items() if c.layout != "none"}, **{c.name: c for c in _OPEN}})
-CATALOGUE = Cards({**DATASETS, **{n: c for n, c in _MEDMNIST_CARDS.items() if c.layout == "none"},
-                   **{c.name: c for c in _CARDS_ONLY}})
+                  **_MEDMNIST_CARDS, **{c.name: c for c in _OPEN},
+                  **{c.name: c for c in _CARDS.values() if c.layout == "chexpert"}})
+CATALOGUE = Cards({**DATASETS, **{c.name: c for c in _CARDS_ONLY}})
 
 # %% ../../nbs/datasets/02_catalogue.ipynb #a16475ec
 def short(
@@ -110,7 +110,7 @@ def _sets(names):
 
 def _shelf(c):
     own = dict(toy="Generated: they stand for the nine", lite="A real miniature", medmnist="MedMNIST and kin",
-               folders="Other open data", none="Facts only, no reader")
+               folders="Other open data", chexpert="By request, with several labels", none="Facts only, no reader")
     return "The paper's nine" if c.name in PAPER_SOURCES else own[c.layout]
 
 def line_of(name, images, classes, state, licence)->str:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PCAM_SUBSETS', 'SYNSETS', 'IN_ILSVRC', 'LAYOUTS', 'stl10', 'dtd', 'isic2018', 'kermany', 'pcam', 'draw_apart',
-           'pcam_subset', 'kimia', 'sti10', 'imagenet', 'medmnist', 'class_folders', 'Layout']
+           'pcam_subset', 'kimia', 'sti10', 'imagenet', 'medmnist', 'class_folders', 'chexpert', 'Layout']
 
 # %% ../../nbs/datasets/06_layouts.ipynb #46e54e6b
 import os, re, tarfile, warnings
@@ -13,12 +13,14 @@ from functools import partial
 from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, choose, counted, seed_for
+from ..metrics.labels import several
 from .catalogue import DATASETS
 from .depths import EIGHT
 from .images import Listing, Swapped
 from .readers import Blocks, PART_NAMES, file_sign, general, groups_from, is_image, link_to_nothing
 from .readers import make_listing, need_columns, read_npz_listing, read_table, reading_file
 from .readers import visible_entries
+from .multi_hot import label_columns, multi_hot, settle_labels
 from .splits import shares
 
 # %% ../../nbs/datasets/06_layouts.ipynb #10921df6
@@ -454,12 +456,18 @@ def _flat_val(folder, root, name):
                         sorted(set(labels)), split=np.full(len(files), "val"))
 
 # %% ../../nbs/datasets/06_layouts.ipynb #78842216
+# in the order of the columns of ChestMNIST, as MedMNIST's own table names them
+_FINDINGS = ("atelectasis cardiomegaly effusion infiltration mass nodule pneumonia pneumothorax consolidation edema "
+             "emphysema fibrosis pleural hernia").split()
+
 def medmnist(
     folder,    # with <name>.npz, or that file
     name:str,  # as bloodmnist_64
 )->Listing:
-    "A single-label set of MedMNIST, its official split kept; `UserError` where its file is missing or damaged."
-    return read_npz_listing(Path(folder) if Path(folder).is_file() else _found(folder, f"{name}.npz"), name)
+    "A set of MedMNIST, its official split kept; `UserError` where its file is missing or damaged."
+    li = read_npz_listing(Path(folder) if Path(folder).is_file() else _found(folder, f"{name}.npz"), name)
+    named = name.startswith("chestmnist") and several(li.y) and len(li.classes) == len(_FINDINGS)
+    return replace(li, classes=list(_FINDINGS)) if named else li
 
 def class_folders(folder, name:str)->Listing:
     "An archive of one folder per class, wherever in it they are; `UserError` where there are none."
@@ -470,6 +478,36 @@ def class_folders(folder, name:str)->Listing:
             return general(root, name, c.group_pattern)
         level = [e for d in level for e in inside(d)]
     raise UserError(f"{folder}: no folder with the {c.classes} classes of {name}; unpack the original archive there")
+
+# %% ../../nbs/datasets/06_layouts.ipynb #ff785f77
+def _chexpert_rows(root, part)->tuple:
+    "the rows of a table, and (path in `root`, file) of their images; `UserError` where one is not there"
+    f = root/f"{part}.csv"
+    df = need_columns(read_table(f, f), ["Path"], f)
+    rel = [p[p.index(f"{part}/"):] if f"{part}/" in p else p for p in df.Path]
+    if gone := [r for r in rel if not (root/r).is_file()]:
+        raise UserError(f"{f} names {len(gone)} files that are not there (first: {gone[0]}): unpack the archive again")
+    return df, [(r, root/r) for r in rel]
+
+def chexpert(
+    folder,                  # with train.csv and train/, and perhaps valid.csv and valid/
+    name:str="chexpert",
+    uncertain:str|None=None, # of `multi_hot.UNCERTAIN`
+)->Listing:
+    "Chest X-rays with 14 observations each; `UserError` where a table or an image is missing."
+    root = _found(folder, "train.csv").parent
+    found = {p: _chexpert_rows(root, p) for p in ("train", "valid") if p == "train" or (root/f"{p}.csv").exists()}
+    columns = label_columns(found["train"][0], ("Path", "Age"))
+    for p, (df, _) in found.items():
+        if gone := [c for c in columns if c not in df]: raise UserError(f"{root/p}.csv has no column {gone[0]}")
+    hot = np.concatenate([multi_hot(df, columns) for df, _ in found.values()])
+    y, facts = settle_labels(hot, columns, root, uncertain)
+    images = [i for _, of in found.values() for i in of]
+    paths = [r for r, _ in images]
+    li = make_listing(name, root, [(f, file_sign(f)) for _, f in images], paths, y, columns,
+                      groups_from(r"patient(?P<patient>[0-9]+)", [p.replace("/", "_") for p in paths], root), "patient",
+                      np.array([p.split("/")[0] for p in paths]))
+    return replace(li, labels=facts, sources=tuple(root/f"{p}.csv" for p in found))
 
 # %% ../../nbs/datasets/06_layouts.ipynb #a440e1ac
 @dataclass(frozen=True)
@@ -500,5 +538,6 @@ LAYOUTS = {
     "imagenet": Layout(imagenet, ("train", "val", "ILSVRC2012_img_train", "ILSVRC2012_img_val"),
                        ("ILSVRC2012", "ILSVRC"), ("part",)),
     "medmnist": Layout(medmnist, ("{name}.npz",), ("medmnist", "MedMNIST")),
+    "chexpert": Layout(chexpert, ("train.csv",), ("CheXpert-v1.0-small", "CheXpert-v1.0"), ("uncertain",)),
     "folders":  Layout(class_folders),
 }

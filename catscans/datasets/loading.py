@@ -17,6 +17,7 @@ from . import toy
 from .cards import Card
 from .toy import TOY
 from .catalogue import CATALOGUE, DATASETS, short
+from ..metrics.labels import several
 from .images import Images, Listing, fingerprint
 from .store import build, check_size, keep, whole_stores
 from .readers import general
@@ -36,8 +37,8 @@ def known_name(name):
                     f"{', '.join([*short(DATASETS), *mine])}, "
                     "or the path of a folder, .csv, .npz or .zip")
 
-_UNREAD = {"multi-label": "it is multi-label: an image shows several findings at once or none, and everything here "
-                          "tells apart classes that exclude each other",
+_UNREAD = {"multi-label": "its card holds facts only; give its images as a CSV with a column of 0 and 1 for each "
+                          "finding",
            "weights": "only a trained network of it is public, no images"}
 
 def _places(c:Card)->list:
@@ -105,11 +106,15 @@ def _real(c:Card, protocol="grouped", **options)->Listing:
                         f"with the columns path, class, {c.group_key}")
     if len(li.classes) != c.classes:
         raise UserError(f"{c.name} at {path}: received {len(li.classes)} classes, its card says {c.classes}")
-    if len(empty := [k for k, n in zip(li.classes, np.bincount(li.y, minlength=c.classes)) if not n]):
+    if len(empty := [k for k, n in zip(li.classes, _counts(li.y, c.classes)) if not n]):
         raise UserError(f"{c.name} at {path}: no image in class {', '.join(empty[:5])}; get the files again")
     return replace(li, card=_card_of_part(c, li, options.get("part", "train")))
 
 # %% ../../nbs/datasets/12_loading.ipynb #60de70e4
+def _counts(y, k)->np.ndarray:
+    "images of each class, or with each label"
+    return (y == 1).sum(0) if several(y) else np.bincount(y, minlength=k)
+
 def _lent(path, c, layout):
     "A dataset in another form than its makers': class sub-folders, a table, an archive"
     table = path.is_file() and path.suffix == ".zip" or path.is_dir() and (path/"labels.csv").exists()
@@ -209,7 +214,7 @@ def check_card(
 )->Images:
     "The images, if they are what their card says; else a `UserError` with every difference."
     x, y, g = images.x, images.y, images.groups
-    counts = np.bincount(y, minlength=len(images.classes))
+    counts = _counts(y, len(images.classes))
     odd = _odd_counts(card, images, counts)
     wrong = [message for bad, message in (
         (x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] != 3,
