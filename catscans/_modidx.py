@@ -763,6 +763,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'catscans/datasets/readers.py'),
                                            'catscans.datasets.readers._values': ( 'datasets/readers.html#_values',
                                                                                   'catscans/datasets/readers.py'),
+                                           'catscans.datasets.readers._what': ( 'datasets/readers.html#_what',
+                                                                                'catscans/datasets/readers.py'),
                                            'catscans.datasets.readers._without_empty': ( 'datasets/readers.html#_without_empty',
                                                                                          'catscans/datasets/readers.py'),
                                            'catscans.datasets.readers.file_sign': ( 'datasets/readers.html#file_sign',

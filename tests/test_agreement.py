@@ -138,7 +138,7 @@ def mine(name="mine", split=None, groups=None, twins=False):
 
 
 class Fake:
-    n_classes, size, arch, precision, recipe = 2, 32, "tiny", "float32", None
+    n_classes, size, arch, precision, recipe, head = 2, 32, "tiny", "float32", None, SimpleNamespace(name="softmax")
     def use(self, recipe): return self
     def recalibrate(self, x, index, seed): pass
     def predict(self, x, index): return np.full((len(index), 2), .5, "float32")

@@ -128,7 +128,7 @@ def test_averages_are_those_of_training_images(monkeypatch):
     "BatchNorm's are estimated again on what was learned from, never on what is held out"
     seen, images = [], noise(60)
     class Fake:
-        n_classes, size, arch, precision, recipe = 2, 32, "tiny", "float32", None
+        n_classes, size, arch, precision, recipe, head = 2, 32, "tiny", "float32", None, SimpleNamespace(name="softmax")
         def use(self, recipe): return self
         def recalibrate(self, x, index, seed): seen.append(set(index.tolist()))
         def predict(self, x, index): return np.full((len(index), 2), .5, "float32")

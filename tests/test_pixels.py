@@ -250,7 +250,7 @@ def test_tables_as_people_save_them(place, name, form):
     assert im.x[:, 0, 0, 0].tolist() == [0, 40, 20, 100] and im.paths.tolist() == WANTED
 
 
-@pytest.mark.parametrize("text,says", [("path,class\ns 0,a\ns 1,b\n", "could be a/s 0.png, b/s 0.png"), ("path,a,b\na/s 0.png,1,1\na/s 1.png,0,1\n", "row 2 has 2 with 1: a, b.*--class-col"), ("path,a,b\na/s 0.png,0,0\na/s 1.png,0,1\n", "needed is a single 1"),
+@pytest.mark.parametrize("text,says", [("path,class\ns 0,a\ns 1,b\n", "could be a/s 0.png, b/s 0.png"), ("path,a,b\na/s 0.png,1,0\na/s 1.png,0,0\n", "row 3 has 0 with 1.*--class-col"), ("path,a,b\na/s 0.png,0,0\na/s 1.png,0,1\n", "needed is a single 1"),
                                        ("what,class\na/s 0.png,a\n", "no column path.*--path-col"), ("path,class\nC:\\a.png,a\n", "not there"), ("path,class\n..\\x.png,a\n", "leaves its folder")])
 def test_tables_that_stay_refused_say_what_to_do(place, text, says):
     d = folder(place/"set", {**PICTURES, "l.csv": text.encode()})

@@ -249,19 +249,28 @@ def _columns(df, where, path_col, class_col, group_col)->tuple:
     if group_col is None: group_col = next((c for c in GROUP_COLUMNS if c in df.columns), False)
     path = find_column(df.columns, path_col, PATH_COLUMNS)
     label = find_column([c for c in df.columns if c != path], class_col, CLASS_COLUMNS)
-    hot = [] if label else _label_columns(df, [path, group_col, "split"])
+    hot = [] if label else _label_columns(df, [path, group_col, "split"], where)
     if path is None or label is None and len(hot) < 2: need_columns(df, [path_col, class_col], where, _RENAME)
     if odd := [f"{c} as the {what}" for c, asked, what in ((path, path_col, "path"), (label, class_col, "class"))
                if c not in (None, asked)]: note(f"{where}: the column {' and '.join(odd)} is taken")
     if not label:
-        what = "classes" if single_one(multi_hot(df, hot)) else "labels, of which an image can have several"
-        note(f"{where}: the columns {', '.join(hot[:20])} are taken as the {what}")
+        note(f"{where}: the columns {', '.join(hot[:20])} are taken as the {_what(multi_hot(df, hot))}")
     return path, label, group_col, hot
 
-def _label_columns(df, others)->list:
-    "columns of 0 and 1 with a single 1 in each row, else all that can be labels"
-    hot = one_hot_columns(df, others)
-    return hot if len(hot) > 1 and single_one(multi_hot(df, hot)) else label_columns(df, others)
+def _what(numbers)->str:
+    "what columns of 0 and 1 are; where they are labels, how many rows say so"
+    if single_one(numbers): return "classes"
+    ones = (numbers == 1).sum(1)
+    return (f"labels, of which an image can have several ({(ones > 1).sum():,} rows have several, {(ones == 0).sum():,} "
+            "none)")
+
+def _label_columns(df, others, where)->list:
+    "columns of 0 and 1 with a single 1 in each row, else all that can be labels; `UserError` where they are neither"
+    hot, labels = one_hot_columns(df, others), label_columns(df, others)
+    if len(hot) > 1 and (single_one(multi_hot(df, hot)) or len(labels) < 2):
+        one_hot(df, hot, where)
+        return hot
+    return labels
 
 # %% ../../nbs/datasets/05_readers.ipynb #f36199ae
 def _frame(source, where, path_col, class_col, group_col):
