@@ -84,7 +84,7 @@ def scores(rec):
 CASES = {"fig3_auc": ("finetune-dtd10--kermany", all_folds(.999), "DTD-10 on Chest X-ray (0.999)"), "fig5_ranks": ("finetune-random--kermany", all_folds(.6), "on Chest X-ray"),
          "fig6_gain": ("finetune-random--", all_folds(.5), "6 lie above zero"), "fig7_critical_difference": ("finetune-lc25000--", all_folds(.99), "of 12 pairs"),
          "fig4_distance": ("finetune-dtd10--kermany", all_folds(.6), "Ratings by an AI model: within targets"), "fig8_curves": ("finetune-dtd10--kermany", falling, "DTD-10 to Chest X-ray 25.9 %"),
-         "fig9_gallery": ("similarity", scores, "that of LogME (τ 1.00"), "fig10_atlas": ("similarity", matrices, "above chance under 0 of"), "table2_pretraining": ("pretrain-imagenette", badly, "0.512 (Imagenette)"),
+         "fig9_gallery": ("similarity", scores, "that of LogME (τ 1.00"), "fig10_atlas": ("similarity", matrices, "Under none of 7 distances"), "table2_pretraining": ("pretrain-imagenette", badly, "0.512 (Imagenette)"),
          "table9_metrics_agree": ("finetune-lc25000--kermany", guessing, "On Chest X-ray"), "table7_cost": ("pretrain-dtd10", hours, "minutes")}
 
 

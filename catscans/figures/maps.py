@@ -143,12 +143,11 @@ def map_finding(
         return "The datasets in two dimensions"
     share, chance = both.T
     said = lambda v: " to ".join(dict.fromkeys(f"{100*x:.0f}" for x in (v.min(), v.max()))) + " %"
-    n = " to ".join(dict.fromkeys(map(str, sorted(map(len, matrices.values()))[::max(1, len(matrices) - 1)])))
-    numbers = f"{said(share)} of {n} datasets; {said(chance)} by lot"
     k = int((share > chance + 1e-9).sum())
-    where = f"above chance under {k} of {len(share)} distances" if len(share) > 1 else f"{'' if k else 'not '}above chance"
-    return ("The share of datasets whose nearest, among those of other images, is of the same kind, medical or not, is "
-            f"{where} ({numbers})")
+    under = f"Under {k or 'none'} of {len(share)} distances a" if len(share) > 1 else "A"
+    more = "more often" if len(share) > 1 or k else "not more often"
+    return (f"{under} dataset's nearest is of its own kind, medical or not, {more} than by chance "
+            f"({said(share)} of datasets; by chance {said(chance)})")
 
 # %% ../../nbs/figures/08_maps.ipynb #12883c6e
 def atlas_of(

@@ -80,6 +80,40 @@ def why_not(
         return "a choice needs two sources of a target"
     return ""
 
+# %% ../../nbs/figures/16_report.ipynb #e4f5a62f
+_WORDS = dict(pearson_r="Pearson r", pearson_r_lo="r from", pearson_r_hi="r to", pearson_r_perm_p="p of r",
+    spearman_rho="Spearman ρ", spearman_rho_lo="ρ from", spearman_rho_hi="ρ to", spearman_rho_perm_p="p of ρ",
+    pearson_r_within="r within targets", pearson_r_within_perm_p="p of r within",
+    spearman_rho_within="ρ within targets", spearman_rho_within_perm_p="p of ρ within",
+    nearness_rho_within="ρ within, of nearness", permutation_p="p of τ", permutation_p_holm="p after Holm",
+    weighted_tau="weighted τ", weighted_tau_lo="τ from", weighted_tau_hi="τ to",
+    weighted_tau_ceiling="τ of two repeats", spearman_rho_ceiling="ρ of two repeats",
+    regret="regret, AUC points", regret_lo="regret from", regret_hi="regret to", regret_ceiling="regret of two repeats", regret_random="regret by chance", permutation="permutations",
+    permutation_within="permutations within", pearson_r_p="p of r, by formula", spearman_rho_p="p of ρ, by formula",
+    kendall_tau="Kendall τ", kendall_tau_lo="Kendall τ from", kendall_tau_hi="Kendall τ to",
+    kendall_tau_perm_p="p of Kendall τ", kendall_tau_p="p of Kendall τ, by formula")
+_WORDS |= {f"{k} per target": f"{w} of each target"
+           for k, w in dict(weighted_tau="weighted τ", spearman_rho="Spearman ρ", regret="regret").items()}
+
+# %% ../../nbs/figures/16_report.ipynb #3e33dc4f
+def _choice(part):
+    "one condition of a choice of pairs, in words"
+    if part == "no self": return "without self pairs"
+    how, _, which = part.partition(" ")
+    if not which: return part
+    return (f"target {label(which)}" if how == "target"
+            else " and ".join(f"without {label(s)}" for s in part.removeprefix("no ").split(" no ")))
+
+# %% ../../nbs/figures/16_report.ipynb #0ec93e4c
+def _in_words(made, st):
+    "a table of measures as it is read: the CSV keeps the names"
+    names = names_of(st)
+    out = made.assign(measure=[names.get(m, m.replace("_", " ")) for m in made.measure])
+    if "n" in made:
+        out = out.assign(pairs=[", ".join(map(_choice, p.split(", "))) for p in made.pairs])
+        out = out.rename(columns=dict(pairs="which pairs", n="pairs"))
+    return out.rename(columns=_WORDS)
+
 # %% ../../nbs/figures/16_report.ipynb #c386560e
 @of_study
 def items(
@@ -101,7 +135,9 @@ def make_one(
 ):
     "Draw and write one table or figure: the figure or frame, and the paths. `UserError` where the profile has none."
     made = _MAKE[choose("table or figure", name, items(st))](st)
-    if name.startswith("table"): return made, save_table(made, st.profile, name, _under(st, name, made))
+    if name.startswith("table"):
+        read = _in_words(made, st) if name in ("table6_correlations", "table8_estimators") else None
+        return made, save_table(made, st.profile, name, _under(st, name, made), read)
     return made, save(made, None, st.profile, name)
 
 # %% ../../nbs/figures/16_report.ipynb #69da4473
@@ -282,14 +318,6 @@ _HIDE = {"table1_datasets": ("note", "licence", "kept together"), "table3_settin
 _BRIEF = ("measure", "pairs", "n", "pearson_r", "pearson_r_lo", "pearson_r_hi", "pearson_r_perm_p", "spearman_rho",
           "spearman_rho_lo", "spearman_rho_hi", "spearman_rho_perm_p", "pearson_r_within", "pearson_r_within_perm_p",
           "spearman_rho_within", "spearman_rho_within_perm_p", "nearness_rho_within")
-_WORDS = dict(pearson_r="Pearson r", pearson_r_lo="r from", pearson_r_hi="r to", pearson_r_perm_p="p of r",
-    spearman_rho="Spearman ρ", spearman_rho_lo="ρ from", spearman_rho_hi="ρ to", spearman_rho_perm_p="p of ρ",
-    pearson_r_within="r within targets", pearson_r_within_perm_p="p of r within",
-    spearman_rho_within="ρ within targets", spearman_rho_within_perm_p="p of ρ within",
-    nearness_rho_within="ρ within, of nearness", permutation_p="p of τ", permutation_p_holm="p after Holm",
-    weighted_tau="weighted τ", weighted_tau_lo="τ from", weighted_tau_hi="τ to", weighted_tau_ceiling="τ of two repeats",
-    spearman_rho_ceiling="ρ of two repeats", regret="regret, AUC points", regret_lo="regret from", regret_hi="regret to",
-    regret_ceiling="regret of two repeats", regret_random="regret by chance")
 
 # %% ../../nbs/figures/16_report.ipynb #6c3b9b2b
 def _different(made):
@@ -298,25 +326,6 @@ def _different(made):
     base = [whole.get(p) or p.removesuffix(", no self").removeprefix("no self, ") for p in made.pairs]
     n = dict(zip(zip(made.measure, made.pairs), made.n))
     return made[[b == p or n.get((m, b)) != k for m, p, b, k in zip(made.measure, made.pairs, base, made.n)]]
-
-# %% ../../nbs/figures/16_report.ipynb #3e33dc4f
-def _choice(part):
-    "one condition of a choice of pairs, in words"
-    if part == "no self": return "without self pairs"
-    how, _, which = part.partition(" ")
-    if not which: return part
-    return (f"target {label(which)}" if how == "target"
-            else " and ".join(f"without {label(s)}" for s in part.removeprefix("no ").split(" no ")))
-
-# %% ../../nbs/figures/16_report.ipynb #0ec93e4c
-def _in_words(made, st):
-    "a table of measures as it is read: the CSV keeps the names"
-    names = names_of(st)
-    out = made.assign(measure=[names.get(m, m.replace("_", " ")) for m in made.measure])
-    if "n" in made:
-        out = out.assign(pairs=[", ".join(map(_choice, p.split(", "))) for p in made.pairs])
-        out = out.rename(columns=dict(pairs="which pairs", n="pairs"))
-    return out.rename(columns=_WORDS)
 
 # %% ../../nbs/figures/16_report.ipynb #ebe00b09
 @of_study

@@ -210,10 +210,12 @@ def save_table(
     profile:str,         # folder under figures/
     name:str,            # "table1_datasets"
     line="",             # set under the Markdown table
+    read=None,           # the table in words, for the Markdown; default: as it is
 )->list: # paths of .csv, .md
     "Write a table as figures/<profile>/<name>.csv and .md."
     base = figures_dir(profile)/name
-    with atomic(md := base.with_name(f"{name}.md")) as tmp: tmp.write_text(markdown(frame, line))
+    text = markdown(frame if read is None else read, line)
+    with atomic(md := base.with_name(f"{name}.md")) as tmp: tmp.write_text(text)
     return [write_csv(frame, base.with_name(f"{name}.csv")), md]
 
 # %% ../../nbs/figures/00_style.ipynb #7e527e3a

@@ -140,6 +140,8 @@ def _background(r):
     return lines
 
 # %% ../../nbs/recommend/03_ranking.ipynb #192759eb
+_MORE = "how it was tested, what was looked up, what could not be computed: --verbose, in Python text(True)"
+
 @patch_to(Ranking)
 def text(self,
     verbose:bool=False, # also how it was tested, what was looked up and what could not be computed
@@ -150,7 +152,7 @@ def text(self,
     lines = [_target_line(self.target), self.limit, "", *_table_lines(self.table, self.level), "",
              f"expected: AUC points against {self.against}; one AUC point is 0.01 of AUC{alike}", self.verdict,
              *(f"dropped: {s}, {why}" for s, why in self.dropped.items()),
-             *(_background(self) if verbose else [*_brief(self.told, width), "what stands behind this: --verbose"])]
+             *(_background(self) if verbose else [*_brief(self.told, width), _MORE])]
     return "\n".join(wrapped(line, width) for line in lines)
 
 # %% ../../nbs/recommend/03_ranking.ipynb #eac98c1b
