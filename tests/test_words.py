@@ -1,5 +1,5 @@
 "What people read: every line that a command says goes through one function and fits the terminal, the honest limit and the summary come first."
-import ast, shutil
+import ast, re, shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +93,9 @@ def test_check_counts_what_came_with_the_clone_and_only_the_profiles_own_stores(
     png = here/"fig2_design.png"
     png.write_bytes(png.read_bytes()[:3000])
     assert [w for w in verify("toy")[0] if str(png) in w and "cannot be read" in w]
+
+
+def test_tables_have_words_as_the_heads_of_their_columns():
+    "the CSV beside a table keeps the names that a program reads"
+    heads = {f: f.read_text().splitlines()[0] for f in sorted((ROOT/"figures").glob("*/table*.md"))}
+    assert len(heads) > 15 and not [f for f, head in heads.items() if re.search(r"\w_\w", head)]
