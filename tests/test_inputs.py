@@ -607,6 +607,22 @@ def test_pixels_of_arrays(name, place):
     assert np.abs(im.x.astype(float) - (want if want.ndim == 3 else want[..., None])).max() <= 1
 
 
+def blind(orientation=6):
+    "a JPEG whose EXIF has half a table"
+    (exif := Image.Exif())[0x0112] = orientation
+    d = pillow(50, "JPEG", exif=exif.tobytes())
+    return d[:(i := d.index(b"Exif\0\0") + 14)] + b"\xff\xff" + d[i + 2:]
+
+
+@pytest.mark.parametrize("held", ("folder", "zip", "csv"))
+@pytest.mark.parametrize("suffix,data,says", [("jpg", blind(), "Corrupt EXIF"), ("png", png([bytes(1500)]*8000, (12_000, 8000), 1), "96000000 pixels")], ids=("EXIF", "a slide"))
+def test_what_libraries_warn_of_is_one_note(suffix, data, says, held, place, capsys):
+    path = HELD[held](place/"set", {f"{c}/0.{suffix}": data for c in "ab"} | {f"{c}/1.png": 9 for c in "ab"} | {"labels.csv": lines(*[f"{c}/{i}.{s},{c}" for c in "ab" for i, s in ((0, suffix), (1, "png"))]).encode()})
+    for _ in range(2):
+        images, said = loud(from_path, path, size=SIDE)
+        assert len(images) == 4 and said.count("while images were decoded") == 1 and says in said
+
+
 DEEP = {"PNG by hand": lambda a: png([r.astype(">u2").tobytes() for r in a], a.shape[::-1], 16), "TIFF by hand": lambda a: tiff_hand(a.astype("<u2").tobytes(), a.shape[::-1], {258: (3, [16])}), "Pillow": lambda a: pillow(a.astype(np.uint16)),
         "PGM by hand": lambda a: b"P5 %d %d 65535\n" % a.shape[::-1] + a.astype(">u2").tobytes()}
 
@@ -728,6 +744,15 @@ def test_tables(name, held, place):
     path = HELD[held](place/"set", SHOTS | {"labels.csv": SAVED[name]})
     images = by_tar(path)[0] if held == "tar" else loud(from_path, path, size=SIDE)[0]
     assert told(images) == [("x", 10), ("x", 11), ("y", 20), ("y", 21)]
+
+
+@pytest.mark.parametrize("held", ("folder", "zip", "tar"))
+def test_images_in_no_row_are_counted(held, place):
+    t = SHOTS | {"img/c 1.png": 99, "more/d 1.png": 98, "img/a 1_mask.png": 255}
+    path = HELD[held](place/"set", t | {"labels.csv": lines(*ROWS).encode()})
+    images, said = by_tar(path) if held == "tar" else loud(from_path, path, size=SIDE)
+    assert told(images) == [("x", 10), ("x", 11), ("y", 20), ("y", 21)] and "2 images that lie there and in no row of the table are left out (first: img/c 1.png)" in said
+    if held != "tar": assert "no row" not in loud(from_path, HELD[held](place/"all", SHOTS | {"labels.csv": lines(*ROWS).encode()}), size=SIDE)[1]
 
 
 OUTSIDE = {"an absolute path": "{T}/out/0.png", "up and out": "../out/0.png", "up by \\": "..\\out\\0.png", "down, up and out": "img/../../out/0.png", "a drive": "C:/out/0.png", "from the root": "/etc/hosts"}

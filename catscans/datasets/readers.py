@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 import numpy as np
-from ..core.basics import UserError, choose, nearest, note
+from ..core.basics import UserError, choose, counted, nearest, note
 from .archives import kind, member_path, printable_name
 from .cards import Card
 from ..metrics.labels import several
@@ -24,9 +24,10 @@ from .multi_hot import label_columns, multi_hot, separated, settle_labels, singl
 from .depths import Depth, EIGHT, ends, kind_of
 from .images import Listing, UNREADABLE
 from .tidy import arrange, natural, of_system, part_of, shown, suspects, tidy, walk
-from .tidy import group_like
+from .tidy import group_like, no_images
 from .tables import CLASS_COLUMNS, Names, PATH_COLUMNS, SEPARATORS, find_column, one_hot
 from .tables import one_hot_columns, rows_of, said_text, text_of
+
 
 
 # %% ../../nbs/datasets/05_readers.ipynb #a9c36773
@@ -659,6 +660,15 @@ def kind_of_file(
     raise UserError(f"{path}: received a {path.suffix or 'file without suffix'}, allowed are a folder, .csv, "
                     ".npz and .zip; other archives: unpack it, or catscans data add does")
 
+# %% ../../nbs/datasets/05_readers.ipynb #6e6292c8
+def _say_unlisted(tree, li, where):
+    "A note of images that lie there and are in no row of the table; not of masks and thumbnails"
+    rest = sorted({r for r in tree if is_image(r)} - set(map(os.path.normpath, li.paths)))
+    made = no_images([*rest, *li.paths]) if rest else {}
+    if rest := [r for r in rest if r not in made]:
+        note(f"{where}: {counted(len(rest), 'image that lies', 'images that lie')} there and in no row of the table "
+             f"{'is' if len(rest) == 1 else 'are'} left out (first: {rest[0]})")
+
 # %% ../../nbs/datasets/05_readers.ipynb #344b2dc2
 def _no_columns(path, kw):
     "A `UserError` where a column is asked for and there is no table to have it"
@@ -676,11 +686,13 @@ def _of_kind(path, name, parts, rename, kw)->tuple: # the listing; whether a tab
     if not (t := table_in(tree)):
         li = _no_columns(path, kw) or read_folder_listing(file_tree(path) if what == "folder" else tree, name, path,
                                                           parts, rename)
-    elif what == "folder": return read_csv_listing(path/t, Beside((path/t).parent, inside), name, path/t, **kw), True
+    elif what == "folder":
+        li = read_csv_listing(path/t, below := Beside((path/t).parent, inside), name, path/t, **kw)
     else:
         at = t.rpartition("/")[0] + "/"*("/" in t)
         below = {r[len(at):]: e for r, e in tree.items() if r.startswith(at)}
         li = read_csv_listing(tree[t][0](), below, name, f"{path}/{t}", **kw)
+    if t and not kw.get("keep"): _say_unlisted(below, li, f"{path}/{t}")
     return li if what == "folder" else replace(li, sources=(path,)), t is not None
 
 

@@ -7,7 +7,7 @@ __all__ = ['store_folder', 'allowed_missing', 'DamagedStore', 'open_store', 'che
            'check_size', 'whole_stores', 'build', 'keep', 'Copy', 'copies', 'remove_copies']
 
 # %% ../../nbs/datasets/04_store.ipynb #6d2899d7
-import hashlib, io, json, os, re, shutil, tempfile, tokenize
+import hashlib, io, json, os, re, shutil, tempfile, tokenize, warnings
 from collections import deque
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -392,6 +392,15 @@ def _stored(path, card, fill, resume=False):
             if tmp is not None: fill(tmp)
     return open_store(path, card)
 
+# %% ../../nbs/datasets/04_store.ipynb #a32d013e
+def _hearing_libraries(f, *a)->tuple:
+    "What f gives, and a sentence about what libraries warned of meanwhile, which nobody sees as lines of their code"
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        out = f(*a)
+    texts = [" ".join(str(w.message).split()) for w in heard]
+    return out, [f"{counted(len(texts), 'warning')} while images were decoded, the first: {texts[0]}"] if texts else []
+
 # %% ../../nbs/datasets/04_store.ipynb #d1bbeb73
 def _named(paths, rows, most=3):
     names = [str(paths[i]) for i in rows[:most]]
@@ -436,7 +445,7 @@ def build(
     size, resample = check_size(size), choose("resample", resample, RESAMPLE)
     if not len(li): raise UserError(f"{li.name} holds no images")
     root, workers = _of_place(**place)
-    contents = look_at(li, _looks_dir(root), workers)
+    contents, _ = _hearing_libraries(look_at, li, _looks_dir(root), workers)
     allowed = sorted(allowed_missing(allow_unreadable) & set(as_texts(li.paths)))
     depths = _depths_of(li, contents, allowed)
     span = shared_range(depths, _home(li, 0), range)
@@ -445,10 +454,10 @@ def build(
     if allowed and not _usable(path): path = _place(li.name, size, digest(key, "without", allowed), root)
     said = depth_notes(depths, span, range is not None)
     def fill(tmp):
-        w = _write(tmp, _alike(li, contents.depths, span), size, resample, workers, span)
+        w, heard = _hearing_libraries(_write, tmp, _alike(li, contents.depths, span), size, resample, workers, span)
         check_unchanged(contents, li.name)
         _complete(tmp, path, li, w, allowed, size=size, resample=resample, content=contents.key, ids=contents.ids,
-                  range=span, notes=[*said, *_pixel_notes(li, w, span)],
+                  range=span, notes=[*said, *_pixel_notes(li, w, span), *heard],
                   **(dict(labels=li.labels) if li.labels else {}))
     images = _stored(path, li.card, fill, resume=True)
     for s in images.notes: note(f"{li.name}: {s}")
