@@ -297,6 +297,13 @@ LABELS = {  # labels of 0.png, 1.png, ... -> the class of each, or words of the 
 }
 
 
+def test_an_npz_called_zip_is_read_as_what_it_is(place):
+    p = by_npz(place/"set", {"class": list("abab"), "patient": list("1122")})
+    q = p.rename(p.with_suffix(".zip"))
+    want = [("a", 10, "1"), ("a", 12, "2"), ("b", 11, "1"), ("b", 13, "2")]
+    assert told(loud(from_path, q, size=SIDE)[0], group=True) == want == told(by_tar(q)[0], group=True)
+
+
 @pytest.mark.parametrize("made", TABLES)
 @pytest.mark.parametrize("name", LABELS)
 def test_labels(name, made, place):

@@ -654,7 +654,8 @@ def kind_of_file(
     if what == "page":
         raise UserError(f"{path} is a web page, not what its name says: log in, accept the terms, and get the file "
                         "itself")
-    if (suffix := path.suffix.lower()) in known: return known[suffix]
+    suffix = path.suffix.lower()
+    if suffix in known: return what if (suffix, what) == (".zip", "npz") else known[suffix]     # a zip of arrays alone
     refuse_unread(path)
     if what in known.values(): return what
     raise UserError(f"{path}: received a {path.suffix or 'file without suffix'}, allowed are a folder, .csv, "
