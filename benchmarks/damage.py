@@ -40,10 +40,9 @@ def heavy():
 
 
 def _child(do, out, env, before):
-    "in the forked process: do it, its words going to a file"
+    "in the forked process: do it, its words going to a descriptor"
     os.setpgid(0, 0)
-    fd = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for to in (1, 2): os.dup2(fd, to)
+    for to in (1, 2): os.dup2(out, to)
     for k in [k for k in os.environ if k.startswith("CATSCANS_")]: del os.environ[k]
     os.environ |= env
     os.chdir(env["CATSCANS_PROJECT"])
@@ -61,22 +60,24 @@ def _child(do, out, env, before):
 def call(do, env, before=None, after=None, how=signal.SIGKILL, limit=300):
     """`do()` in a forked process: exit code, words, whether it was ended `after` so many seconds by the signal `how`;
     `before` is called in it first: a limit, another user."""
-    fd, out = tempfile.mkstemp(prefix="damage-")
-    os.close(fd)
-    os.chmod(out, 0o666)
+    words, out = os.pipe()          # no file: its size may be limited
+    os.set_blocking(words, False)
     start = time.time()
     if not (pid := os.fork()): _child(do, out, env, before)
-    code, killed = None, False
+    os.close(out)
+    code, killed, text = None, False, b""
     while code is None:
+        with contextlib.suppress(BlockingIOError): text += os.read(words, 1 << 20)
         got, status = os.waitpid(pid, os.WNOHANG)
         if got: code = os.waitstatus_to_exitcode(status)
         elif time.time() - start > (after if after is not None and not killed else limit):
             with contextlib.suppress(ProcessLookupError): os.killpg(pid, signal.SIGKILL if killed else how)
             killed, limit = True, time.time() - start + 20
         else: time.sleep(.005)
-    text = Path(out).read_text(errors="replace")
-    os.unlink(out)
-    return SimpleNamespace(code=code, text=text, killed=killed, seconds=time.time() - start)
+    with contextlib.suppress(BlockingIOError):
+        while more := os.read(words, 1 << 20): text += more
+    os.close(words)
+    return SimpleNamespace(code=code, text=text.decode(errors="replace"), killed=killed, seconds=time.time() - start)
 
 
 def steps_here(request, steps, doing, way):
@@ -256,7 +257,7 @@ class Bench:
             for slug in (PRE, TUNE)[what != "checkpoint.npz":]: p.record(slug).unlink()
             if what == "checkpoint.npz": p.weights.unlink()
             pid = os.fork()
-            if not pid: _child(command("run", *SMALL), os.devnull, p.env, None)
+            if not pid: _child(command("run", *SMALL), os.open(os.devnull, os.O_WRONLY), p.env, None)
             while not list((p.work/"toy"/"checkpoints").glob(f"*/{what}")): time.sleep(.002)
             os.killpg(pid, signal.SIGKILL)
             os.waitpid(pid, 0)

@@ -411,7 +411,7 @@ def not_allowed(find, mode, slugs=(), needs=True):
         if got.code == 0:
             same_as(place, bench.want)
             return "no effect" if "nothing to do" in got.text else "mended", said
-        refused(got, path.name, str(path))
+        refused(got, path.name, path.parent.name)
         untouched(place, before, ())
         ends_well(place, bench.want, before=as_nobody)
         return "refused", said
@@ -491,9 +491,9 @@ def lying_about(name, content, slugs=(TUNE,)):
         if callable(content): content(path)
         elif content is None: path.mkdir()
         else: path.write_bytes(content)
+        for args in (["status", "--profile", "toy"], ["check", "--profile", "toy"]): one_line(place.call(command(*args)))
         got = place.run()
         said = one_line(got)
-        for args in (["status", "--profile", "toy"], ["check", "--profile", "toy"]): one_line(place.call(command(*args)))
         if got.code == 0:
             same_as(place, bench.want)
             return ("mended" if slugs else "no effect"), ""
@@ -802,7 +802,7 @@ def engine_memory(mb):
 
 # ---- the list
 
-NOTES = {"run.lock": (b"", b"{", b"[]", b'{"pid": 1, "engine": 1, "created": 1.0}', b'{"engine": "x", "mark": 7}', None), f"state/{TUNE}.json": (b"{", b"[]", b'{"state": 7}', b'{"state": "done"}', None),
+NOTES = {"run.lock": (b"", b"{", b"[]", b'{"pid": 1, "engine": 1, "created": 1.0}', b'{"engine": "x", "mark": 7}', None), f"state/{TUNE}.json": (b"{", b"[]", b'{"state": 7}', b'{"state": "failed"}', b'{"state": "running"}', b'{"state": "failed", "time": 0}', None),
          "request.json": (b"{", None), "figures-before": (b"a file",), "logs": (b"a file",), "notebooks": (b"a file",), "set-aside": (b"a file",), "drawn/results.json": (b"{", b"[]", None), "checkpoints": (b"a file",),
          f"checkpoints/{TUNE}": (b"a file",)}
 
@@ -853,7 +853,7 @@ def trials(seed):
         add_("two projects with one results folder", what, shared_results(slugs, kept, at_once))
     for s, slugs in ((86400, (TUNE,)), (86400*4000, (TUNE,)), (-86400*4000, (TUNE,)), (1e10, (TUNE,)), (86400, ())): add_("clocks", f"all files are dated {'in 1970' if s == 1e10 else f'{s/86400:+.0f} days'}, {len(slugs)} to do", dated(s, slugs))
     for name, contents in NOTES.items():
-        for c in contents: add_("notes and locks", f"{name.replace(TUNE, 'RUN')} is {'a folder' if c is None else c.decode() or 'empty'}", lying_about(name, c, () if c not in (None, b"a file") else (TUNE,)))
+        for c in contents: add_("notes and locks", f"{name.replace(TUNE, 'RUN')} is {'a folder' if c is None else c.decode() or 'empty'}", lying_about(name, c))
     odd = {"CATSCANS_WORK": ("{x}", "/proc/nothing", "/dev/null/x"), "CATSCANS_THREADS": ("0", "many", "1e9"), "KERAS_BACKEND": ("torch7",), "CATSCANS_DATA": ("/no/such/folder",)}
     for k, values in odd.items():
         for v in values: add_("settings", f"{k} is {v}", settings((k, v), **{k: v}))

@@ -882,6 +882,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'catscans.datasets.store._place': ('datasets/store.html#_place', 'catscans/datasets/store.py'),
                                          'catscans.datasets.store._put_away_damaged': ( 'datasets/store.html#_put_away_damaged',
                                                                                         'catscans/datasets/store.py'),
+                                         'catscans.datasets.store._readable': ( 'datasets/store.html#_readable',
+                                                                                'catscans/datasets/store.py'),
                                          'catscans.datasets.store._refuse': ('datasets/store.html#_refuse', 'catscans/datasets/store.py'),
                                          'catscans.datasets.store._resume': ('datasets/store.html#_resume', 'catscans/datasets/store.py'),
                                          'catscans.datasets.store._save': ('datasets/store.html#_save', 'catscans/datasets/store.py'),

@@ -163,6 +163,11 @@ def test_a_folder_in_the_place_of_a_note_is_no_traceback(project, capsys):
     step = next(s for s in plan.plan("toy", ["dtd"]) if not s.run.target)
     for f in (step.marker, step.product): f.mkdir(parents=True)
     assert "unreadable" in plan.read_json(step.marker) and main(["status"]) == 0 and main(["check"]) == 1
+    for note in ([], dict(state=7), dict(state="failed"), dict(state="failed", time=0), dict(state="running", time="now")):
+        step.marker.rmdir() if step.marker.is_dir() else None
+        step.marker.write_text(json.dumps(note))
+        assert main(["status"]) == 0
+    step.marker.unlink(); step.marker.mkdir()
     capsys.readouterr()
     engine._set_aside([step], {step.slug: done.problem(step)})
     assert not step.marker.exists() and not step.product.exists() and "1 record does not count any more" in capsys.readouterr().err

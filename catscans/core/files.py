@@ -136,6 +136,8 @@ def writing(
     an `OSError` becomes a `UserError` that says how much room is needed and how much is free."""
     try: yield
     except OSError as e:
+        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"cannot write {what} {path} ({e.strerror}): make its folder writable, and start again") from None
         free = shutil.disk_usage(next(d for d in Path(path).absolute().parents if d.exists())).free
         raise UserError(f"cannot write {what} {path} ({e.strerror or e}): it needs {need/2**20:.1f} MiB, "
                         f"{free/2**20:.0f} MiB are free; {then}") from None

@@ -358,15 +358,21 @@ def whole_stores():
     finally: _READ_WHOLE.reset(token)
 
 # %% ../../nbs/datasets/04_store.ipynb #f368a75a
+@contextmanager
+def _readable(path):
+    "what the system says of a store that may not be read, in a line"
+    try: yield
+    except PermissionError as e:
+        raise UserError(f"the decoded images at {path} cannot be read ({e.strerror}): make them readable, or set "
+                        "CATSCANS_WORK to a folder of your own") from None
+
 def _damage(path)->str:
     "what is wrong with a store, or nothing; its pixels are compared only within `whole_stores`"
     try:
         images = open_store(path)
         if _READ_WHOLE.get(): check_store(images)
         return ""
-    except PermissionError as e:
-        raise UserError(f"the decoded images at {path} cannot be read ({e.strerror}): make them readable, or set "
-                        "CATSCANS_WORK to a folder of your own") from None
+    except PermissionError: raise
     except UserError as e: return str(e).split(":")[0]
     except Exception as e: return f"the decoded images at {path} cannot be read ({type(e).__name__})"
 
@@ -386,7 +392,8 @@ def _place(name, size, key, root): return Path(root or work_dir("stores"))/f"{_s
 
 def _stored(path, card, fill, resume=False):
     "The store at `path`: opened, or made by `fill(folder)`, again where it is damaged."
-    if _usable(path): _put_away_damaged(path)
+    with _readable(path):
+        if _usable(path): _put_away_damaged(path)
     if not _usable(path):
         with store_folder(path, again=False, resume=resume) as tmp:
             if tmp is not None: fill(tmp)

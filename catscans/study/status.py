@@ -113,14 +113,15 @@ def _done(steps, left)->list: # of lines
 # %% ../../nbs/study/04_status.ipynb #a8a450e9
 def _ahead(steps, left, came)->tuple: # lines about what runs or failed, lines about the rest
     "what is left, step by step"
-    markers = {s.slug: m for s in steps if isinstance(m := read_json(s.marker), dict)}
+    timed = lambda m: isinstance(m, dict) and isinstance(m.get("time"), (int, float))   # else it is no note of ours
+    markers = {s.slug: m for s in steps if timed(m := read_json(s.marker))}
     state = lambda s: markers.get(s.slug, {}).get("state")
     running = [s for s in steps if s.slug in left and state(s) == "running" and _running(s.profile)]
     lines, rest = [f"running: {s.title}, for {duration(time.time()-markers[s.slug]['time'])}" for s in running], []
     for s in steps:
         if s.slug not in left or s in running: continue
         if state(s) == "failed":
-            why = first_line(markers[s.slug]["error"])
+            why = first_line(str(markers[s.slug].get("error", "")))
             lines.append(f"failed: {s.title}: {why}\n        executed notebook: {s.executed}")
         else: rest.append(f"left: {s.title} ({'not drawn in this work folder' if came else left[s.slug]})")
     return lines, rest
