@@ -43,6 +43,7 @@ def _child(do, out, env, before):
     "in the forked process: do it, its words going to a descriptor"
     os.setpgid(0, 0)
     for to in (1, 2): os.dup2(out, to)
+    sys.stdout, sys.stderr = (open(to, "w", buffering=1, closefd=False) for to in (1, 2))    # those of the parent remember a file
     for k in [k for k in os.environ if k.startswith("CATSCANS_")]: del os.environ[k]
     os.environ |= env
     os.chdir(env["CATSCANS_PROJECT"])

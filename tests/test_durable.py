@@ -190,3 +190,10 @@ def test_want_of_memory_is_named(project):
         said = notebooks._in_words(name, value)
         assert said.startswith(f"{name}: {value.splitlines()[0] if value else ''}") and "there was not enough memory: run fewer notebooks" in said and "\n" not in said
     assert "ran out" in notebooks._in_words("DeadKernelError", "Kernel died") and notebooks._in_words("ZeroDivisionError", "division by zero") == "ZeroDivisionError: division by zero"
+
+
+def test_want_of_memory_of_a_command_is_one_line(monkeypatch, capsys):
+    from catscans.study import cli
+    def starved(a): raise MemoryError("Unable to allocate 48.0 KiB")
+    monkeypatch.setattr(cli, "_do", starved)
+    assert main(["status"]) == 1 and capsys.readouterr().err == "catscans: error: there was not enough memory (Unable to allocate 48.0 KiB): free some, and give the same command again\n"

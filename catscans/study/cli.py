@@ -195,6 +195,10 @@ def main(
         tell(f"catscans: error: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
     except SystemExit as e: return e.code if isinstance(e.code, int) else 0 if e.code is None else 2
+    except MemoryError as e:
+        print(f"catscans: error: there was not enough memory{f' ({e})' if str(e) else ''}: free some, and give the same "
+              "command again", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         tell("interrupted", file=sys.stderr)
         return 130
