@@ -14,4 +14,5 @@ __all__, __getattr__, __dir__ = lazy(__name__, dict(
     probes="Probe load_probe",
     networks="NETWORKS Network multiply_adds network",
     formats="read_weights",
+    export="load_shared share stock",
 ))

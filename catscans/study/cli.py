@@ -146,6 +146,17 @@ def _data_options(subs):
     _add_options(data)
     _doctor_options(data)
 
+# %% ../../nbs/study/10_cli.ipynb #01d21c20
+def _weights_options(subs):
+    w = _command(_family(subs, "weights", "networks that sources of a study have trained"), "export",
+                 "a source's network in a folder that plain Keras loads, "
+                 "with its licence, its AUC and a way to check it", "lite")
+    w.add_argument("source", metavar="SOURCE")
+    w.add_argument("dir", metavar="DIR", help="a folder that is not there yet")
+    w.add_argument("--protocol", metavar="P", help="default: the profile's")
+    w.add_argument("--seed", type=whole_number, metavar="N", help="default: the profile's first")
+    w.add_argument("--accept", action="store_true", help="the licence of its images lets me pass the network on")
+
 # %% ../../nbs/study/10_cli.ipynb #3987534e
 def _parser():
     top = Parser(prog="catscans", allow_abbrev=False, description="Which source should I pretrain on? "
@@ -157,6 +168,7 @@ def _parser():
     export = _command(_family(subs, "published", "the authors' record"), "export", "write the record as CSV files")
     export.add_argument("dir", metavar="DIR")
     _data_options(subs)
+    _weights_options(subs)
     return top
 
 # %% ../../nbs/study/10_cli.ipynb #0af325b2

@@ -21,6 +21,7 @@ from .status import in_clone, part_request
 from .data_commands import reading_of
 from .reports import report
 from .engine import run
+from .sharing import export_source, source_run
 from .verify import verify
 
 # %% ../../nbs/study/09_commands.ipynb #e2994243
@@ -80,6 +81,12 @@ def _export(folder):
     tell(f"{len(export(folder))} files in {folder}; change them and do: catscans audit --record {folder}")
     return 0
 
+def _share(a):
+    check_backend()
+    folder = export_source(source_run(a.source, a.profile, a.protocol, a.seed), a.dir, a.accept)
+    print(f"{folder}: a network that plain Keras loads; README.md says how, card.json what it is")
+    return 0
+
 # %% ../../nbs/study/09_commands.ipynb #569a32ae
 def do(
     a, # a parsed command line
@@ -92,4 +99,5 @@ def do(
     if a.command == "check": return _check(a.profile)
     if a.command == "audit": return _audit(a.json, a.record)
     if a.command == "rank": return _rank(a)
+    if a.command == "weights": return _share(a)
     return _export(a.dir)
