@@ -59,7 +59,7 @@ readme: env
 
 lock:
 	$(BIN)/python -m pip install -q uv
-	$(BIN)/uv pip compile -q pyproject.toml --extra paper --extra dev --universal --generate-hashes --no-emit-index-url --no-header -o requirements.lock
+	$(BIN)/uv pip compile -q pyproject.toml --extra paper --extra dev --extra imagenet --extra safetensors --universal --generate-hashes --no-emit-index-url --no-header -o requirements.lock
 
 clean:
 	rm -rf work results/toy figures/toy _site _proc jupyter_execute
