@@ -1738,6 +1738,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'catscans.models.networks._built': ('models/networks.html#_built', 'catscans/models/networks.py'),
                                           'catscans.models.networks._classifier': ( 'models/networks.html#_classifier',
                                                                                     'catscans/models/networks.py'),
+                                          'catscans.models.networks._downloaded': ( 'models/networks.html#_downloaded',
+                                                                                    'catscans/models/networks.py'),
                                           'catscans.models.networks._efficientnet_b0': ( 'models/networks.html#_efficientnet_b0',
                                                                                          'catscans/models/networks.py'),
                                           'catscans.models.networks._fetched': ( 'models/networks.html#_fetched',

@@ -1,5 +1,5 @@
 "Networks by name: what stock Keras computes, what was published, ImageNet's weights without a hub, and files of other people."
-import importlib.util, json, os, subprocess, sys
+import dataclasses, hashlib, importlib.util, json, os, subprocess, sys
 from pathlib import Path
 
 import keras, numpy as np
@@ -186,6 +186,30 @@ def test_squeezenet_of_imagenet_sees_what_the_probe_does():
     m, x = network("squeezenet", 2, 64, weights="imagenet"), pixels(64)
     got = keras.Model(m.inputs, m.get_layer("avg_pool").output)(x)
     np.testing.assert_allclose(np.asarray(got), load_probe("squeezenet", 64).features(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow(8)
+def test_a_file_that_was_put_where_the_message_says_is_taken(tmp_path, monkeypatch):
+    "Keras' own file of MobileNetV3-Small, in the layout of Keras 2 in which it is published; one that was changed is refused"
+    import h5py
+    base, _ = stock("mobilenetv3-small", 32)
+    put(base, drawn(base))
+    card = NETWORKS["mobilenetv3-small"]
+    path = tmp_path/"models"/card.file
+    path.parent.mkdir()
+    with h5py.File(path, "w") as f:
+        f.attrs["layer_names"] = [l.name.encode() for l in base.layers]
+        for l in base.layers:
+            g = f.create_group(l.name)
+            g.attrs["weight_names"] = [f"{l.name}/{v.name}:0".encode() for v in l.weights]
+            for v in l.weights: g[f"{l.name}/{v.name}:0"] = np.asarray(v)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.delenv("CATSCANS_DATA", raising=False)
+    with pytest.raises(UserError, match="is not the published file .md5 differs"): network(card.name, 2, 32, weights="imagenet")
+    monkeypatch.setitem(NETWORKS, card.name, dataclasses.replace(card, hash=hashlib.md5(path.read_bytes()).hexdigest()))
+    ours, x = network(card.name, 2, 32, weights="imagenet"), pixels(32)
+    got = keras.Model(ours.inputs, ours.get_layer("avg_pool").output)(x)
+    np.testing.assert_allclose(np.asarray(got), np.asarray(base(x)).mean((1, 2)), rtol=2e-4, atol=2e-5)
 
 
 # files of others

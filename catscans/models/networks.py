@@ -105,15 +105,19 @@ BUILDERS = {"resnet50": _of_keras("ResNet50"), "densenet121": _of_keras("DenseNe
             "squeezenet": _written_here(squeezenet_layers),
             **{f"cbr-{k}": _written_here(lambda x, k=k: cbr(x, k)) for k in CBR}}
 
-# %% ../../nbs/models/11_networks.ipynb #edf00e5b
-def _fetched(card, build):
-    "a network of Keras with its ImageNet weights; what a download raises becomes a line that says what to do"
-    here = next((p for p in places(card.file) if p.is_file()), None)
-    if here: return build(str(checked(here, card.hash)))
+# %% ../../nbs/models/11_networks.ipynb #8b48c320
+def _downloaded(card, build):
+    "a network with the ImageNet weights that Keras has or fetches; where it can not, a line says what to do"
     try:
         with redirect_stdout(io.StringIO()):   # its progress bar would be read as JSON
             return build("imagenet")
+    except UserError: raise
     except Exception as e: raise missing(card.title, card.file, card.url, e) from None
+
+def _fetched(card, build):
+    "a network of Keras with its ImageNet weights, out of a file that is here, or Keras' own download"
+    here = next((p for p in places(card.file) if p.is_file()), None)
+    return build(str(checked(here, card.hash))) if here else _downloaded(card, build)
 
 # %% ../../nbs/models/11_networks.ipynb #2e5ab146
 def trunk(
@@ -199,7 +203,7 @@ def _imagenet(card)->dict:
     if card.weights == "file": return read_weights(checked(_file(card), card.hash))[0]
     raise UserError(f"nobody has published ImageNet weights of {card.title}: start from weights=None, or from a file")
 
-# %% ../../nbs/models/11_networks.ipynb #6011d1f1
+# %% ../../nbs/models/11_networks.ipynb #61af3803
 def _given(card, weights)->tuple:
     "arrays to put into a network, empty where Keras does it or they stay random, and what is known of them"
     if weights is None: return {}, dict(sha256="")
@@ -210,7 +214,8 @@ def _built(arch, n_classes, size, imagenet, how):
     "a network without a file's weights; the paper's ResNet50 is `resnet50`'s, bit for bit"
     card, cut = name_and_cut(arch)
     if card.name == "resnet50" and how.scaling == card.scaling:
-        return resnet50(n_classes, size, "imagenet" if imagenet else None, how.dropout, arch, how.precision)
+        build = lambda weights: resnet50(n_classes, size, weights, how.dropout, arch, how.precision)
+        return _downloaded(card, build) if imagenet else build(None)
     with dtype_policy(how.precision): base = trunk(arch, size, how.scaling, imagenet)
     return _classifier(base, n_classes, how, arch.replace("-", "_"))
 
