@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'NARROWEST', 'UserError', 'nearest', 'choose', 'columns', 'wrapped', 'tell', 'Note', 'note', 'hearing',
-           'counted', 'patch_to', 'digest', 'seed_for', 'pack', 'unpack', 'plain', 'r_text', 'p_text', 'listed']
+           'gathering', 'refuse', 'counted', 'patch_to', 'digest', 'seed_for', 'pack', 'unpack', 'plain', 'r_text',
+           'p_text', 'listed']
 
 # %% ../../nbs/core/02_basics.ipynb #3c336a5d
 import base64, difflib, hashlib, json, math, os, re, sys, textwrap, warnings, zlib
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 import numpy as np
 
@@ -101,6 +103,24 @@ def hearing():
         warnings.simplefilter("always", UserWarning)
         yield said
     said += [str(w.message) for w in heard]
+
+# %% ../../nbs/core/02_basics.ipynb #376d47da
+_GATHERED = ContextVar("gathered", default=None)
+
+@contextmanager
+def gathering():
+    "Within the block what `refuse` says is collected, each once; a `UserError` that is raised ends it and is the last."
+    token = _GATHERED.set(said := [])
+    try: yield said
+    except UserError as e: said += [str(e)]*(str(e) not in said)
+    finally: _GATHERED.reset(token)
+
+def refuse(
+    text:str, # what was received, what is allowed, what to do next
+):
+    "A `UserError`; within `gathering` the caller goes on without what is wrong."
+    if (said := _GATHERED.get()) is None: raise UserError(text)
+    if text not in said: said.append(text)
 
 # %% ../../nbs/core/02_basics.ipynb #9936e02e
 def counted(

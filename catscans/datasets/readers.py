@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 import numpy as np
-from ..core.basics import UserError, choose, counted, nearest, note
+from ..core.basics import UserError, choose, counted, nearest, note, refuse
 from .archives import kind, member_path, printable_name
 from .cards import Card
 from ..metrics.labels import several
@@ -56,8 +56,7 @@ def file_sign(path):
 def make_listing(name, where, entries, paths, labels, classes, groups=None, group_key=None, split=None)->Listing:
     "The checks that every source of images has in common; `UserError` where there are fewer than two classes."
     if len(classes) < 2:
-        raise UserError(f"{where}: received {len(classes)} class ({', '.join(map(str, classes))}), "
-                        "at least 2 are needed")
+        refuse(f"{where}: received {len(classes)} class ({', '.join(map(str, classes))}), at least 2 are needed")
     at = {c: i for i, c in enumerate(classes)}
     y = labels if isinstance(labels, np.ndarray) and several(labels) else np.array([at[c] for c in labels], np.int64)
     card = Card(name, name, "unknown", len(paths), classes=len(classes), group_key=group_key, collection=name,
@@ -138,9 +137,10 @@ def _class_files(tree, where)->dict:
             "is empty: received no class sub-folder with images; put the images of each class into a sub-folder of its "
             "name, or a labels.csv with the columns path, class beside them"))
     if loose:
-        raise UserError(f"{where} holds {len(loose)} images beside its class sub-folders (first: {loose[0]}): "
-                        "move them into a class or out")
-    _say_other(where, [rel for rel in files if rel not in images], images)
+        refuse(f"{where} holds {len(loose)} images beside its class sub-folders (first: {loose[0]}): "
+               "move them into a class or out")
+    for rel in loose: del images[rel]
+    _say_other(where, [rel for rel in files if rel not in images and rel not in loose], images)
     return images
 
 
@@ -206,8 +206,8 @@ def read_table(
         raise UserError(f"{where} has two columns {twice[0]!r}: received the columns {', '.join(head)}; name each once")
     if not rows: raise UserError(f"{where} has a header but no rows")
     if odd := [(i, len(r)) for i, r in enumerate(rows, 2) if len(r) != len(head)]:
-        raise UserError(f"{where}, row {odd[0][0]}: {odd[0][1]} fields, but the header has {len(head)}; repair the row")
-    return pd.DataFrame(rows, columns=head, dtype=str)
+        refuse(f"{where}, row {odd[0][0]}: {odd[0][1]} fields, but the header has {len(head)}; repair the row")
+    return pd.DataFrame([r for r in rows if len(r) == len(head)], columns=head, dtype=str)
 
 # %% ../../nbs/datasets/05_readers.ipynb #2ad52336
 def need_columns(df, columns, where, hint=""):
@@ -221,8 +221,9 @@ def need_columns(df, columns, where, hint=""):
     for c in columns:
         blank = df[c].str.strip().str.lower().isin(["", "nan"])
         if blank.any():
-            raise UserError(f"{where}: {blank.sum()} rows have no {c} (first: row {blank.idxmax() + 2}); fill them in "
-                            "or drop them")
+            refuse(f"{where}: {blank.sum()} rows have no {c} (first: row {blank.idxmax() + 2}); fill them in or drop "
+                   "them")
+        df = df[~blank]
     return df
 
 # %% ../../nbs/datasets/05_readers.ipynb #b526a0f4
@@ -283,7 +284,7 @@ def _frame(source, where, path_col, class_col, group_col):
     if hot: df = df.assign(**{class_col: one_hot(df, hot, where) if single_one(numbers) else _joined(numbers, hot)})
     if hot and single_one(numbers): numbers = None
     label = label or class_col
-    need_columns(df, [path, label] + ([group_col] if group_col else []), where, _RENAME)
+    df = need_columns(df, [path, label] + ([group_col] if group_col else []), where, _RENAME)
     if not group_col: suspects(df, where, (path, label, "label", "split", *hot))
     _looks_like_split(df, where, (path, label, group_col))
     if (twice := df[path].duplicated(keep=False)).any():
@@ -291,7 +292,9 @@ def _frame(source, where, path_col, class_col, group_col):
         why = ("with several classes: keep one row per image; several labels (multi-label) go into one cell, "
                "separated by |, or into a column of 0 and 1 each" if rows[label].nunique() > 1 else
                "twice: keep one row per image")
-        raise UserError(f"{where} lists {rows[path].iloc[0][:200]} {why}")
+        refuse(f"{where} lists {rows[path].iloc[0][:200]} {why}")
+        first = ~df[path].duplicated().to_numpy()
+        df, numbers = df[first], None if numbers is None else numbers[first]
     if numbers is not None: return df, path, label, group_col, hot, numbers
     if not hot and (words := separated(df[label].tolist(), where)):
         note(f"{where}: {label} holds several labels for an image, separated by |: {', '.join(words[0][:20])}")
@@ -344,9 +347,9 @@ def _paths_of(df, column, tree, where)->list:
     names = Names(tree, lambda: [r for r in tree if is_image(r)])
     found = [names.find(p) for p in given]
     if gone := [p for p, f in zip(given, found) if f is None]:
-        raise UserError(f"{where} names {len(gone)} file{'s that are' if len(gone) > 1 else ' that is'} not there: "
-                        f"{', '.join(p[:200] for p in gone[:5])}{' ...' if len(gone) > 5 else ''}; paths count from "
-                        "the folder of the table")
+        refuse(f"{where} names {len(gone)} file{'s that are' if len(gone) > 1 else ' that is'} not there: "
+               f"{', '.join(p[:200] for p in gone[:5])}{' ...' if len(gone) > 5 else ''}; paths count from "
+               "the folder of the table")
     names.say(where)
     return found
 
@@ -363,7 +366,13 @@ def read_csv_listing(
     y, facts = (df[label].tolist(), None) if numbers is None else settle_labels(numbers, classes, where, uncertain)
     if keep: df, classes = df[df[label].isin(keep)], [c for c in classes if c in keep]
     paths = _paths_of(df, path, tree, where)
-    li = make_listing(name, where, [tree.get(p) for p in paths], paths, df[label].tolist() if keep else y, classes,
+    there = [p is not None for p in paths]
+    df, paths = df[there], [p for p in paths if p is not None]
+    if facts is None:
+        y, held = df[label].tolist(), set(df[label])
+        classes = [c for c in classes if c in held]
+    else: y = y[there]
+    li = make_listing(name, where, [tree.get(p) for p in paths], paths, y, classes,
                       df[group_col].tolist() if group_col else None, group_col or None,
                       df[split].to_numpy(dtype=str) if (split := find_column(df.columns, *_SPLIT)) else None)
     return replace(li, labels=facts, sources=None if isinstance(source, bytes) else (Path(source),))

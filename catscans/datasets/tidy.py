@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'natural', 'spelled', 'twin_key', 'of_system', 'shown', 'walk', 'no_images', 'part_of', 'parts_among',
-           'Arranged', 'arrange', 'tidy_labels', 'tidy_groups', 'group_like', 'suspects', 'file_of', 'refuse_twice',
-           'tidy']
+           'Arranged', 'arrange', 'without', 'tidy_labels', 'tidy_groups', 'group_like', 'suspects', 'file_of',
+           'refuse_twice', 'tidy']
 
 # %% ../../nbs/datasets/14_tidy.ipynb #4a5cdbe1
 import filecmp, os, re, stat, unicodedata
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 import numpy as np
-from ..core.basics import UserError, counted, note
+from ..core.basics import UserError, counted, note, refuse
 from .images import Listing
 from ..metrics.labels import several
 
@@ -285,28 +285,27 @@ def _refuse_parts(where, parts, base):
     "The parts cannot be classes: what to do instead"
     order = {p: i for i, p in enumerate(PARTS)}
     names = sorted(natural(parts), key=lambda k: order.get(parts[k], 9))
-    raise UserError(f"{where}{'/' + base.rstrip('/') if base else ''} holds the parts {', '.join(names)}, "
-                    "not classes: give one of them, "
-                    "a CSV with the columns path, class, split, or, if parts that hold the same classes are to be "
-                    "taken together, "
-                    "say so: --parts pool (in Python parts='pool'), which keeps the part of each image as its "
-                    "official split")
+    refuse(f"{where}{'/' + base.rstrip('/') if base else ''} holds the parts {', '.join(names)}, "
+           "not classes: give one of them, a CSV with the columns path, class, split, or, if parts that hold the same "
+           "classes are to be taken together, say so: --parts pool (in Python parts='pool'), which keeps the part of "
+           "each image as its official split")
 
 def _pool(where, parts, kids, base, rename)->Arranged:
     """The parts taken together; `UserError` where they do not hold the same classes once these have their new names.
     What differs in capitals only is asked about later, with what to paste"""
     out, held, first = Arranged({}), {}, next(iter(parts))
-    names = parts if len(set(parts.values())) == len(parts) else {k: k for k in parts}
+    own = None not in parts.values() and len(set(parts.values())) == len(parts)
+    names = parts if own else {k: k for k in parts}
     for k in parts:
         at = _base(kids[k], f"{base}{k}/")
         inside, loose = _kids(kids[k], at)
         held[k] = {spelled((rename or {}).get(spelled(c), c)) for c in inside}
         if loose or set(map(twin_key, held[k])) != set(map(twin_key, held[first])):
-            raise UserError(f"{where}: the part {k} holds "
-                            f"{'images without a class' if loose else 'the classes ' + _some(natural(held[k]))}, "
-                            f"the part {first} {_some(natural(held[first]))}: parts are taken "
-                            "together only where they hold the same classes (--rename calls one otherwise); "
-                            "give one of them, or a CSV with the columns path, class, split")
+            refuse(f"{where}: the part {k} holds "
+                   f"{'images without a class' if loose else 'the classes ' + _some(natural(held[k]))}, "
+                   f"the part {first} {_some(natural(held[first]))}: parts are taken "
+                   "together only where they hold the same classes (--rename calls one otherwise); "
+                   "give one of them, or a CSV with the columns path, class, split")
         for c, files in inside.items():
             out.classes |= dict.fromkeys(files, c)
             out.parts |= dict.fromkeys(files, names[k])
@@ -331,6 +330,11 @@ def _doubtful(kids, base)->list:
     return [] if parts_among(same) or all(_IMAGES.match(n) for n in same) else natural(same)
 
 # %% ../../nbs/datasets/14_tidy.ipynb #d29bb0ad
+def _refuse_others(where, others):
+    "A folder that may be a copy of what lies beside it, or a part"
+    refuse(f"{where}: {_some([k for k, _ in others])} holds folders called like those beside it, but not the same "
+           "files: is it a copy, or are these parts? Move it out, or give a CSV with the columns path, class, split")
+
 def _lone_part(kids, base)->str|None:
     "The one folder that is called like a part and holds folders of its own, as no class beside it does"
     def deep(k):
@@ -368,15 +372,11 @@ def arrange(
     kids = {k: f for k, f in kids.items() if k not in dict(twice)}
     told = parts_among(kids) or dict.fromkeys([p] if (p := _lone_part(kids, base)) else [])
     if told and (parts != "pool" or len(told) < 2): _refuse_parts(where, told, base)
-    if others:
-        raise UserError(f"{where}: {_some([k for k, _ in others])} holds folders called like those beside it, but not "
-                        "the same files: "
-                        "is it a copy, or are these parts? Move it out, or give a CSV with the columns path, class, "
-                        "split")
-    if told and set(kids) - set(told):
-        raise UserError(f"{where}: beside the parts {_some(told)} lies {_some([k for k in kids if k not in told])}; "
-                        "move it out")
-    got = _pool(where, told, kids, base, rename) if told else _by_class(kids, base)
+    if others: _refuse_others(where, others)
+    kids = {k: f for k, f in kids.items() if k not in dict(others)}
+    if len(told) > 1 and set(kids) - set(told):
+        refuse(f"{where}: beside the parts {_some(told)} lies {_some([k for k in kids if k not in told])}; move it out")
+    got = _pool(where, {k: p for k, p in told.items() if k in kids}, kids, base, rename) if told else _by_class(kids, base)
     _say(where, got, base, out, [] if told else _doubtful(kids, base))
     return replace(got, left_out=out)
 
@@ -414,12 +414,13 @@ def _no_word(value, words)->bool:
 
 # %% ../../nbs/datasets/14_tidy.ipynb #5eeafa6e
 def _missing(where, what, values, paths, words, then):
-    "`UserError` where values stand for nothing"
+    "Positions of values that stand for nothing: they are refused"
     nothing = {v for v in set(values) if _no_word(v, words)}
     odd = np.flatnonzero([v in nothing for v in values])
     if len(odd):
-        raise UserError(f"{where}: {counted(len(odd), 'image has', 'images have')} no {what} (it is "
-                        f"{str(values[odd[0]])!r} for {paths[odd[0]]}); {then}")
+        refuse(f"{where}: {counted(len(odd), 'image has', 'images have')} no {what} (it is "
+               f"{str(values[odd[0]])!r} for {paths[odd[0]]}); {then}")
+    return odd
 
 def _twins(where, names, counts):
     "`UserError` where classes are told apart by what `twin_key` does not count, with what to paste"
@@ -428,11 +429,10 @@ def _twins(where, names, counts):
     if twins := [sorted(t, key=lambda n: -counts[n]) for t in by.values() if len(t) > 1]:
         said = "; ".join(" and ".join(f"{n!r} ({counted(counts[n], 'image')})" for n in t) for t in twins[:5])
         to = {n: t[0] for t in twins for n in t[1:]}
-        raise UserError(f"{where}: the classes {said} differ only in capitals, in - _ and blanks, in letters that "
-                        "look alike or in how a number is written. If they are one, say so: "
-                        f"{' '.join(f'--rename {_quoted(k)}={_quoted(v)}' for k, v in to.items())} (in Python "
-                        f"rename={to!r}); "
-                        "if they are not, give them names that differ in more")
+        refuse(f"{where}: the classes {said} differ only in capitals, in - _ and blanks, in letters that "
+               "look alike or in how a number is written. If they are one, say so: "
+               f"{' '.join(f'--rename {_quoted(k)}={_quoted(v)}' for k, v in to.items())} (in Python "
+               f"rename={to!r}); if they are not, give them names that differ in more")
 
 def _quoted(s): return s if re.fullmatch("[A-Za-z0-9._-]+", s) else f"'{s}'"
 
@@ -442,11 +442,19 @@ def _renamed(where, names, rename)->list:
     rename = {spelled(k): spelled(v) for k, v in (rename or {}).items()}
     new = [spelled(n) for n in names]
     if odd := sorted(set(rename) - set(new)):
-        raise UserError(f"{where}: rename: received {odd[0]!r}, which is no class; allowed are "
-                        f"{_some(natural(set(new)))}")
+        refuse(f"{where}: rename: received {odd[0]!r}, which is no class; allowed are {_some(natural(set(new)))}")
     return [rename.get(n, n) for n in new]
 
 # %% ../../nbs/datasets/14_tidy.ipynb #a1fe0b26
+def without(
+    li:Listing,
+    gone, # positions
+)->Listing:
+    "The listing without some images, and without the classes that this empties."
+    rest = li.subset(np.setdiff1d(np.arange(len(li)), gone))
+    used = np.unique(rest.y)
+    return replace(rest, y=np.searchsorted(used, rest.y), classes=[rest.classes[c] for c in used])
+
 def tidy_labels(
     li:Listing,
     where,                 # what messages call it
@@ -457,7 +465,8 @@ def tidy_labels(
     new = _renamed(where, li.classes, rename)
     if several(li.y): return _tidy_names(li, where, new)
     named = np.array(new, dtype=object)[li.y]
-    _missing(where, "class", named, li.paths, _MISSING, "give it one, or leave the image out")
+    gone = _missing(where, "class", named, li.paths, _MISSING, "give it one, or leave the image out")
+    if len(gone): return tidy_labels(without(li, gone), where, rename)      # where mistakes are gathered
     counts = Counter(named)
     _twins(where, list(dict.fromkeys(new)), counts)
     if new == list(li.classes): return li
@@ -465,7 +474,7 @@ def tidy_labels(
     odd = [" and ".join(map(repr, old)) for n, old in same.items() if len(old) > 1 and 
            any(spelled(o) == n != o for o in old)]
     if odd: note(f"{where}: classes that differ in white space or Unicode form only are one: {_some(odd)}")
-    if len(same) < 2: raise UserError(f"{where}: received 1 class ({new[0]}), at least 2 are needed")
+    if len(same) < 2: refuse(f"{where}: received 1 class ({new[0]}), at least 2 are needed")
     classes = list(same)
     at = {n: i for i, n in enumerate(classes)}
     return replace(li, y=np.array([at[new[i]] for i in li.y], np.int64), classes=classes)
@@ -497,8 +506,9 @@ def tidy_groups(
     "The listing with one spelling of each group. `UserError` where images have none."
     if li.groups is None: return li
     key = getattr(li.card, "group_key", None) or "group"
-    _missing(where, key, li.groups, li.paths, _UNKNOWN, "give each image its own, leave these images out, or name no "
-                                                        "group")
+    gone = _missing(where, key, li.groups, li.paths, _UNKNOWN, "give each image its own, leave these images out, or "
+                                                               "name no group")
+    if len(gone): return tidy_groups(without(li, gone), where)              # where mistakes are gathered
     first, several, same = {}, {}, {}
     for g in dict.fromkeys(map(str, li.groups)):
         same[g] = mine = first.setdefault(twin_key(spelled(g)), spelled(g))
@@ -546,16 +556,18 @@ def file_of(
 def refuse_twice(
     li:Listing, # from a table
     where,      # what messages call it
-):
+)->Listing: # with one row of each file
     "`UserError` where two rows name one file."
     rows = {}
     for i, item in enumerate(li.items):
         if (f := file_of(item)) is not None: rows.setdefault(f, []).append(i)
     if twice := [r for r in rows.values() if len(r) > 1]:
         names, labels = dict.fromkeys(str(li.paths[i])[:200] for i in twice[0]), _classes_at(li, twice[0])
-        raise UserError(f"{where} lists one file {len(twice[0])} times, as {', '.join(names)}"
-                        + (f", in the classes {_some(natural(labels))}" if len(labels) > 1 else "")
-                        + f" ({counted(len(twice), 'such file')}): keep one row per image")
+        refuse(f"{where} lists one file {len(twice[0])} times, as {', '.join(names)}"
+               + (f", in the classes {_some(natural(labels))}" if len(labels) > 1 else "")
+               + f" ({counted(len(twice), 'such file')}): keep one row per image")
+        return without(li, [i for r in twice for i in r[1:]])
+    return li
 
 def _classes_at(li, rows)->set:
     "the classes of some images; one where they have labels"
@@ -568,5 +580,5 @@ def tidy(
     rename:dict|None=None, # class -> what it is to be called
 )->Listing:
     "One spelling of each class and group; `UserError` where that is not sure, or a file is listed twice."
-    if table: refuse_twice(li, where)
+    if table: li = refuse_twice(li, where)
     return tidy_groups(tidy_labels(li, where, rename), where)

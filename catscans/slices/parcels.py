@@ -166,7 +166,7 @@ def _frozen(run, p, images, folder):
 
 # %% ../../nbs/slices/00_parcels.ipynb #9387c8d2
 def _set_of(name, size, im, at)->dict:
-    "a dataset as it travels: its places in the pool, labels, groups, what its card says, and its range where it has one"
+    "a dataset as it travels: its places in the pool, labels, groups, what its card says, and its range if it has one"
     card = {k: str(getattr(im.card, k, "") or "") for k in ("name", "licence", "collection", "group_key")}
     groups = None if im.groups is None else pack(im.groups.astype(str))
     return dict(name=name, size=size, index=pack(at), y=pack(np.asarray(im.y)), groups=groups,
