@@ -479,6 +479,131 @@ def test_commands_refuse_the_same_with_one_line(tmp_path, capsys):
     assert main(["data", "doctor", str(path), "--parts", "pool"]) == 0 and "official split" in capsys.readouterr().out
 
 
+# what is wrong -> files of a folder (and its table), the errors in the order in which they are met, images and classes that are left
+def broken_table(d):
+    "24 pictures of patients in a CSV with every kind of mistake in a row of its own"
+    x = noise(np.random.default_rng(3), 24)
+    for i in range(24): Image.fromarray(x[i]).save(d/f"{i}.png")
+    rows = [f"{i}.png,{'ab'[i % 2]},p{i//2}" for i in range(24)]
+    rows[1], rows[2], rows[4], rows[6] = "1.png,NA,p0", "2.png,a,unknown", "gone.png,a,p2", "6.png,A,p3"
+    (d/"9.png").write_bytes((d/"9.png").read_bytes()[:60])
+    (d/"labels.csv").write_text("path,class,patient\n" + "\n".join([*rows, "./8.png,a,p4"]))
+
+
+EVERY = ["names 1 file that is not there: gone.png", "lists one file 2 times", "1 image has no class", "differ only in capitals", "1 image has no patient", "1 of 21 images cannot be read"]
+
+
+@pytest.mark.parametrize("made", ["folder", "csv", "zip"])
+def test_the_doctor_names_every_error_and_goes_on(made, tmp_path, capsys):
+    d = tmp_path/"set"
+    d.mkdir()
+    broken_table(d)
+    if made == "zip":
+        with zipfile.ZipFile(tmp_path/"set.zip", "w") as z: [z.write(f, f.name) for f in d.iterdir()]
+    path = dict(csv=d/"labels.csv", zip=tmp_path/"set.zip").get(made, d)
+    assert main(["data", "doctor", str(path), "--json"]) == 2
+    said, err = capsys.readouterr()
+    r = json.loads(said)
+    assert len(r["errors"]) == len(EVERY) and all(e in got for e, got in zip(EVERY, r["errors"])), r["errors"]
+    assert r["images"] == 20 and r["classes"] == dict(A=1, a=9, b=10)
+    assert err.count("\n") == 1 and err.rstrip().endswith("(and 5 more errors, on the page)")
+    assert main(["data", "doctor", str(path)]) == 2
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(" ".join(f"error: {e}".split()) in shown for e in r["errors"]) and "what is left without the errors below" in shown
+    assert "pairs of near duplicates" in shown and "groups" in shown
+    with pytest.raises(UserError, match="gone.png"): from_path(path, size=12)      # every other command stops at the first
+
+
+def deep(v): return np.full((12, 12), v, np.uint16) + np.arange(12, dtype=np.uint16)
+
+
+@pytest.mark.parametrize("made", ["parts", "a part beside others", "loose", "an empty class", "one class", "a copy that differs", "mixed depths", "nothing"])
+def test_the_doctor_goes_on_where_the_folders_are_wrong(made, tmp_path):
+    sets = {"parts": (inside("train") | inside("test", dict.fromkeys(CATS, 99)), "holds the parts", 8, {"cat", "dog"}),
+            "a part beside others": (inside("train") | inside("test") | tree("more/x"), "holds the parts", 8, {"cat", "dog"}),
+            "loose": (CATS | {"x.png": 3}, "1 images beside its class", 4, {"cat", "dog"}), "an empty class": (CATS | {"cow/readme.txt": None}, "no image in class cow", 4, {"cat", "dog"}),
+            "one class": (tree("cat"), "received 1 class", 2, {"cat"}), "a copy that differs": (CATS | {"old/cat/7.png": 1, "old/dog/8.png": 2}, "old holds folders called like those beside it", 4, {"cat", "dog"}),
+            "mixed depths": (CATS, "4 images have 8 bits .* and 1 image has more .*range=12", 5, {"cat", "dog"}), "nothing": ({"x.png": 3}, "no class sub-folders", 0, set())}
+    files, says, n, classes = sets[made]
+    d = as_folder(tmp_path/"set", files)
+    if made == "mixed depths": Image.fromarray(deep(4000)).save(d/"cat"/"deep.png")
+    r = examine(d)
+    assert re.search(says, r["errors"][0]) and r["images"] == n and set(r["classes"]) == classes
+    assert "error: " in page(r) and (n == 0 or r["fingerprint"]) and max(map(len, page(r).splitlines())) <= 100
+    if made == "parts": assert r["split"] == dict(test=4, train=4)
+
+
+def test_images_that_nothing_here_decodes_leave_a_page_of_the_rest(tmp_path, monkeypatch):
+    import sys
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    d = tmp_path/"set"
+    for c in "ab":
+        (d/c).mkdir(parents=True)
+        for i in range(3): (d/c/f"{i}.dcm").write_bytes(bytes(128) + b"DICM" + bytes([i])*50)
+    r = examine(d)
+    assert r["classes"] == dict(a=3, b=3) and r["shortcuts"] is None and "pip install 'catscans[dicom]'" in r["errors"][0] and page(r).count("could not be decoded") == 2
+
+
+def test_a_folder_a_zip_a_table_and_an_array_get_one_answer(tmp_path):
+    "the same pictures, in other orders and by other names; only an .npz has no files with kinds and bytes"
+    rng = np.random.default_rng(5)
+    x, y = noise(rng, 60), np.arange(60) % 2
+    x[y == 1] = np.clip(x[y == 1]*.8, 0, 255)
+    x[7], x[9] = x[2], x[4][:, ::-1]
+    d, group = tmp_path/"set", [f"p{i//3}" for i in range(60)]
+    for i in range(60):
+        (d/"ab"[y[i]]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x[i]).save(d/"ab"[y[i]]/f"{i:02}.png")
+    table = "path,class,patient\n" + "\n".join(f"{'ab'[y[i]]}/{i:02}.png,{'ab'[y[i]]},{group[i]}" for i in rng.permutation(60))
+    (tmp_path/"set"/"labels.csv").write_text(table)
+    with zipfile.ZipFile(tmp_path/"set.zip", "w") as z: [z.write(f, f.relative_to(d)) for f in rng.permutation(sorted(d.rglob("*.*")))]
+    at = rng.permutation(60)
+    np.savez(tmp_path/"set.npz", images=x[at], labels=np.array(["a", "b"])[y[at]], groups=np.array(group)[at])
+    folder, csv, packed, array = (examine(p) for p in (d, d/"labels.csv", tmp_path/"set.zip", tmp_path/"set.npz"))
+    for other in (csv, packed, array):
+        assert other["classes"] == folder["classes"] and other["shortcuts"]["auc"]["brightness"] == folder["shortcuts"]["auc"]["brightness"]
+        assert [other[k]["pairs"] for k in ("exact", "near")] == [folder[k]["pairs"] for k in ("exact", "near")] == [1, 1]
+        assert [other["groups"][k] for k in ("groups", "most")] == [20, 3] and other["errors"] == []
+        same = {k: v for k, v in folder["shortcuts"]["auc"].items() if k in other["shortcuts"]["auc"]}
+        assert other["shortcuts"]["auc"] == same and len(same) == (3 if other is array else 5)
+        if other is not array: assert other["shortcuts"] == folder["shortcuts"] and other["files"] == folder["files"]
+
+
+def test_the_doctor_knows_datasets_by_name(tmp_path, capsys, monkeypatch):
+    path = ill("csv", tmp_path)
+    assert main(["data", "add", str(path), "--name", "ill", "--class-col", "class"]) == 0
+    capsys.readouterr()
+    assert main(["data", "doctor", "ill", "--json"]) == 0
+    named = json.loads(capsys.readouterr().out)
+    assert named == json.loads(json.dumps(examine(path) | dict(path="ill", name="ill", fingerprint=named["fingerprint"]))) and named["groups"]["groups"] == 20
+    for asked, says in (("il", "unknown dataset: received 'il' (did you mean ill?)"), ("dtd", "no images under CATSCANS_DATA"), ("gone.zip", "there is nothing at gone.zip")):
+        assert main(["data", "doctor", asked]) == 2 and says in capsys.readouterr().err
+    assert main(["data", "doctor", "ill", "--parts", "pool"]) == 2 and "received --parts with ill" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("made", MAKERS)
+@pytest.mark.parametrize("called", ["{}_m.png", "{}L.png", "roi_{}.png", "{}.bmp"])
+def test_masks_that_no_name_gives_away_are_named(called, made, tmp_path):
+    "by their pixels: two values and a name like the image's"
+    x, mask = noise(np.random.default_rng(2), 6), np.zeros((48, 48), np.uint8)
+    mask[10:30, 12:40] = 255
+    b = {}
+    for i in range(6):
+        for name, v in ((f"{'ab'[i % 2]}/{i}.png", x[i]), (f"{'ab'[i % 2]}/{called.format(i)}", np.roll(mask, i))):
+            out = io.BytesIO()
+            Image.fromarray(v).save(out, "PNG")
+            b[name] = out.getvalue()
+    path = tmp_path/"set"
+    for name, v in b.items():
+        (path/name).parent.mkdir(parents=True, exist_ok=True)
+        (path/name).write_bytes(v)
+    if made == "zip":
+        with zipfile.ZipFile(tmp_path/"set.zip", "w") as z: [z.writestr(*v) for v in b.items()]
+        path = tmp_path/"set.zip"
+    with heard(): said = [s for s in checks(from_path(path, size=32)) if "look like masks" in s]
+    assert len(said) == 1 and said[0].startswith(f"6 images look like masks of another image (first: a/{called.format(0)} of a/0.png)")
+
+
 def copies(x, how):
     "the same pictures as somebody else would have saved them"
     def again(a, side=None, quality=None):
@@ -530,7 +655,10 @@ def test_a_shortcut_is_seen_and_none_is_not(tmp_path):
     for i in range(120):
         (d/"ab"[y[i]]).mkdir(parents=True, exist_ok=True)
         Image.fromarray(x[i]).resize((48 + 8*y[i], 48)).save(d/"ab"[y[i]]/f"{i}.{('png', 'jpg')[y[i]]}")
-    auc = examine(d)["shortcuts"]["auc"]
+    s = examine(d)["shortcuts"]
+    auc, words = s["auc"], dict(zip(s["auc"], s["words"]))
+    assert auc["size"]["interval"][0] > .5 and "in folds by image: better than chance" in words["size"] and words["brightness"].endswith("not told from chance")
+    assert s["verdict"].startswith(("size, file kind and file bytes read", "size and file kind read")) and "no groups are known" in s["verdict"] and "Bring the images of all classes to one size" in s["verdict"]
     assert auc["size"]["by image"] > .99 and auc["file kind"]["by image"] > .99 and abs(auc["brightness"]["by image"] - .5) < .2 and auc["size"]["by group"] is None
 
 
@@ -539,7 +667,9 @@ def test_siblings_are_seen_as_a_fall_from_image_to_group(tmp_path):
     base, y = noise(rng, 24), np.arange(24) % 2
     x = np.clip(base.repeat(6, 0).astype(int) + rng.normal(0, 25, (144, 48, 48, 3)), 0, 255).astype(np.uint8)
     np.savez(tmp_path/"m.npz", train_images=x, train_labels=y.repeat(6), train_groups=np.arange(24).repeat(6))
-    auc = examine(tmp_path/"m.npz")["shortcuts"]["auc"]["16 x 16 pixels"]
+    s = examine(tmp_path/"m.npz")["shortcuts"]
+    auc = s["auc"]["16 x 16 pixels"]
+    assert "in grouped folds: not told from chance; 1.00 in folds by image, where images of one group lie on both sides" in s["words"][-1] and s["verdict"].startswith("none of these")
     assert auc["by image"] > .95 and auc["by group"] < .75
 
 

@@ -123,7 +123,8 @@ def _doctor_options(subs):
     d = _command(subs, "doctor", "everything that can be told of your images before they are used, on one page: "
                                  "twins, groups, parts, shortcuts")
     d.epilog = _TABLE
-    d.add_argument("path", metavar="FOLDER|CSV|NPZ|ZIP")
+    d.add_argument("path", metavar="FOLDER|CSV|NPZ|ZIP|NAME",
+                   help="your images, or the name of a dataset that was added or is at hand")
     d.add_argument("--json", action="store_true", help="an object instead of a page")
     d.add_argument("--group-duplicates", action="store_true", help="near duplicates are one group in the folds by "
                                                                    "group")

@@ -7,6 +7,7 @@ __all__ = ['data', 'reading_of']
 
 # %% ../../nbs/study/08_data_commands.ipynb #27f7fcba
 import json, sys
+from pathlib import Path
 from ..core.basics import UserError, counted, plain, tell
 from ..core.files import data_dir, work_root
 from ..datasets import fetch
@@ -17,7 +18,8 @@ from ..datasets.added import add, added, check_added, entries, remove
 from ..datasets.contents import reading_all
 from ..datasets.doctor import label_text
 from ..datasets.store import check_store, copies, remove_copies
-from ..datasets.loading import absent, check_card, check_whole, known_name, load, where
+from ..datasets.loading import absent, check_card, check_whole, known_name, load, opener, where
+
 
 # %% ../../nbs/study/08_data_commands.ipynb #35fb8031
 def data(a)->int:
@@ -160,13 +162,30 @@ def _remove(a):
     return 0
 
 # %% ../../nbs/study/08_data_commands.ipynb #741ebb8e
+def _asked(a)->tuple:
+    "what the doctor is to look at, and how it is to be read; `UserError` where a name comes with ways of reading"
+    reading, name = reading_of(a), str(a.path)
+    a_path = "/" in name or Path(name).suffix and name not in added()
+    if a_path or Path(name).expanduser().exists(): return a.path, reading
+    what, span = opener(name)
+    if reading:
+        raise UserError(f"data doctor: received --{next(iter(reading)).replace('_', '-')} with {name}, a dataset of "
+                        "catscans data list, which is read as it was added or as its card says; give the path of the "
+                        "images instead")
+    return what, dict(range=span)
+
 def _doctor(a):
     import pandas   # noqa: F401
     from catscans.datasets.doctor import examine, page
-    try: r = examine(a.path, a.group_duplicates, **reading_of(a))
+    try:
+        what, reading = _asked(a)
+        r = examine(what, a.group_duplicates, **reading)
     except UserError as e:
         if a.json: print(json.dumps(dict(path=a.path, errors=[str(e)]), indent=1))
         raise
-    if a.json: print(json.dumps(plain(r | dict(errors=[])), indent=1))
+    if a.json: print(json.dumps(plain(r), indent=1))
     else: tell(page(r))
-    return 0
+    if not r["errors"]: return 0
+    more = len(r["errors"]) - 1
+    raise UserError(r["errors"][0] + (f" (and {counted(more, 'more error')}, on the page)" if more else ""))
+
