@@ -9,6 +9,7 @@ from PIL import Image
 
 from catscans.core.basics import UserError
 from catscans.core.grid import Run
+from catscans.records import store
 from catscans.datasets.doctor import checks
 from catscans.datasets.images import Images
 from catscans.datasets.loading import load
@@ -149,7 +150,7 @@ class Fake:
 def said(monkeypatch):
     "runs a training that does nothing; what it gives, and its notes"
     monkeypatch.setattr(folds, "fit", lambda *a, **kw: [dict(loss=1., accuracy=.5, lr=.1, seconds=0.)])
-    monkeypatch.setattr(folds, "_SAID", set())
+    monkeypatch.setattr(folds, "_SAID", {})
     def go(f, *args, **kw):
         with warnings.catch_warnings(record=True) as w:
             warnings.simplefilter("always")
@@ -166,7 +167,9 @@ def test_a_fine_tuning_says_its_split_and_what_the_doctor_finds_once(said):
     got, notes = said(folds.finetune, None, images, folds=2)
     assert len(got.splits) == 2 and sum("2 folds cut anew, protocol grouped, seed 1; the official split that the data carry is not used" in n for n in notes) == 1
     assert [n for n in notes if n not in notes[:2]] == [f"mine: {s}" for s in checks(images, official=False)] and any("2.png and 7.png" in n for n in notes)
-    again = said(folds.finetune, None, images, folds=2)[1]
+    again, notes = said(folds.finetune, None, images, folds=2)
+    assert got.notes == again.notes == tuple(checks(images, official=False)), "what is not said again stays with the result"
+    again = notes
     assert not any("2.png" in n for n in again) and any("2 folds cut anew" in n for n in again)
     assert any("one split (" in n and "cut anew" in n for n in said(folds.pretrain, images)[1])
 
@@ -232,6 +235,20 @@ def test_a_source_that_saw_the_targets_own_images_is_noticed_and_recorded(said, 
         alone = world.read(transfer_run.execute(Run("random", "toy-chest"), None, world))
     assert rec["settings"]["source_saw"]["source"] == "toy-dtd" and 0 < rec["settings"]["source_saw"]["images"] < 40
     assert "source_saw" not in alone["settings"]
+
+
+def test_the_record_of_a_run_holds_what_the_doctor_says(said, tmp_path, monkeypatch):
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.setenv("CATSCANS_WORK", str(tmp_path/"work"))
+    images = mine("toy-chest", twins=True)
+    world = replace(transfer_run.HERE, images_of=lambda *a: images, trainer=lambda *a: Fake())
+    monkeypatch.setattr(transfer_run, "set_threads", lambda n: n)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = [world.read(transfer_run.execute(run, None, world)) for run in (Run("toy-chest"), Run("random", "toy-chest"))]
+    for rec in found:
+        assert rec["notes"] == checks(images, official=False) and any("2.png and 7.png" in s for s in rec["notes"])
+        older = {k: v for k, v in rec.items() if k not in ("notes", "checksum")}
+        assert store.validate(older) and store.equal(older, rec), "a record without notes is valid, and the same run"
 
 
 def test_a_machine_without_scikit_learn_or_pandas_says_what_it_leaves_out(monkeypatch):

@@ -52,6 +52,8 @@ def _missing(value, need, at=""):
 # %% ../../nbs/records/01_store.ipynb #6e3eb93f
 def _contradiction(rec)->str:
     "what a record says against itself, or nothing"
+    if not isinstance(notes := rec.get("notes", []), list) or not all(isinstance(s, str) for s in notes):
+        return "notes are not a list of sentences"
     if rec["kind"] == "similarity": return ""
     slug = Run(rec["source"], rec["target"], rec["profile"], rec["protocol"], rec["seed"]).slug
     if rec["slug"] != slug: return f"slug received {rec['slug']!r}, its fields give {slug!r}"
@@ -157,7 +159,8 @@ def predictions(
     return a
 
 # %% ../../nbs/records/01_store.ipynb #80a50499
-_CLOCK = ("timing", "seconds", "checksum")   # the last is that of all, the clock's values too
+# the checksum is that of all, the clock's values too; notes say less where a library is not there
+_CLOCK = ("timing", "seconds", "checksum", "notes")
 _FILE = ("format",)                           # of how a record lies in its file
 
 def _flat(v, at=""):
@@ -169,11 +172,11 @@ def _flat(v, at=""):
             if k not in _CLOCK: yield from _flat(x, f"{at}.{k}" if at else str(k))
 
 def differences(a:dict, b:dict)->list:
-    "Paths of the values in which two records differ, time and energy aside."
+    "Paths of the values in which two records differ; time, energy and notes aside."
     a, b = (dict(_flat(plain({k: v for k, v in rec.items() if k not in _FILE}))) for rec in (a, b))
     nothing = object()
     return [k for k in dict.fromkeys((*a, *b)) if a.get(k, nothing) != b.get(k, nothing)]
 
 def equal(a:dict, b:dict)->bool:
-    "Whether two records agree to the last bit, time and energy aside."
+    "Whether two records agree to the last bit; time, energy and notes aside."
     return not differences(a, b)

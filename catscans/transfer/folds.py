@@ -74,6 +74,7 @@ class Pretrained:
     history:list
     split:object      # splits.Fold
     predictions:np.ndarray = field(repr=False)
+    notes:tuple = ()  # what the doctor says of the images
 
 @dataclass(frozen=True)
 class Pretraining(How):
@@ -83,14 +84,15 @@ class Pretraining(How):
     evaluate:bool = True         # False: no metrics
 
 # %% ../../nbs/transfer/01_folds.ipynb #444158c2
-_SAID = set()   # names and fingerprints of the images whose checks have been said
+_SAID = {}   # name and fingerprint of images -> what their checks have said
 
-def _say_checks(images):
-    "what the doctor says of images, once; what was said as they were loaded is not repeated"
-    if (key := (images.name, images.fingerprint)) in _SAID: return
-    for s in checks(images, official=False):
+def _say_checks(images)->tuple: # of sentences
+    "what the doctor says of images, shown once; what was said as they were loaded is not repeated"
+    if (key := (images.name, images.fingerprint)) in _SAID: return _SAID[key]
+    _SAID[key] = tuple(checks(images, official=False))
+    for s in _SAID[key]:
         if s not in images.notes: note(f"{images.name}: {s}")
-    _SAID.add(key)
+    return _SAID[key]
 
 def _source_split(how, images, protocol):
     "what a source is trained and scored on; said where it was not given"
@@ -114,7 +116,7 @@ def pretrain(
     or they carry no official split that was asked for."""
     how = Pretraining(**settings)
     split = _source_split(how, images, protocol)
-    _say_checks(images)
+    notes = _say_checks(images)
     trainer = _trainer_for(how, images, recipe)
     if how.show: guard(trainer, images.x, how.show, len(split.train))
     say = Progress(how.show, 1, recipe.epochs, "pretraining")
@@ -126,7 +128,8 @@ def pretrain(
         if not len(getattr(split, part)): continue      # an official split may have no validation part
         p = trainer.predict(images.x, getattr(split, part))
         evaluation[part] = how.world.summarise(images.y[getattr(split, part)], p, images.classes)
-    return Pretrained(Weights(trainer.weights(), seen_of(images, split.train)), evaluation, history, split, p)
+    return Pretrained(Weights(trainer.weights(), seen_of(images, split.train)), evaluation, history, split, p, notes)
+
 
 # %% ../../nbs/transfer/01_folds.ipynb #8a263412
 @dataclass
@@ -143,6 +146,7 @@ class Folds:
     earlier:dict=field(default_factory=dict)
     # where the source was pretrained on some of these images: its name, and how many at least
     source_saw:dict=field(default_factory=dict)
+    notes:tuple=()       # what the doctor says of the images
     def frame(self):
         "One row per fold; what is looked at first stands first."
         import pandas as pd
@@ -238,13 +242,15 @@ def _target_splits(how, images, protocol, folds)->Splits:
     return say_split(images, how.world.make_splits(images.y, images.groups, protocol, folds, seed, how.max_train,
                                                    images.classes, images.name))
 
-def _all_folds(done, splits, images, earlier, saw=None):
+def _all_folds(done, splits, images, earlier, saw=None, notes=()):
     "`Folds` from what each fold gave"
     cat = np.concatenate
     return Folds([dict(fold=i+1) | out["metrics"] for i, (out, _) in enumerate(done)],
                  [out["history"] for out, _ in done],
                  cat([f.test for f in splits]), cat([np.full(len(f.test), i+1) for i, f in enumerate(splits)]),
-                 cat([images.y[f.test] for f in splits]), cat([p for _, p in done]), splits, dict(earlier), saw or {})
+                 cat([images.y[f.test] for f in splits]), cat([p for _, p in done]), splits, dict(earlier), saw or {},
+                 notes)
+
 
 # %% ../../nbs/transfer/01_folds.ipynb #ba54afc7
 def finetune(
@@ -261,7 +267,7 @@ def finetune(
     splits = _target_splits(how, images, choose("protocol", protocol, PROTOCOLS), folds)
     folds = len(splits)
     _warn_of_siblings(images, protocol, how.split)
-    _say_checks(images)
+    notes = _say_checks(images)
     if source_weights is not None and not isinstance(source_weights, dict):
         source_weights = load_weights(source_weights)
     saw = _say_seen(source_weights, images)
@@ -288,4 +294,5 @@ def finetune(
             if how.show: how.show(f"fold {i+1}/{folds}  found finished")
         done.append(kept)
         say.auc.append(kept[0]["metrics"]["auc_ovr_weighted"])
-    return _all_folds(done, splits, images, earlier, saw)
+    return _all_folds(done, splits, images, earlier, saw, notes)
+

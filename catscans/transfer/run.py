@@ -155,7 +155,7 @@ def _pretrain_run(job)->dict:
     s, test = out.split, out.evaluation["test"]
     fold = dict(fold=1, n_train=len(s.train), n_valid=len(s.valid), n_test=len(s.test),
                 weights_sha256=sha) | test
-    return dict(strategy="pretrain", data=dict(source=_describe(images), target=None), evaluation=out.evaluation,
+    return dict(strategy="pretrain", notes=list(out.notes), data=dict(source=_describe(images), target=None), evaluation=out.evaluation,
                 folds=[fold], metrics=fold_means([fold]), splits=_one_split(s, images, run.protocol),
                 history=[{k: [h[k] for h in out.history] for k in out.history[0]}],
                 predictions=dict(index=pack(s.test.astype("int32")), fold=pack(np.ones(len(s.test), "int8")),
@@ -250,7 +250,7 @@ def _finetune_run(job)->dict:
                               **(dict(source_saw=out.source_saw) if out.source_saw else {}),
                               **(dict(split=job.split, folds=len(out.splits)) if official else {})),
                 data=dict(source=described, target=_describe(target)), folds=out.folds, metrics=fold_means(out.folds),
-                history=out.history, earlier=out.earlier,
+                history=out.history, earlier=out.earlier, notes=list(out.notes),
                 splits=dict(fingerprint=out.splits.fingerprint, k=len(out.splits), protocol=run.protocol,
                             shared_group_rate=shared_group_rate(out.splits, target.groups)),
                 predictions=dict(index=pack(out.index.astype("int32")), fold=pack(out.fold.astype("int8")),
