@@ -332,8 +332,8 @@ def mask_lines(
     if not (n := len({i for i, _ in found})): return []
     first = " of ".join(str(images.paths[i]) for i in found[0])
     return [f"{counted(n, 'image looks like a mask', 'images look like masks')} of another image (first: {first}): "
-            f"nearly all pixels of at most {MASK_VALUES} values, and a name like the other's; move masks out, they are no "
-            "images"]
+            f"nearly all pixels of at most {MASK_VALUES} values, and a name like the other's; move masks out, as they "
+            "are no images"]
 
 # %% ../../nbs/datasets/15_doctor.ipynb #b6ec3539
 _VIEWS = "left|right|od|os|ap|pa|lat|lateral|front|frontal|cc|mlo|l|r"

@@ -155,8 +155,8 @@ def _pretrain_run(job)->dict:
     s, test = out.split, out.evaluation["test"]
     fold = dict(fold=1, n_train=len(s.train), n_valid=len(s.valid), n_test=len(s.test),
                 weights_sha256=sha) | test
-    return dict(strategy="pretrain", notes=list(out.notes), data=dict(source=_describe(images), target=None), evaluation=out.evaluation,
-                folds=[fold], metrics=fold_means([fold]), splits=_one_split(s, images, run.protocol),
+    return dict(strategy="pretrain", notes=list(out.notes), data=dict(source=_describe(images), target=None),
+                evaluation=out.evaluation, folds=[fold], metrics=fold_means([fold]), splits=_one_split(s, images, run.protocol),
                 history=[{k: [h[k] for h in out.history] for k in out.history[0]}],
                 predictions=dict(index=pack(s.test.astype("int32")), fold=pack(np.ones(len(s.test), "int8")),
                                  y=pack(images.y[s.test].astype("int16")), p=pack(out.predictions)))
