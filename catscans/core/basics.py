@@ -17,6 +17,12 @@ import numpy as np
 # %% ../../nbs/core/02_basics.ipynb #17834c5c
 class UserError(ValueError):
     "A request that cannot be met: the message is shown without a traceback, exit code 2."
+    def __init__(
+        self, *message,
+        **facts, # what a caller can go on with: rows that cannot be read, a range that would do
+    ):
+        super().__init__(*message)
+        self.facts = facts
 
 # %% ../../nbs/core/02_basics.ipynb #a69057e3
 def nearest(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BITS', 'EIGHT', 'DEEP', 'as_range', 'to_eight', 'pixel_kind', 'raw_values', 'white_is_zero', 'kind_of', 'fewest_bits',
-           'ends', 'asked', 'eight_bit_image', 'Depth', 'may_be_deep', 'plain_head', 'depth_of', 'NeedsRange',
-           'shared_range', 'depth_notes']
+           'ends', 'asked', 'eight_bit_image', 'Depth', 'may_be_deep', 'plain_head', 'depth_of', 'shared_range',
+           'depth_notes']
 
 # %% ../../nbs/datasets/16_depths.ipynb #ce2ec94b
 import io
@@ -210,12 +210,6 @@ def _depth_in_pillow(src):
         return Depth(k, *at, frames)
 
 # %% ../../nbs/datasets/16_depths.ipynb #29f7a332
-class NeedsRange(UserError):
-    "A range has to be stated; `range` is one that holds all values."
-    def __init__(self, text, range):
-        super().__init__(text)
-        self.range = range
-
 def _stating(range): # as it is typed, in Python and in a shell
     return f"range={range}, as an option --range={str(range).strip('()').replace(' ', '')}"
 
@@ -227,7 +221,7 @@ def shared_range(
     where,       # what messages call it
     range=None,  # bits or (lo, hi), where it is stated
 )->tuple|None: # (lo, hi) for the images that are not 8-bit; None: all are, or are windowed
-    "The one range of a dataset's images; `NeedsRange` where it has to be stated."
+    "The one range of a dataset's images; `UserError` where it has to be stated; its facts hold one that would do."
     stated = as_range(range)
     deep = {n: d for n, d in depths.items() if d.kind not in ("8", "window")}
     if stated or not deep: return stated
@@ -237,10 +231,10 @@ def shared_range(
     span = fewest_bits(0, hi)
     if len(deep) < len(depths):
         rest = [n for n in depths if n not in deep]
-        raise NeedsRange(f"{where}: {counted(len(rest), 'image has', 'images have')} 8 bits ({_some(rest)}) and "
-                         f"{counted(len(deep), 'image has', 'images have')} more ({_some(list(deep))}), so their "
-                         "brightness cannot be compared: convert them all to 8 bits, or state the range of those "
-                         f"with more: {_stating(span[1].bit_length())} (their largest value is {hi:g})", span)
+        raise UserError(f"{where}: {counted(len(rest), 'image has', 'images have')} 8 bits ({_some(rest)}) and "
+                        f"{counted(len(deep), 'image has', 'images have')} more ({_some(list(deep))}), so their "
+                        "brightness cannot be compared: convert them all to 8 bits, or state the range of those "
+                        f"with more: {_stating(span[1].bit_length())} (their largest value is {hi:g})", range=span)
     return span
 
 # %% ../../nbs/datasets/16_depths.ipynb #b6df18f4
@@ -248,10 +242,10 @@ def _refuse_odd(odd, where):
     name, d = next(iter(odd.items()))
     lo, hi = min(d.lo for d in odd.values()), max(d.hi for d in odd.values())
     span = asked(lo, hi, d.kind)
-    raise NeedsRange(f"{where}: {counted(len(odd), 'image has', 'images have')} "
-                     f"{_CANNOT.get(d.kind, 'negative pixels')} from {lo:g} to {hi:g} ({_some(list(odd))}): state "
-                     f"the values that become black and white: {_stating(span)}, or convert the images "
-                     "to 8 or 16 bits", as_range(span.strip("()")))
+    raise UserError(f"{where}: {counted(len(odd), 'image has', 'images have')} "
+                    f"{_CANNOT.get(d.kind, 'negative pixels')} from {lo:g} to {hi:g} ({_some(list(odd))}): state "
+                    f"the values that become black and white: {_stating(span)}, or convert the images "
+                    "to 8 or 16 bits", range=as_range(span.strip("()")))
 
 # %% ../../nbs/datasets/16_depths.ipynb #13247cc3
 def depth_notes(

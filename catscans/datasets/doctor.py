@@ -18,13 +18,12 @@ import numpy as np
 from ..core.basics import UserError, counted, gathering, hearing, listed
 from ..metrics.labels import several, UNKNOWN
 from .images import Images, Listing, Swapped
-from .depths import NeedsRange
 from .tidy import natural, part_of, spelled, twin_key, without
 from .own import listing_of, there
 from .splits import check_classes, make_splits, official_splits, shared_group_rate, split_text
 from .leaks import group_duplicates, near_duplicates
 from .contents import data_hash, file_hash
-from .store import Unreadable, build
+from .store import build
 
 # %% ../../nbs/datasets/15_doctor.ipynb #00c3d0be
 SIDE, SHIFTED = 64, 3_000   # pixels at which a doctor looks; images up to which shifted copies are looked for
@@ -108,7 +107,7 @@ def ridge_scores(
 
 
 # %% ../../nbs/datasets/15_doctor.ipynb #65f1d9e8
-DRAWS = 60      # of groups, behind an interval; fewer where there are more than 20 classes, at least 20
+DRAWS = 60      # of groups, behind an interval; fewer (20 at least) from 3,000 images or 20 classes on
 
 def _auc(hit, score, w):
     "AUC of one class, each image counted `w` times; NaN where one side is empty"
@@ -224,7 +223,8 @@ def shortcuts(
 )->dict: # folds, draws; missing: by -> why; auc: feature -> by image, by group: AUC or None; interval: of the last
     "What simple statistics know of the label, in folds by image and by group."
     order, out = _one_order(images), {}
-    (cuts, why), draws = _cuts(images, order, k), max(20, min(DRAWS, 20*DRAWS//len(images.classes)))
+    draws = max(20, min(DRAWS, 3_000*DRAWS//len(images), 20*DRAWS//len(images.classes)))
+    cuts, why = _cuts(images, order, k)
     best = list(cuts)[-1] if cuts else None
     units = None if images.groups is None else images.groups[order]
     with _one_thread():
@@ -503,9 +503,9 @@ def _decode(look, span):
             with hearing() as heard: look.images = build(look.listing, SIDE, range=span)
         except UserError as e:
             look.errors.append(str(e))
-            if isinstance(e, NeedsRange) and span is None: span = e.range
-            elif isinstance(e, Unreadable) and len(e.rows) < len(look.listing):
-                look.listing = without(look.listing, e.rows)
+            rows = e.facts.get("rows", ())
+            if "range" in e.facts and span is None: span = e.facts["range"]
+            elif 0 < len(rows) < len(look.listing): look.listing = without(look.listing, rows)
             else: return
         else: look.hear([m for m in heard if m.removeprefix(f"{look.listing.name}: ") not in look.images.notes],
                         look.listing.name)
