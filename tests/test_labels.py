@@ -228,7 +228,9 @@ def test_unknown_labels_have_no_effect_on_the_weights(network, monkeypatch):
     y, engine = two(unknown=.3).y, network.engine
     first = weights_after(network, y)
     class Other(type(engine)):
-        def steps(self, x, at, theta, y, w): return super().steps(x, at, theta, [np.where(v == 0, 1 - b, b) for b, v in zip(y, w)], w)
+        def steps(self, x, at, theta, y, w):
+            assert all(np.array_equal(v == 0, b == -1) for b, v in zip(y, w))
+            return super().steps(x, at, theta, [np.where(v == 0, 1 - b, b) for b, v in zip(y, w)], w)
     monkeypatch.setattr(network, "engine", Other(network))
     assert same(first, weights_after(network, y))
     monkeypatch.setattr(network, "engine", engine)

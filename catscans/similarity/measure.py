@@ -18,6 +18,7 @@ from ..core.files import work_dir
 from ..core.grid import PROFILES, PROTOCOLS, Profile, Run, get_profile
 from ..core.protocols import setting
 from ..records.store import path_of, read, write
+from ..metrics.labels import one_class
 from ..datasets.images import image_statistics
 from ..datasets.loading import images_of
 from ..datasets.leaks import relation
@@ -285,7 +286,8 @@ def sample(
     images:dict,     # dataset -> catscans.datasets.images.Images
     most:int=MOST,   # images of each
 )->dict: # dataset -> catscans.datasets.images.Images
-    "The images of each dataset that estimators see."
+    "The images of each dataset that estimators see; `UserError` where those of one have several labels."
+    for n, im in images.items(): one_class(im.y, "a distance by class (LEEP, OTDD, Task2Vec and the like)", n)
     return {n: im.subset(stratified_sample(im.y, most, "estimates", n)) for n, im in images.items()}
 
 def look(
