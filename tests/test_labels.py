@@ -28,6 +28,7 @@ from catscans.training.trainer import Trainer, fit
 from catscans.transfer import run as transfer_run
 from catscans.transfer.curves import subset
 from catscans.transfer.extraction import classify
+from catscans.transfer.folds import finetune, pretrain
 
 N = 240
 
@@ -247,6 +248,20 @@ def test_a_killed_training_goes_on_to_the_same_bits(network, tmp_path):
     with pytest.raises(Killed): weights_after(network, y, tmp_path/"c.npz", kill)
     network.reset(None, 9)
     assert same(whole, weights_after(network, y, tmp_path/"c.npz"))
+
+
+@pytest.mark.slow(8)
+def test_a_backbone_goes_from_labels_to_classes_and_back(network):
+    labels, r = two(), Recipe(lr=1e-3, batch=32, epochs=1)
+    classes = replace(labels, y=np.arange(N) % 2, fingerprint="classes", name="classes", labels=None)
+    with hearing():
+        one = pretrain(labels, r, trainer=network)
+        with pytest.raises(UserError, match="head.*sigmoid.*softmax"): finetune(one.weights, classes, r, folds=2, trainer=network)
+        two_ = finetune(one.weights, classes, r, folds=2, arch="labels")
+        three = finetune({k: v for k, v in pretrain(classes, r, arch="labels").weights.items()}, labels, r, folds=2, trainer=network)
+    assert one.evaluation["test"]["per_class"].keys() == {"bright", "stripe"} and one.predictions.shape[1] == 2
+    assert np.allclose(two_.p.sum(1), 1, atol=1e-5) and two_.y.ndim == 1
+    assert np.abs(three.p.sum(1) - 1).max() > .01 and three.y.shape == (N, 2)
 
 
 @pytest.mark.slow(1)
