@@ -152,6 +152,7 @@ LAYOUTS = {  # files -> classes and grey levels, or words of the refusal; and ho
     "what editors and systems leave": (CATS | {"cat/.ipynb_checkpoints/0-checkpoint.png": 99, "dog/.~lock.0.png#": b"x", ".git/objects/1.png": 99, "lost+found/2.png": 99, "#recycle/3.png": 99}, PLAIN, {}),
     "other files beside images": (CATS | {"cat/0.png.bak": b"x", "cat/0.xml": b"<a/>", "dog/1.json": b"{}", "dog/2.dcm.txt": b"x"}, PLAIN, {}),
     "one numbered training set beside another": (under("train1") | under("train2", {k: v + 50 for k, v in CATS.items()}), "holds the parts train1, train2", {}),
+    "pooled parts, one without classes": (under("train") | {"test/0.png": 60}, "the part test holds images without a class: parts are taken", dict(parts="pool")),
     "CycleGAN": ({"trainA/0.png": 1, "trainB/0.png": 2, "testA/0.png": 3, "testB/0.png": 4}, "holds the parts", {}),
     "parts in capitals with dates": (under("TRAIN_2019") | under("TEST_2019", {k: v + 50 for k, v in CATS.items()}), "holds the parts TRAIN_2019, TEST_2019", {}),
     "pooled parts, one class in capitals": (under("train") | {"test/Cat/9.png": 60, "test/dog/9.png": 70}, sorted([*PLAIN, ("cat", 60), ("dog", 70)]), dict(parts="pool", rename={"Cat": "cat"})),
@@ -191,6 +192,14 @@ def test_a_table_is_found_where_it_lies(name, t, made, place):
     read, path = MAKERS[made](place/"set", t)
     images = read(path)[0] if read is by_tar else loud(read, path, size=SIDE)[0]
     assert told(images) == BY_TABLE
+
+
+@pytest.mark.parametrize("made", MAKERS)
+@pytest.mark.parametrize("t,said", [(tree("north/cat", "south/dog"), "every class holds one folder .cat, dog."), (tree("2019/cat", "2019/dog", "2020/cat", "2020/dog"), "the same folders .cat, dog."), (tree("cat/cat", "dog/dog"), ""), (tree("cat/images", "dog/scans"), "")])
+def test_folders_that_may_be_the_classes_are_said(t, said, made, place):
+    read, path = MAKERS[made](place/"set", t)
+    images, notes = read(path) if read is by_tar else loud(read, path, size=SIDE)
+    assert images.classes == sorted({k.split("/")[0] for k in t}) and bool(re.search(said or "the classes are taken to be", notes)) == bool(said)
 
 
 @pytest.mark.parametrize("made", MAKERS)
@@ -612,6 +621,15 @@ def test_pixels_of_arrays(name, place):
         return
     im, _ = loud(from_path, place/"m.npz", size=SIDE)
     assert np.abs(im.x.astype(float) - (want if want.ndim == 3 else want[..., None])).max() <= 1
+
+
+@pytest.mark.parametrize("save", (np.savez, np.savez_compressed))
+def test_pixels_that_are_no_number_are_counted(save, place):
+    x = np.stack([GREY/255]*4).astype(np.float32)
+    x[1, 2, 3:5], x[2, 0, 0] = np.nan, np.inf
+    save(place/"m.npz", images=x, labels=np.arange(4) % 2)
+    im, said = loud(from_path, place/"m.npz", size=SIDE)
+    assert "3 values that are no number" in said and im.x[1, 2, 3:5].max() == 0 and im.x[2, 0, 0, 0] == 255 and np.abs(im.x[3, ..., 0].astype(int) - GREY).max() <= 1
 
 
 def blind(orientation=6):

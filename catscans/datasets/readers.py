@@ -503,8 +503,14 @@ def _values(path, key, shape, dtype, start)->Depth:
     if dtype in (np.uint8, bool) or not shape[0]: return EIGHT
     blocks = _npz_blocks(path, key, shape, dtype, start)
     with reading_file(f"{path}: {key}", "array"):
-        at = [ends(blocks.read(a, min(a + blocks.step, shape[0]))) for a in range(0, shape[0], blocks.step)]
+        at, odd = [], 0
+        for a in range(0, shape[0], blocks.step):
+            x = blocks.read(a, min(a + blocks.step, shape[0]))
+            at.append(ends(x))
+            odd += int((~np.isfinite(x)).sum()) if dtype.kind == "f" else 0
     lo, hi = min(a for a, _ in at), max(b for _, b in at)
+    if odd: note(f"{path}: {key} holds {counted(odd, 'value that is', 'values that are')} no number (NaN) or without "
+                 "end: NaN becomes black")
     unit = dtype.kind == "f" and 0 <= lo and hi <= 1
     return Depth("unit" if unit else kind_of(np.empty(0, dtype)), lo, hi)
 

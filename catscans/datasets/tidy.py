@@ -302,8 +302,8 @@ def _pool(where, parts, kids, base, rename)->Arranged:
         held[k] = {spelled((rename or {}).get(spelled(c), c)) for c in inside}
         if loose or set(map(twin_key, held[k])) != set(map(twin_key, held[first])):
             refuse(f"{where}: the part {k} holds "
-                   f"{'images without a class' if loose else 'the classes ' + _some(natural(held[k]))}, "
-                   f"the part {first} {_some(natural(held[first]))}: parts are taken "
+                   + ("images without a class" if loose else f"the classes {_some(natural(held[k]))}, the "
+                      f"part {first} {_some(natural(held[first]))}") + ": parts are taken "
                    "together only where they hold the same classes (--rename calls one otherwise); "
                    "give one of them, or a CSV with the columns path, class, split")
         for c, files in inside.items():
@@ -322,12 +322,17 @@ def _by_class(kids, base)->Arranged:
             for n, part in t.items(): out.parts |= dict.fromkeys(inside[k][0][n], part)
     return out
 
-def _doubtful(kids, base)->list:
-    "Folders that lie in every class: they could be the classes, too"
+def _doubtful(kids, base)->str:
+    "What is said of folders that lie in every class, or one in each: they could be the classes, too; or nothing"
     inside = [_kids(files, f"{base}{k}/") for k, files in kids.items()]
+    if not any(loose for _, loose in inside) and all(len(sub) == 1 for sub, _ in inside):
+        one = {next(iter(sub)): k for k, (sub, _) in zip(kids, inside)}       # a site for each class, or a patient
+        plain = len(one) < 2 or any(s == k or _IMAGES.match(s) for s, k in one.items())
+        return "" if plain else f"every class holds one folder ({_some(natural(one))})"
     same = set.intersection(*(set(sub) for sub, _ in inside)) if inside else set()
-    if len(same) < 2 or any(loose for _, loose in inside) or any(set(sub) != same for sub, _ in inside): return []
-    return [] if parts_among(same) or all(_IMAGES.match(n) for n in same) else natural(same)
+    if len(same) < 2 or any(loose for _, loose in inside) or any(set(sub) != same for sub, _ in inside): return ""
+    plain = parts_among(same) or all(_IMAGES.match(n) for n in same)
+    return "" if plain else f"every class holds the same folders ({_some(natural(same))})"
 
 # %% ../../nbs/datasets/14_tidy.ipynb #d29bb0ad
 def _refuse_others(where, others):
@@ -376,8 +381,9 @@ def arrange(
     kids = {k: f for k, f in kids.items() if k not in dict(others)}
     if len(told) > 1 and set(kids) - set(told):
         refuse(f"{where}: beside the parts {_some(told)} lies {_some([k for k in kids if k not in told])}; move it out")
-    got = _pool(where, {k: p for k, p in told.items() if k in kids}, kids, base, rename) if told else _by_class(kids, base)
-    _say(where, got, base, out, [] if told else _doubtful(kids, base))
+    told = {k: p for k, p in told.items() if k in kids}
+    got = _pool(where, told, kids, base, rename) if told else _by_class(kids, base)
+    _say(where, got, base, out, "" if told else _doubtful(kids, base))
     return replace(got, left_out=out)
 
 # %% ../../nbs/datasets/14_tidy.ipynb #a07690cc
@@ -389,8 +395,7 @@ def _say(where, got, base, out, doubtful):
     if base: note(f"{where}: the classes are the folders in {base.rstrip('/')}: "
                   f"{_some(natural(set(got.classes.values())))}")
     if doubtful:
-        note(f"{where}: every class holds the same folders ({_some(doubtful)}); the classes are taken to be the "
-             "folders above them: "
+        note(f"{where}: {doubtful}; the classes are taken to be the folders above them: "
                       f"{_some(natural(set(got.classes.values())))}")
     if got.parts:
         note(f"{where}: the folders {_some(natural(set(got.parts.values())))} are kept as the official split, and "
