@@ -194,6 +194,19 @@ def test_want_of_memory_is_named(project):
 
 def test_want_of_memory_of_a_command_is_one_line(monkeypatch, capsys):
     from catscans.study import cli
-    def starved(a): raise MemoryError("Unable to allocate 48.0 KiB")
-    monkeypatch.setattr(cli, "_do", starved)
-    assert main(["status"]) == 1 and capsys.readouterr().err == "catscans: error: there was not enough memory (Unable to allocate 48.0 KiB): free some, and give the same command again\n"
+    for e in (MemoryError("Unable to allocate 48.0 KiB"), OSError(errno.ENOMEM, "Cannot allocate memory")):
+        def starved(a, e=e): raise e
+        monkeypatch.setattr(cli, "_do", starved)
+        assert main(["status"]) == 1 and capsys.readouterr().err == f"catscans: error: there was not enough memory ({e}): free some, and give the same command again\n"
+
+
+def test_want_of_memory_is_no_damage(project, monkeypatch):
+    "a store that could not be opened for want of memory or descriptors is whole, and stays"
+    folder = image_store(project)
+    for e in (MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory"), OSError(errno.EMFILE, "Too many open files")):
+        for at, name in ((stores, "open_store"), (stores, "_pixel_hash")):
+            def starved(*a, e=e): raise e
+            with monkeypatch.context() as m:
+                m.setattr(at, name, starved)
+                with pytest.raises(type(e)), stores.whole_stores(): image_store(project)
+            assert folder.exists()

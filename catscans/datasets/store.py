@@ -7,7 +7,7 @@ __all__ = ['store_folder', 'allowed_missing', 'DamagedStore', 'open_store', 'che
            'check_size', 'whole_stores', 'build', 'keep', 'Copy', 'copies', 'remove_copies']
 
 # %% ../../nbs/datasets/04_store.ipynb #6d2899d7
-import hashlib, io, json, os, re, shutil, tempfile, tokenize, warnings
+import errno, hashlib, io, json, os, re, shutil, tempfile, tokenize, warnings
 from collections import deque
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -291,6 +291,8 @@ def open_store(
 
 
 # %% ../../nbs/datasets/04_store.ipynb #518c695d
+_WANT = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EACCES)   # says something of this process, nothing of a file
+
 def check_store(
     images:Images,
 ):
@@ -298,7 +300,9 @@ def check_store(
     if not (f := getattr(images.x, "filename", None)): return
     folder = Path(f).parent
     try: good = (folder/"seal.json").read_text() == _seal(folder, *_pixel_hash(folder))
-    except (OSError, ValueError): good = False
+    except (OSError, ValueError) as e:
+        if getattr(e, "errno", None) in _WANT: raise
+        good = False
     if not good:
         raise UserError(f"the decoded images at {folder} are not what was written there: delete that folder, "
                         "it is made again")
@@ -372,9 +376,11 @@ def _damage(path)->str:
         images = open_store(path)
         if _READ_WHOLE.get(): check_store(images)
         return ""
-    except PermissionError: raise
+    except MemoryError: raise
     except UserError as e: return str(e).split(":")[0]
-    except Exception as e: return f"the decoded images at {path} cannot be read ({type(e).__name__})"
+    except Exception as e:
+        if getattr(e, "errno", None) in _WANT: raise
+        return f"the decoded images at {path} cannot be read ({type(e).__name__})"
 
 def _put_away_damaged(path):
     "remove a store that is damaged, and say so; `UserError` where it may not be removed"

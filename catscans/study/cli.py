@@ -6,7 +6,7 @@
 __all__ = ['main']
 
 # %% ../../nbs/study/10_cli.ipynb #d4d34add
-import argparse, os, signal, sys, threading
+import argparse, errno, os, signal, sys, threading
 import catscans
 from ..core.basics import UserError, tell
 from ..core.grid import PROFILES, PROTOCOLS
@@ -209,13 +209,14 @@ def main(
         tell(f"catscans: error: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
     except SystemExit as e: return e.code if isinstance(e.code, int) else 0 if e.code is None else 2
-    except MemoryError as e:
-        print(f"catscans: error: there was not enough memory{f' ({e})' if str(e) else ''}: free some, and give the same "
-              "command again", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         tell("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:                 # `catscans audit | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (MemoryError, OSError) as e:
+        if isinstance(e, OSError) and e.errno != errno.ENOMEM: raise
+        print(f"catscans: error: there was not enough memory{f' ({e})' if str(e) else ''}: free some, and give the same "
+              "command again", file=sys.stderr)
+        return 1

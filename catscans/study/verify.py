@@ -79,7 +79,7 @@ def _weights_problems(path, profile)->list: # of str
     "what is wrong with weights in a file; those of half a fine-tuning have no record, but a hash of their own"
     rec = results_dir(profile)/"records"/path.name.replace(".weights.h5", ".json")
     try: load_weights(path, trained_sha(read_json(rec)) if path.name.endswith(".weights.h5") else "")
-    except UserError as e: return [str(e)]
+    except UserError as e: return [str(e).removeprefix(f"{path} ")]
     lone = path.name.endswith(".weights.h5") and not rec.exists()
     return [f"has no record {rec.name}: catscans run pretrains the source again"] if lone else []
 
