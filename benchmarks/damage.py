@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--profile", "toy", "--source", "dtd", "--target", "chest"]
 PRE, TUNE = "pretrain-toy-dtd-grouped-s1", "finetune-toy-dtd--toy-chest-grouped-s1"
 GOOD, FAULTS = ("mended", "no effect", "refused", "named"), ("WRONG", "LOST", "TRACEBACK")
-FIELDS = ("kind", "fault", "outcome", "said", "seconds")
+FIELDS = ("kind", "fault", "outcome", "said", "seconds", "at")
 
 
 class Fault(Exception):
@@ -332,14 +332,14 @@ def main(argv=None):
             os.chmod(d, 0o755)
             bench = Bench(d, a.seed).build()
             for t in left:
-                rows[t[:2]] = r = one(bench, t)
-                out.write(json.dumps(r | dict(at=machine())) + "\n")
+                rows[t[:2]] = r = one(bench, t) | dict(at=machine())
+                out.write(json.dumps(r) + "\n")
                 out.flush()
                 print(f"{r['outcome']:10} {r['kind']}: {r['fault']} ({r['seconds']} s) {r['said']}", flush=True)
     rows = [rows[t[:2]] for t in todo if t[:2] in rows]
     if a.csv:
         with open(a.csv, "w", newline="") as f:
-            (w := csv.DictWriter(f, FIELDS, extrasaction="ignore", lineterminator="\n")).writeheader()
+            (w := csv.DictWriter(f, FIELDS, lineterminator="\n")).writeheader()
             w.writerows(rows)
     print(f"{table(rows)}\n{machine()}, seed {a.seed}")
     return 1 if any(r["outcome"] in FAULTS for r in rows) else 0

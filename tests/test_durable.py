@@ -186,7 +186,7 @@ def test_inputs_of_a_slice_that_are_not_whole_are_one_line(change, tmp_path, cap
 
 def test_want_of_memory_is_named(project):
     "in whatever class it comes"
-    for name, value in (("MemoryError", ""), ("_ArrayMemoryError", "Unable to allocate 7 GiB"), ("ResourceExhaustedError", "OOM when allocating\nmore")):
+    for name, value in (("MemoryError", ""), ("_ArrayMemoryError", "Unable to allocate 7 GiB"), ("ResourceExhaustedError", "OOM when allocating\nmore"), ("ImportError", "libx.so: failed to map segment from shared object")):
         said = notebooks._in_words(name, value)
         assert said.startswith(f"{name}: {value.splitlines()[0] if value else ''}") and "there was not enough memory: run fewer notebooks" in said and "\n" not in said
     assert "ran out" in notebooks._in_words("DeadKernelError", "Kernel died") and notebooks._in_words("ZeroDivisionError", "division by zero") == "ZeroDivisionError: division by zero"
