@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from catscans.core.grid import PROFILES, Run
-from catscans.core.basics import unpack
+from catscans.core.basics import UserError, pack, unpack
 from catscans.datasets import splits, store as image_store
 from catscans.datasets.images import Images, Listing
 from catscans.models.resnet import ARCHS
@@ -92,10 +92,10 @@ def told(trainer, monkeypatch):
     "a function that goes through epochs and gives what the engine was told in each, and the state of dropout"
     engine, state = Told(trainer), []
     monkeypatch.setattr(trainer, "engine", engine)
-    def go(images, times, **recipe):
+    def go(images, times, index=None, **recipe):
         trainer.use(replace(Recipe(batch=16), **recipe))
         for e in range(times):
-            trainer.epoch(images.x, images.y, np.arange(len(images.y)), e, seed=5)
+            trainer.epoch(images.x, images.y, np.arange(len(images.y)) if index is None else index, e, seed=5)
             state.append([np.asarray(l.seed_generator.state.value).copy() for l in trainer.model.layers if l.__class__.__name__ == "Dropout"])
         return engine.told, state
     go.engine = engine
@@ -108,6 +108,13 @@ def test_rare_classes_weigh_more_and_only_where_that_is_asked_for(told):
         told_, _ = told(images, 1, class_weight=asked)
         y, w = (np.concatenate(v) for v in told_.pop()[2:])
         assert set(np.round(w[y == 1]/w[y == 0][0], 5)) == {3. if asked else 1.}
+
+
+def test_class_weights_are_those_of_training_images(told):
+    "the rare class of those that are trained on, not of all"
+    told_, _ = told(replace(noise(64), y=np.r_[np.zeros(24, int), np.ones(40, int)]), 1, index=np.arange(32))
+    y, w = (np.concatenate(v) for v in told_[0][2:])
+    assert len(y) == 32 and (w[y == 1]/w[y == 0][0]).round(5).tolist() == [3.]*8
 
 
 def test_every_epoch_has_its_own_order_its_own_shifts_and_its_own_dropout(told):
@@ -124,21 +131,57 @@ def test_steps_are_as_long_as_the_schedule_says(told, schedule, rates):
     np.testing.assert_allclose(told.engine.rates, rates, rtol=1e-6)
 
 
+def test_the_published_protocol_keeps_its_sources_dropout(monkeypatch):
+    from catscans.training import recipes
+    of = recipes.RECIPES["paper"]["pretrain"]
+    monkeypatch.setitem(of, "dtd", replace(of["dtd"], dropout=.25))
+    assert [recipes.recipe_for("paper", "finetune", "chest", p, "dtd").dropout for p in ("published", "described")] == [.25, .5]
+    assert recipes.recipe_for("paper", "finetune", "chest", "published", "stl10").dropout == .5
+
+
 def test_averages_are_those_of_training_images(monkeypatch):
-    "BatchNorm's are estimated again on what was learned from, never on what is held out"
-    seen, images = [], noise(60)
+    "BatchNorm's are estimated again on what was learned from, never on what is held out, and each part is scored on its own images"
+    seen, scored, images = [], [], noise(60)
     class Fake:
         n_classes, size, arch, precision, recipe, head = 2, 32, "tiny", "float32", None, SimpleNamespace(name="softmax")
         def use(self, recipe): return self
         def recalibrate(self, x, index, seed): seen.append(set(index.tolist()))
-        def predict(self, x, index): return np.full((len(index), 2), .5, "float32")
+        def predict(self, x, index):
+            scored.append(index.tolist())
+            return np.full((len(index), 2), .5, "float32")
         def weights(self): return dict(a=np.zeros(1, "float32"))
-    monkeypatch.setattr(folds, "fit", lambda *a, **kw: [dict(loss=1., accuracy=.5, lr=.1, seconds=0.)])
+    seeds = []
+    monkeypatch.setattr(folds, "fit", lambda trainer, x, y, index, seed, *a, **kw: seeds.append(seed) or [dict(loss=1., accuracy=.5, lr=.1, seconds=0.)])
     recipe = Recipe(batchnorm="recalibrate", epochs=1)
     got = folds.finetune(None, images, recipe, folds=3, trainer=Fake())
+    assert len(set(seeds)) == 3, "each fold has weights and an order of its own"
     assert seen == [set(f.train.tolist()) for f in got.splits] and all(not i & set(f.test.tolist()) for i, f in zip(seen, got.splits))
+    assert [(f["n_train"], f["n_test"]) for f in got.folds] == [(len(f.train), len(f.test)) for f in got.splits]
+    assert scored == [f.test.tolist() for f in got.splits for _ in range(2)]         # as trained, and with averages estimated again
+    scored.clear()
     out = folds.pretrain(images, recipe, trainer=Fake())
     assert seen[3:] == [set(out.split.train.tolist())]
+    assert scored == [getattr(out.split, part).tolist() for part in ("train", "valid", "test")]
+
+
+def test_averages_are_the_statistics_of_training_images(trainer):
+    "what is learned from is dark and what is held out is bright: after a fold, and after a pretraining, BatchNorm's averages are of the dark"
+    import keras
+    images, recipe = noise(60), Recipe(lr=1e-12, batch=16, epochs=1, batchnorm="recalibrate")
+    cut = splits.make_splits(images.y, images.groups, "grouped", 2, 7)
+    one = splits.single_split(images.y, images.groups, "grouped", 7)
+    def as_seen(index):
+        x = np.full_like(images.x, 30)
+        x[index] = 220
+        return replace(images, x=x)
+    body = keras.Model(trainer.model.input, trainer.model.get_layer("conv1_conv").output)
+    def expected(value): return np.asarray(body(np.full((1, 32, 32, 3), value, "uint8"), training=False)).mean((0, 1, 2))
+    folds.finetune(None, as_seen(cut.folds[-1].test), recipe, folds=2, trainer=trainer, seed=7)
+    norm, dark, bright = trainer.model.get_layer("conv1_bn"), expected(30), expected(220)
+    np.testing.assert_allclose(norm.moving_mean, dark, atol=1e-3*np.abs(bright).max())
+    assert np.abs(bright - dark).max() > .1*np.abs(bright).max()
+    folds.pretrain(as_seen(np.concatenate([one.valid, one.test])), recipe, trainer=trainer, seed=7)
+    np.testing.assert_allclose(norm.moving_mean, expected(30), atol=1e-3*np.abs(bright).max())
 
 
 def test_shifts_go_both_ways_in_both_directions_and_not_together():
@@ -148,7 +191,32 @@ def test_shifts_go_both_ways_in_both_directions_and_not_together():
     assert abs(np.corrcoef(dy, dx)[0, 1]) < .2
 
 
+def test_a_source_that_saw_other_images_is_refused(monkeypatch):
+    "its weights are compared with the record, and the record with the images at hand"
+    source, loaded = noise(name="now"), []
+    rec = dict(settings=dict(size=32), data=dict(source=dict(fingerprint="then")), folds=[dict(weights_sha256="abc")])
+    monkeypatch.setattr(transfer_run, "load_weights", lambda path, sha: loaded.append(sha))
+    job = transfer_run.Job(Run("toy-dtd", "toy-chest"), PROFILES["toy"], None, 32, world=SimpleNamespace(read=lambda path: rec))
+    with pytest.raises(UserError, match="other images than those at hand"): transfer_run._source_weights(job, source)
+    rec["data"]["source"]["fingerprint"] = "now"
+    transfer_run._source_weights(job, source)
+    assert loaded == ["abc"]
+
+
 # ---- what is kept of it
+
+def test_a_finished_fold_is_that_of_its_settings_only(tmp_path):
+    folds.keep_fold(tmp_path/"fold1.npz", "mine", dict(metrics=dict(a=1)), np.ones((2, 2)))
+    assert folds.kept_fold(tmp_path/"fold1.npz", "another's") is None
+    out, p = folds.kept_fold(tmp_path/"fold1.npz", "mine")
+    assert out == dict(metrics=dict(a=1)) and p.tolist() == [[1, 1], [1, 1]]
+
+
+def test_both_deviations_of_a_record_have_the_divisor_they_name():
+    from catscans.metrics.scores import HEADLINES
+    got = transfer_run.fold_means([dict.fromkeys(HEADLINES, v) for v in (.7, .8, .9)])
+    for k in HEADLINES: np.testing.assert_allclose([got[f"{k}_{n}"] for n in ("mean", "sd_sample", "sd_population")], [.8, .1, .1*np.sqrt(2/3)])
+
 
 def test_predictions_stand_beside_the_images_they_are_of(trainer, tmp_path, monkeypatch):
     "a record's y is that of the images at its index, and probabilities keep the digits they were computed with"
@@ -170,6 +238,19 @@ def test_predictions_stand_beside_the_images_they_are_of(trainer, tmp_path, monk
     assert pred["p"].dtype == np.float32 and np.array_equal(pred["p"], said["p"])
 
 
+def test_no_part_of_a_record_is_changed_in_silence():
+    "each by itself, predictions among them; and its mean is that of its folds"
+    rec = examples.example_record(Run("random", "toy-chest"))
+    rec |= dict(checksum=store.checksum(rec))
+    assert store.whole(rec) is rec and {"predictions", "folds", "metrics", "history", "env"} <= set(rec)
+    for k in set(rec) - {"checksum"}:
+        assert store.checksum(rec | {k: [rec[k], "changed"]}) != rec["checksum"], k
+    y = store.predictions(rec).y
+    with pytest.raises(UserError, match="changed since it was written"): store.whole(rec | dict(predictions=rec["predictions"] | dict(y=pack(1 - y))))
+    off = rec["metrics"]["auc_ovr_weighted_mean"] + 1e-6
+    with pytest.raises(UserError, match="its folds give"): store.validate(rec | dict(metrics=rec["metrics"] | dict(auc_ovr_weighted_mean=off)))
+
+
 def test_real_records_keep_the_digits_of_their_predictions():
     from catscans.core.files import project_dir
     rec = store.read(next((project_dir()/"results"/"lite"/"records").glob("finetune-*.json")))
@@ -187,6 +268,38 @@ def test_seeds_cut_folds_otherwise():
         assert all(np.array_equal(i, j) for i, j in zip(a, again)) and not any(np.array_equal(i, j) for i, j in zip(a, b))
         one = [splits.single_split(im.y, groups, protocol, s) for s in (1, 2)]
         assert not np.array_equal(one[0].test, one[1].test)
+
+
+def test_parts_keep_the_shares_of_their_classes():
+    "of training images that are cut to a few, and of a subset, in which a rare class stays; a source is trained on no group that it must not see"
+    from catscans.datasets.own import pick
+    from catscans.training.recipes import balanced_weights
+    y = np.r_[np.zeros(180, int), np.ones(20, int)]
+    for seed in range(5): assert np.bincount(y[splits.cap(np.arange(200), y, 20, seed)]).tolist() == [18, 2]
+    rare = np.r_[np.zeros(198, int), np.ones(2, int)]
+    for groups in (None, np.arange(200)): assert np.bincount(rare[pick(rare, groups, 20, np.random.default_rng(0))], minlength=2)[1] == 1
+    np.testing.assert_allclose(balanced_weights(np.array([0, 0, 0, 2]), 3), [2/3, 0, 2])
+    im = noise(120)
+    fold, out = splits.single_split(im.y, im.groups, "grouped", 1, exclude=["g0", "g1"]), {"g0", "g1"}
+    assert {g for part in (fold.train, fold.valid, fold.test) for g in im.groups[part]} == set(im.groups) - out
+
+
+def test_classes_and_lesions_are_those_of_their_images(tmp_path):
+    "labels of two digits count as numbers; a table of lesions stands in an order of its own"
+    import pandas as pd
+    from catscans.datasets import layouts, readers
+    df = pd.DataFrame(dict(path=[f"{i}.png" for i in range(12)], **{"class": list("lkjihgfedcba")}, label=[str(i) for i in range(12)]))
+    assert readers._class_order(df, "class") == list("lkjihgfedcba")
+    (tmp_path/"ISIC2018_Task3_Training_LesionGroupings.csv").write_text("image,lesion_id\nA,l1\nB,l2\nC,l1\n")
+    assert layouts._lesions(tmp_path, ["C", "B", "A"], "train").tolist() == ["l1", "l2", "l1"] and layouts._lesions(tmp_path, ["B", "A"], "train").tolist() == ["l2", "l1"]
+
+
+def test_a_dataset_is_no_distance_from_itself_in_the_record():
+    from catscans.records import authors
+    for name in ("task2vec_same_index", "task2vec_all_cross"):
+        d = authors.distances(name)
+        own = d[[s == t for s, t in d.index]]
+        assert len(own) == 3 and (own == 0).all() and (d[[s != t for s, t in d.index]] > 0).all()
 
 
 def test_a_store_is_that_of_its_labels_too(tmp_path):
@@ -226,6 +339,43 @@ def test_folds_and_epochs_stand_in_their_order():
                 assert e.epoch.tolist() == list(range(1, len(h["loss"]) + 1)) and e.loss.tolist() == h["loss"]
 
 
+def test_a_learning_curve_is_trained_on_nothing_that_it_holds_out():
+    "at every share, and at all of it on the whole training part"
+    from catscans.transfer import curves
+    im = noise(90)
+    cut = splits.make_splits(im.y, im.groups, "grouped", 5, 1)
+    parts = curves._parts(im, "grouped", 5, 1, (.2, 1.))
+    assert len(parts) == 10
+    for share, i, fold, full in parts:
+        assert fold.test.tolist() == cut.folds[i].test.tolist() and full == len(cut.folds[i].train)
+        assert len(fold.train) and not set(im.groups[fold.train]) & set(im.groups[fold.test])
+        assert set(fold.train) <= set(cut.folds[i].train) and (share < 1) == (len(fold.train) < full)
+
+
+def test_a_probe_of_features_does_not_know_a_patient_again():
+    "nearly the same features for all images of a patient, whose class was drawn by lot: nobody can tell the class of a new one"
+    from sklearn.neighbors import KNeighborsClassifier
+    from catscans.similarity.features import held_out
+    rng = np.random.default_rng(0)
+    of = np.repeat(np.arange(40), 3)
+    x, y = rng.normal(size=(40, 8))[of] + 1e-6*rng.normal(size=(120, 8)), rng.permutation(np.arange(40) % 2)[of]
+    right = {name: (p.argmax(1) == truth).mean() for name, g in (("patients", of), ("images", None)) for truth, p in [held_out(KNeighborsClassifier(1), x, y, g)]}
+    assert right["patients"] < .7 and right["images"] > .95
+
+
+def test_no_source_is_estimated_on_images_that_it_has_seen():
+    "not on all of them and not on some; the authors' own baseline is such a pair"
+    from catscans.similarity.measure import _network_of
+    source, far = noise(60, collection="one"), noise(60, name="far", collection="two")
+    all_of = noise(60, name="all", collection="one")
+    some = noise(30, name="some", groups=[f"g{i//3 + 15}" for i in range(30)], collection="one")
+    images = dict(source=source, all=all_of, some=some, far=far)
+    networks = {("source", t): dict(features=t) for t in images}
+    got = {t: _network_of(networks, "source", t, images, "grouped") for t in images}
+    assert got == dict(source={}, all={}, some={}, far=dict(features="far"))
+    assert _network_of(networks, "source", "some", images, "published") == dict(features="some")
+
+
 # ---- metrics and comparisons
 
 def test_the_auc_that_counts_is_weighted_by_class_share():
@@ -258,6 +408,81 @@ def test_comparisons_with_the_baseline_are_corrected_for_their_number():
     assert g.p_holm[0] > 2.9*g.p[0]
 
 
+def test_ranks_and_wins_by_hand():
+    "three sources, four folds: the best has mean rank 1, a tie is nobody's win"
+    import pandas as pd
+    from catscans.metrics.comparisons import pairwise_tests, ranking
+    scores = dict(a=[.9, .8, .9, .9], b=[.8, .8, .7, .7], c=[.1, .2, .3, .4])
+    f = pd.DataFrame([dict(target="t", source=s, fold=i, auc_ovr_weighted=v) for s, vs in scores.items() for i, v in enumerate(vs, 1)])
+    assert ranking(f).set_index("source").mean_rank.to_dict() == dict(a=1.125, b=1.875, c=3.)
+    assert pairwise_tests(f).set_index(["a", "b"]).wins.to_dict() == {("a", "b"): 3, ("a", "c"): 4, ("b", "c"): 4}
+
+
+def test_intervals_and_power_of_a_rank_correlation_are_its_own():
+    "Bonett and Wright's interval is wider than Pearson's by the root of 1 + rho²/2; the power is that of pairs whose rank correlation is rho"
+    from scipy.stats import rankdata
+    from catscans.metrics.correlation import fisher_interval, spearman_power
+    z = np.arctanh(.6) + 1.959963985*np.sqrt(1.18/21)*np.array([-1, 1])
+    np.testing.assert_allclose(fisher_interval(.6, 24, "spearman_rho"), np.tanh(z), atol=1e-8)
+    np.testing.assert_allclose(fisher_interval(.6, 24), np.tanh(np.arctanh(.6) + 1.959963985/np.sqrt(21)*np.array([-1, 1])), atol=1e-8)
+    x, y = np.moveaxis(np.random.default_rng(1).multivariate_normal([0, 0], [[1, 2*np.sin(np.pi/20)], [2*np.sin(np.pi/20), 1]], (4000, 60)), -1, 0)
+    r = [np.corrcoef(a, b)[0, 1] for a, b in zip(rankdata(x, axis=1), rankdata(y, axis=1))]
+    seen = np.mean(np.abs(r)*np.sqrt(58/(1 - np.square(r))) > 2.00172)                                 # the t distribution's, 58 degrees of freedom
+    assert spearman_power(60, .3) == pytest.approx(seen, abs=.025)
+
+
+def test_what_is_shown_is_so_after_holm_and_what_is_similar_is_so_at_its_upper_end():
+    from catscans.published import effects
+    import pandas as pd
+    asked, intervals = [("a", "b", t) for t in ("chest", "isic2018")], dict(chest=(-.01, .01), isic2018=(-.01, .05))
+    of = lambda **p: SimpleNamespace(p=lambda a, b, t: p[t], mean=lambda s, t: dict(a=.8, b=.7)[s], interval=lambda a, b, t: intervals[t], auc=pd.DataFrame(dict(fold=range(5))))
+    assert list(effects.shown(of(chest=.03, isic2018=.04), asked).values()) == [0, 0], "0.03 is 0.06 after Holm"
+    assert list(effects.shown(of(chest=.02, isic2018=.04), asked).values()) == [1, 1]
+    parts, *_ = effects.similar_or_lower(of(chest=.5, isic2018=.5), asked)
+    assert list(parts.values()) == [True, None]
+
+
+def test_the_rate_of_a_pair_is_held_against_its_targets_own():
+    "in a copy of the record, where one target was trained at another rate"
+    from catscans.published.pairs import pairs
+    from catscans.records import authors
+    rec, table = authors.record(), authors.record().finetune_settings
+    table.loc[(table.source == "chest") & (table.target == "chest"), "lr"] = .25
+    p = pairs(replace(rec, frames=rec.frames | dict(finetune_settings=table)))
+    own = p[p.self_pair].set_index("target").lr
+    assert own["chest"] == .25 and own.nunique() == 2
+    np.testing.assert_allclose(p.lr_ratio, p.lr/own[p.target].to_numpy())
+
+
+def test_sources_that_are_equal_share_the_better_rank():
+    from catscans.published.evidence import from_record
+    ev = from_record()
+    first, second, third = ev.sources("chest")[:3]
+    assert [ev.rank(s, "chest") for s in (first, second, third)] == [1, 2, 3]
+    at = ev.auc.set_index(["source", "target", "fold"]).auc_ovr_weighted.copy()
+    for fold in range(1, 6): at[second, "chest", fold] = at[first, "chest", fold]
+    tied = replace(ev, auc=at.reset_index())
+    assert [tied.rank(s, "chest") for s in (first, second, third)] == [1, 1, 3]
+
+
+def test_a_saturated_row_is_one_of_decisions_only():
+    from catscans.metrics.scores import summarise
+    y, p = np.array([0, 1, 2, 0]), np.array([[1, 0, 0], [0, .5, .5], [0, .1, .9], [.8, .1, .1]])
+    assert summarise(y, p)["saturated"] == .25
+
+
+def test_gains_of_a_seed_are_that_seeds():
+    import pandas as pd
+    from catscans.figures.auc import gain_frame
+    from catscans.records.view import Study
+    frame = pd.DataFrame([dict(source=s, target="t", fold=i, seed=k, folds=5, auc_ovr_weighted=.7 + (.1*k if s == "a" else 0) + .01*(i % 2)*(s == "a"))
+                          for s in ("a", "random") for k in (1, 2) for i in range(5)])
+    class Two(Study):
+        def fold_auc(self): return frame
+    g = gain_frame(Two("toy", "grouped", ("a",), ("t",), (("a", "t"), ("random", "t")), "random"))
+    assert g[g.source == "a"].set_index("seed").mean_difference.round(3).to_dict() == {1: .104, 2: .204}
+
+
 # ---- what counts as done
 
 def test_distances_through_another_probe_are_not_those_asked_for(tmp_path, monkeypatch):
@@ -283,6 +508,68 @@ def test_records_that_do_not_count_are_not_counted(tmp_path, monkeypatch):
     text = status.status("toy", most=None)
     assert "toy: 2 of 38 steps are done" in text and "finetune      2 of 27 done" in text
     assert "left: finetune random -> toy-chest (made with other settings: epochs was 99" in text and "left: finetune random -> toy-isic2018" not in text
+
+
+def test_figures_are_old_when_a_record_or_their_notebook_is_newer(tmp_path, monkeypatch):
+    from catscans.study import done, plan
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path)); monkeypatch.setenv("CATSCANS_WORK", str(tmp_path/"work"))
+    (book := tmp_path/"results.ipynb").write_text('{"cells": [{"cell_type": "code", "source": ["1"]}]}')
+    monkeypatch.setattr(done, "notebook", lambda name: book)
+    monkeypatch.setattr(done, "files", lambda name: tmp_path/"package")
+    [step] = [s for s in plan.plan("toy") if s.notebook == "results"]
+    store.write(rec := examples.example_record(Run("random", "toy-chest")))
+    now = done.drawn_from(step)
+    assert now == done.drawn_from(step) and done._drawing_problem(step, dict(drawn_from=now), None) == ""
+    store.write(rec | dict(seed=1, strategy="another"))
+    newer = done.drawn_from(step)
+    assert newer != now and done._drawing_problem(step, dict(drawn_from=now), None).kind == "drawn"
+    book.write_text('{"cells": [{"cell_type": "code", "source": ["2"]}]}')
+    assert done.drawn_from(step) != newer
+
+
+def test_time_that_a_step_has_run_is_no_longer_left():
+    import time
+    from catscans.study.status import Watch
+    w = object.__new__(Watch)
+    w.left, w.jobs, w.expected, w.state = [SimpleNamespace(slug=k) for k in "abc"], 2, dict(a=100., b=60., c=20.), dict(a=dict(state="running", time=time.time() - 90), b=dict(state="done"))
+    assert 19 <= w.eta() <= 21, "20 s of c; of a 10 are left, beside it"
+
+
+# ---- what comes home from another machine
+
+def test_what_travels_is_what_comes_home(tmp_path):
+    "predictions that are left out of a record are put back fold by fold; a run of no grid, and pixels that were damaged, are refused"
+    from catscans.core.basics import plain
+    from catscans.slices import parcels, run as slices_run
+    rng = np.random.default_rng(0)
+    y, p, fold = np.arange(12, dtype="int16") % 2, rng.dirichlet(np.ones(2), 12).astype("float32"), np.repeat(np.array([1, 2, 3], "int8"), 4)
+    rec = dict(kind="finetune", predictions=dict(fold=pack(fold), y=pack(y), p=pack(p)),
+               folds=[dict(fold=k, later=dict(y=pack(y[fold == k]), p=pack(p[fold == k]), classes=["a", "b"])) for k in (1, 2, 3)])
+    import copy
+    slim = slices_run.slim(copy.deepcopy(rec))
+    assert all(f["later"]["p"] is None for f in slim["folds"]) and slices_run.fat(plain(slim)) == plain(rec)
+    of = dict(source="toy-dtd", target="toy-chest", profile="toy", protocol="grouped", seed=1)
+    for change, said in ((dict(), ""), (dict(target="toy-dtd"), "no run of the profile"), (dict(protocol="odd"), "no run of the profile")):
+        run = Run(**of | change)
+        if not said: assert slices_run._in_grid(run.slug, of, "toy") == run
+        else:
+            with pytest.raises(UserError, match=said): slices_run._in_grid(run.slug, of | change, "toy")
+    im, at = noise(12), np.arange(12, dtype="int32")
+    inputs = object.__new__(parcels.Inputs)
+    from catscans.datasets.images import fingerprint
+    d = parcels._set_of("noise", 32, replace(im, fingerprint=fingerprint(im.x, im.y, im.groups, im.classes)), at)
+    inputs.sets, pixels = {("noise", 32): d}, im.x.copy()
+    inputs.pixels = lambda size: pixels
+    assert inputs.images("noise", 32).fingerprint == d["fingerprint"]
+    parcels.Inputs.images.cache_clear()
+    pixels[3, 4, 5, 0] ^= 1
+    with pytest.raises(UserError, match="packed was"): inputs.images("noise", 32)
+
+
+def test_hashes_and_small_p_say_what_they_are_of():
+    from catscans.core.basics import digest, p_text
+    assert len({digest(np.zeros(s)) for s in ((2, 3), (3, 2), 6)} | {digest(np.zeros(6, "float32"))}) == 4
+    assert [p_text(v) for v in (.005, .0011, .0009)] == ["p = 0.005", "p = 0.0011", "p < 0.001"]
 
 
 # ---- the recommender learns nothing from the family that it is asked about
@@ -330,6 +617,18 @@ def test_a_dropped_familys_targets_teach_the_ranking_nothing(monkeypatch):
     assert not table("kermany").expected.equals(as_is.expected)
 
 
+def test_a_source_that_was_never_tried_is_last_and_a_new_familys_interval_is_wider():
+    import pandas as pd
+    from scipy.stats import t as student
+    from catscans.recommend import model
+    train = pd.DataFrame(dict(target=["t", "t", "u", "u"], source=["a", "b"]*2, auc=[.9, .8, .7, .6]))
+    assert model.mean_rank(train, ["b", "new", "a"]).tolist() == [-2, -3, -1]
+    gains = [.01, .03, .02, .04]                                     # of a over b, in four families
+    d = pd.DataFrame([dict(group=f"g{i}", target=f"t{i}", source=s, auc=.7 + (g if s == "a" else 0)) for i, g in enumerate(gains) for s in "ab"])
+    half = student.ppf(.9, 3)*np.std([1, 3, 2, 4], ddof=1)*np.sqrt(1 + 1/4)
+    np.testing.assert_allclose(model.gap(d, "a", "b", .8), [2.5, 2.5 - half, 2.5 + half])
+
+
 # ---- figures
 
 @pytest.fixture(scope="module")
@@ -344,9 +643,10 @@ def test_figure_3_has_the_divisor_and_the_labels_it_names(drawn):
     from catscans.datasets.catalogue import label
     from catscans.records import authors
     fig, auc = drawn[0], authors.fold_auc()
-    for ax, target in zip([a for a in fig.axes if a.containers], PAPER_TARGETS):
-        names = [t.get_text() for t in ax.get_yticklabels()]
-        if any(names): assert names == [label(s) for s in PAPER_SOURCES]
+    panels = [a for a in fig.axes if a.get_title(loc="left") in [label(t) for t in PAPER_TARGETS]]
+    assert [a.get_title(loc="left") for a in panels] == [label(t) for t in PAPER_TARGETS]
+    assert [t.get_text() for t in panels[0].get_yticklabels()] == [label(s) for s in PAPER_SOURCES]
+    for ax, target in zip(panels, PAPER_TARGETS):
         of = auc[auc.target == target].groupby("source").auc_ovr_weighted
         want = {i: (m, s) for i, name in enumerate(PAPER_SOURCES) if name in of.groups for m, s in [(of.get_group(name).mean(), of.get_group(name).std(ddof=0))]}
         bars = [c for c in ax.collections if hasattr(c, "get_segments") and len(c.get_segments()) == len(want)]
@@ -354,6 +654,40 @@ def test_figure_3_has_the_divisor_and_the_labels_it_names(drawn):
         got = {round(float(s[0][1])): (float(s[:, 0].mean()), float(np.ptp(s[:, 0])/2)) for s in bars[0].get_segments()}
         assert sorted(got) == sorted(want)
         for i in want: np.testing.assert_allclose(got[i], want[i], atol=1e-9)
+
+
+def test_numbers_beside_figure_3_are_those_of_its_words():
+    "points below the best, told after Holm only, and the sample's deviation in table 4"
+    import pandas as pd
+    from catscans.figures import auc as drawn_auc, tables
+    from catscans.metrics.comparisons import pairwise_tests
+    from catscans.datasets.catalogue import label
+    from catscans.records import authors, view
+    of = authors.fold_auc().groupby(["target", "source"]).auc_ovr_weighted
+    st = view.study("published")
+    heat = drawn_auc._heat_frame(st)[1].set_index(["target", "source"]).points_below_best
+    np.testing.assert_allclose(heat, [100*(of.mean()[t].max() - of.mean()[t, s]) for t, s in heat.index], atol=1e-9)
+    cells = tables.table4(st).set_index("source")
+    for (t, s), v in of: assert cells.loc[label(s), label(t)] == f"{v.mean():.3f} ± {v.std(ddof=1):.3f}"
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(40):
+        f = pd.DataFrame([dict(source=s, target="t", fold=i, auc_ovr_weighted=.7 + .01*d + .006*rng.normal()) for s, d in zip("abc", (2, 1, 0)) for i in range(5)])
+        [row], p = list(drawn_auc.told_from_next(f).itertuples()), pairwise_tests(f, "t")
+        r = p[[{a, b} == {row.best, row.next} for a, b in zip(p.a, p.b)]].iloc[0]
+        assert (row.p_holm, row.told) == (r.nb_p_holm, r.nb_p_holm < .05)
+        seen.add((r.nb_p < .05, r.nb_p_holm < .05))
+        if {(True, False), (True, True)} <= seen: return
+    raise AssertionError("no p of these stands on both sides of Holm's correction")
+
+
+def test_table_2_has_each_part_under_its_name_and_a_mean_over_seeds_its_own_interval():
+    from scipy.stats import t as student
+    from catscans.figures import seeds, tables
+    with examples.example_project("toy"):
+        t, e = tables.table2("toy"), frames.evaluations("toy").set_index(["source", "part"])
+        for part in ("train", "valid", "test"): assert t[f"{part} accuracy"].tolist() == [e.accuracy[s, part] for s in PROFILES["toy"].sources]
+        assert any(t["valid accuracy"] != t["test accuracy"])
+    assert seeds._half(SimpleNamespace(sources=4, seeds=3, sd=.02), 3) == pytest.approx(student.ppf(.975, 6)*.02/np.sqrt(3))
 
 
 def test_figure_4s_legend_names_the_colours_and_marks_that_are_drawn(drawn):
