@@ -275,6 +275,8 @@ def _opened(path, card=None)->Images:
 def _with_range(card, span):
     return replace(card, range=tuple(span)) if span and card is not None and hasattr(card, "range") else card
 
+_WANT = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EACCES)   # says something of this process, nothing of a file
+
 def open_store(
     path:str|Path, # folder of a store
     card=None,     # the card that goes with it
@@ -284,15 +286,13 @@ def open_store(
     path = Path(path)
     if not (path/"meta.json").exists(): raise UserError(f"no image store at {path}")
     try: return _opened(path, card)
-    except PermissionError: raise        # whole, for all that is known
     except _DAMAGED as e:
+        if getattr(e, "errno", None) in _WANT: raise
         raise DamagedStore(f"the decoded images at {path} are damaged ({e or type(e).__name__}): delete that folder, "
                            "it is made again") from e
 
 
 # %% ../../nbs/datasets/04_store.ipynb #518c695d
-_WANT = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EACCES)   # says something of this process, nothing of a file
-
 def check_store(
     images:Images,
 ):
