@@ -151,13 +151,6 @@ def test_blocks_do_not_matter(monkeypatch):
     pd.testing.assert_frame_equal(leaks.near_duplicates(x, block=3), whole, check_exact=False, atol=1e-5)
 
 
-def test_popcount_of_numpy_1(monkeypatch):
-    v = np.random.default_rng(0).integers(0, 2**63, (5, 7)).astype(np.uint64); want = [[bin(i).count("1") for i in r] for r in v.tolist()]
-    assert leaks._popcount(v).tolist() == want
-    monkeypatch.delattr(np, "bitwise_count", raising=False)
-    assert leaks._popcount(v).tolist() == want
-
-
 # ---- the audit ----
 
 def collection(rng, n=60, copies=12):

@@ -101,7 +101,7 @@ def add(
     name:str|None=None, # default: the file's name
     say=None,           # told what was left out
     range=None,         # bits or (lo, hi) that become black to white, for files of more than 8 bits
-    **columns,          # parts and rename of readers.general; path_col, class_col, group_col of a CSV
+    **columns,          # parts and rename of readers.general; path_col, class_col, group_col of a CSV; group_duplicates
 )->dict: # what is remembered of it
     "Check a user's images and remember them under a name; `UserError` where they cannot be read or the name is taken."
     base, path = data_home(), there(path, "data add")
@@ -159,6 +159,7 @@ def open_added(
     seed:int=0,
     resample:str|None=None,   # default: as when it was added
     allow_unreadable=(),      # names of images that are left out if they cannot be read
+    group_duplicates:bool=False, # True: also where that was not asked for as they were added
 ):  # Images
     "The images that were added under a name; `UserError` where they are gone."
     e, path = entries()[name], added()[name]
@@ -168,7 +169,7 @@ def open_added(
     span = dict(range=tuple(e["range"])) if e.get("range") else {}
     return _read(path, e["kind"], name, size, max_images=max_images, seed=seed,
                  resample=resample or e.get("resample", "bilinear"), allow_unreadable=allow_unreadable,
-                 **span, **e.get("columns", {}))
+                 **span, **e.get("columns", {}) | (dict(group_duplicates=True) if group_duplicates else {}))
 
 # %% ../../nbs/datasets/11_added.ipynb #055051aa
 def _changed_files(e, images)->list:

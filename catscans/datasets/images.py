@@ -121,6 +121,7 @@ class Listing:
     depth:object=None        # depths.Depth of all images, where it is known without opening them
     whole:object=None        # the listing that this one is a subset of
     labels:dict|None=None    # where images have several labels: what became of uncertain and blank ones
+    joined:dict|None=None    # what joining duplicates has changed in its groups, as of `leaks.join`
 
     def __len__(self): return len(self.y)
     def subset(self, index):
@@ -148,6 +149,8 @@ class Images:
     notes:tuple=()           # what has to be said of them, a sentence each
     content:str=""           # digest of the files' bytes, where they come from files
     labels:dict|None=None    # where images have several labels: what became of uncertain and blank ones
+    listing:object=None      # the files that they were decoded from, for who has to look at them at another size
+    joined:dict|None=None    # what joining duplicates has changed in their groups, as of `leaks.join`
 
     def __len__(self): return len(self.y)
     @property
@@ -202,7 +205,8 @@ def subset(self,
     index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
     x, y, groups, split = (None if v is None else v[index] for v in (self.x, self.y, self.groups, self.split))
     return Images(x, y, groups, self.classes, self.card, fingerprint(x, y, groups, self.classes), self.name,
-                  self.paths[index], split, self.left_out, self.range, labels=self.labels)
+                  self.paths[index], split, self.left_out, self.range, labels=self.labels, joined=self.joined,
+                  listing=self.listing and self.listing.subset(index))
 
 
 # %% ../../nbs/datasets/03_images.ipynb #91049a08

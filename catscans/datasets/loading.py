@@ -10,7 +10,7 @@ __all__ = ['known_name', 'where', 'absent', 'listed', 'load', 'counted_images', 
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from ..core.basics import UserError, choose, digest, nearest, seed_for
+from ..core.basics import UserError, choose, digest, nearest, note, seed_for
 from ..core.files import data_dir
 from ..core.grid import PAPER_SOURCES, PROTOCOLS
 from ..core.protocols import setting
@@ -25,7 +25,9 @@ from .readers import general
 from .layouts import LAYOUTS, pcam
 from .fetch import MANIFEST
 from .own import cut_listing, from_path, pick, subset_index
+from .leaks import group_duplicates as joined, join
 from .added import added, entries, open_added
+
 
 # %% ../../nbs/datasets/12_loading.ipynb #7922e9b5
 def known_name(name):
@@ -167,10 +169,13 @@ def _without_colour(images:Images)->Images:
     return replace(images, x=x, fingerprint=fingerprint(x, images.y, images.groups, images.classes))
 
 # %% ../../nbs/datasets/12_loading.ipynb #e7a69740
-def _generated(c:Card, size:int, max_images, seed)->Images:
+def _generated(c:Card, size:int, max_images, seed, group_duplicates=False)->Images:
     "A toy dataset: made when there is no store of it by the same program."
     images = keep(c.name, lambda: toy.generate(c.name, size=size), size, digest(Path(toy.__file__).read_bytes()),
                   card=c)
+    if group_duplicates:
+        images = joined(images)
+        note(f"{c.name}: {images.joined['said']}")
     index = subset_index(images, max_images, seed)
     return images if index is None else images.subset(index)
 
@@ -183,6 +188,7 @@ def load(
     protocol:str="grouped",   # published: as the authors' code had the images, for STI-10 and the PCams
     allow_unreadable=(),      # names of images that are left out if they cannot be read
     range=None,               # bits or (lo, hi) that become black to white, for files of more than 8 bits
+    group_duplicates:bool=False, # images that are there more than once, as the same file or nearly, are one group
     **options,                # part of isic2018 and imagenet, partition of dtd; of a path those of from_path
 )->Images:
     "A dataset, decoded once and memory-mapped; `UserError` where it is not there, or not as its card says."
@@ -190,12 +196,14 @@ def load(
     choose("protocol", protocol, PROTOCOLS)
     if name not in DATASETS and (isinstance(name, Path) or "/" in str(name) or Path(str(name)).exists()):
         return from_path(name, size, max_images=max_images, seed=seed, resample=resample or "draft",
-                         allow_unreadable=allow_unreadable, range=range, **options)
-    if known_name(name) not in DATASETS: return open_added(name, size, max_images, seed, resample, allow_unreadable)
+                         allow_unreadable=allow_unreadable, range=range, group_duplicates=group_duplicates, **options)
+    if known_name(name) not in DATASETS:
+        return open_added(name, size, max_images, seed, resample, allow_unreadable, group_duplicates)
     c = DATASETS[name]
-    if c.name in TOY: return _generated(c, size, max_images, seed)
-    images = build(cut_listing(listed(c, protocol, **options), max_images, seed), size, resample or c.resample,
-                   range, allow_unreadable)
+    if c.name in TOY: return _generated(c, size, max_images, seed, group_duplicates)
+    li = listed(c, protocol, **options)
+    if group_duplicates: li = join(li, range, allow_unreadable)
+    images = build(cut_listing(li, max_images, seed), size, resample or c.resample, range, allow_unreadable)
     return _without_colour(images) if c.grey else images
 
 # %% ../../nbs/datasets/12_loading.ipynb #cee12c10

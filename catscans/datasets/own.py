@@ -14,6 +14,7 @@ from .images import Images, Listing
 from .store import build, check_size
 from .label_folds import label_sample, lacking, say_lacking
 from .splits import shares
+from .leaks import join
 from .tidy import tidy
 from .readers import Beside, file_tree, general, read_csv_listing, read_folder_listing
 from .readers import read_npz_listing
@@ -64,6 +65,10 @@ def subset_index(li, max_images, seed):
 def cut_listing(li:Listing, max_images, seed)->Listing:
     return li if (i := subset_index(li, max_images, seed)) is None else li.subset(i)
 
+def _joined(li, how)->Listing:
+    "the listing, with duplicates in one group where `how` asks for it, which is taken out of `how`"
+    return join(li, how.get("range"), how.get("allow_unreadable", ())) if how.pop("group_duplicates", False) else li
+
 # %% ../../nbs/datasets/10_own.ipynb #7ba842db
 def there(
     path,     # of a folder or file
@@ -103,11 +108,15 @@ def from_path(
     resample:str="draft",   # one of images.RESAMPLE
     allow_unreadable=(),    # names of images that are left out if they cannot be read
     range=None,             # bits or (lo, hi) that become black to white, for files of more than 8 bits
+    group_duplicates:bool=False, # images that are there more than once, as the same file or nearly, are one group
     **kw,                   # of readers.general: parts, rename; path_col, class_col, group_col for a CSV
 )->Images:
     "A user's images, whatever they come in; `UserError` where they cannot be read."
     check_size(size)
-    return build(cut_listing(listing_of(path, name, **kw), max_images, seed), size, resample, range, allow_unreadable)
+    li = listing_of(path, name, **kw)
+    if group_duplicates: li = join(li, range, allow_unreadable)
+    return build(cut_listing(li, max_images, seed), size, resample, range, allow_unreadable)
+
 
 # %% ../../nbs/datasets/10_own.ipynb #9277f93d
 def from_folder(
@@ -116,7 +125,7 @@ def from_folder(
     name:str|None=None,       # default: the folder's
     max_images:int|None=None, # a seeded subset
     seed:int=0,
-    **how,                    # parts and rename of readers.general, resample and allow_unreadable of store.build
+    **how,                    # parts, rename, group_duplicates as of `from_path`; resample, allow_unreadable
 )->Images:
     """Images in one sub-folder per class. Nothing is known about groups: use a CSV where patients or slides repeat.
     `UserError` where they cannot be read."""
@@ -125,7 +134,8 @@ def from_folder(
     check_size(size)
     parts, rename = how.pop("parts", None), how.pop("rename", None)
     li = tidy(read_folder_listing(file_tree(path), name or path.name, path, parts, rename), path, rename=rename)
-    return build(cut_listing(li, max_images, seed), size, **how)
+    return build(cut_listing(_joined(li, how), max_images, seed), size, **how)
+
 
 # %% ../../nbs/datasets/10_own.ipynb #33999c55
 def from_csv(
@@ -137,7 +147,7 @@ def from_csv(
     name:str|None=None,
     max_images:int|None=None,
     seed:int=0,
-    **how,                   # rename and uncertain of readers.general, resample and allow_unreadable of store.build
+    **how,                   # rename, uncertain, group_duplicates as of `from_path`; resample, allow_unreadable
 )->Images:
     "Images listed in a CSV; `UserError` where they cannot be read."
     path = there(path, "CSV")
@@ -146,7 +156,7 @@ def from_csv(
     rename, uncertain = how.pop("rename", None), how.pop("uncertain", None)
     li = read_csv_listing(path, Beside(path.parent), name or path.stem, path, path_col, class_col, group_col,
                           uncertain=uncertain)
-    return build(cut_listing(tidy(li, path, True, rename), max_images, seed), size, **how)
+    return build(cut_listing(_joined(tidy(li, path, True, rename), how), max_images, seed), size, **how)
 
 def from_npz(path, size:int=112, name:str|None=None, max_images:int|None=None, seed:int=0, **how)->Images:
     "Images in a MedMNIST-style .npz; the official split is in `.split`. `UserError` where it cannot be read."
@@ -154,4 +164,5 @@ def from_npz(path, size:int=112, name:str|None=None, max_images:int|None=None, s
     check_size(size)
     li = tidy(read_npz_listing(path, name or path.stem, how.pop("uncertain", None)), path,
               rename=how.pop("rename", None))
-    return build(cut_listing(li, max_images, seed), size, **how)
+    return build(cut_listing(_joined(li, how), max_images, seed), size, **how)
+

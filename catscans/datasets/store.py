@@ -438,6 +438,12 @@ def _alike(li, depths, span):
     return [_unlike if d and d.kind not in ("8", "window") else i for i, d in zip(li.items, depths)]
 
 # %% ../../nbs/datasets/04_store.ipynb #63b66d62
+def _of_files(images, li):
+    "the images with the files that they were decoded from"
+    if images.left_out: li = li.subset(np.flatnonzero(~np.isin(as_texts(li.paths), [n for n, _ in images.left_out])))
+    said = [li.joined["said"]] if li.joined else []
+    return replace(images, listing=li, joined=li.joined, notes=(*images.notes, *said))
+
 def _of_place(root=None, workers=None): return root, workers or os.cpu_count()
 
 def _depths_of(li, contents, allowed):
@@ -472,7 +478,7 @@ def build(
         _complete(tmp, path, li, w, allowed, size=size, resample=resample, content=contents.key, ids=contents.ids,
                   range=span, notes=[*said, *_pixel_notes(li, w, span), *heard],
                   **(dict(labels=li.labels) if li.labels else {}))
-    images = _stored(path, li.card, fill, resume=True)
+    images = _of_files(_stored(path, li.card, fill, resume=True), li)
     for s in images.notes: note(f"{li.name}: {s}")
     return images
 

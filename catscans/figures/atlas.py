@@ -44,7 +44,7 @@ def describe(
 # %% ../../nbs/figures/12_atlas.ipynb #84cdf121
 def _copies(images, protocol, k):
     "Near duplicates, and the share of held-out images with one in training"
-    pairs = near_duplicates(images.x, shifts=False)          # shifted copies would take nine times as long
+    pairs = near_duplicates(images)
     try:
         f = audit(images, protocol, k, pairs=pairs)
         share = float(np.average(f.near_duplicate_share, weights=f.n_test))

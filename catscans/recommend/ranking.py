@@ -19,9 +19,10 @@ from ..datasets import catalogue
 from ..datasets.catalogue import CATALOGUE
 from ..datasets.store import build
 from ..datasets.own import listing_of
-from ..datasets.added import added
+from ..datasets.added import added, entries
 from ..datasets.loading import load
-from ..datasets.doctor import checks
+from ..datasets.doctor import MANY, checks
+from ..datasets.leaks import at_side, join
 from ..models.probes import load_probe, probe_file
 from ..similarity.features import stratified_sample
 from ..similarity.scoring import registry, score
@@ -361,23 +362,29 @@ def rank(
                    also, controls, _limit("alike" in features, far, chosen), asked)
 
 # %% ../../nbs/recommend/03_ranking.ipynb #82153757
+def _join_them(asked, n)->bool: return (n or 0) <= MANY if asked is None else asked
+
 def load_target(
     path,             # folder of class sub-folders or with labels.csv; .csv; .npz; .zip; else the name of a dataset
     size=112,         # side in pixels, or a function that tells it: it is asked once the labels are known to be good
     most:int=MOST, seed:int=0,
+    group_duplicates:bool|None=None, # images that are there more than once are one group; None: up to `MANY` images
     **reading,        # as of datasets.own.from_path: parts, rename; path_col, class_col, group_col; range
 )->tuple: # Images, number of images there are
     """A user's images, checked, sampled and decoded. `UserError` where they cannot be read as they are asked for,
     are too few, or a dataset's name comes with ways of reading."""
     path, span = Path(path).expanduser(), reading.pop("range", None)
-    if not path.exists(): return _by_name(str(path), size, most, seed, [*reading, *(["range"] if span else [])])
+    if not path.exists():
+        given = [*reading, *(["range"] if span else [])]
+        return _by_name(str(path), size, most, seed, given, group_duplicates)
     li = listing_of(path, **reading)
     check_target(li.y, li.classes, path)
+    if _join_them(group_duplicates, len(li)): li = join(li, span)
     at = sample(li.y, most, seed)
     return build(li if len(at) == len(li) else li.subset(at), size() if callable(size) else size, range=span), len(li)
 
 # %% ../../nbs/recommend/03_ranking.ipynb #dc12a3c7
-def _by_name(name, size, most, seed, reading=()):
+def _by_name(name, size, most, seed, reading=(), group_duplicates=None):
     "the same of a dataset that `load` knows"
     if name not in CATALOGUE and name not in added():
         raise UserError(f"rank: there is no {name}, neither a file or folder nor a dataset of catscans data list; give "
@@ -385,10 +392,12 @@ def _by_name(name, size, most, seed, reading=()):
     if reading:
         raise UserError(f"rank: received --{reading[0].replace('_', '-')} with {name}, a dataset of catscans data "
                         "list, which is read as it was added or as its card says; give the path of the images instead")
-    images = load(name, size=size() if callable(size) else size)
+    n = entries()[name]["images"] if name in added() else CATALOGUE[name].n
+    images = load(name, size=size() if callable(size) else size, group_duplicates=_join_them(group_duplicates, n))
     check_target(images.y, images.classes, name)
     at = sample(images.y, most, seed)
     return (images if len(at) == len(images) else images.subset(at)), len(images)
+
 
 # %% ../../nbs/recommend/03_ranking.ipynb #0429a3d7
 def _unused(reading):
@@ -403,7 +412,7 @@ def main_rank(
     as_json:bool=False,
     keep=(),             # sources that are not dropped for a name alone
     verbose:bool=False,  # print also what stands behind the ranking
-    **reading,           # how the images are to be read, as of `load_target`
+    **reading,           # group_duplicates, and how the images are to be read, as of `load_target`
 )->int: # exit code
     "Print the ranking of sources for the images at `path`; `UserError` where a source in `keep` is not known."
     probe, known = probe_file(probe), prints()   # all are checked before an image is decoded
@@ -416,7 +425,9 @@ def main_rank(
         return probe_size(ready[0], SIZE)
     images, n = load_target(path, size, **reading)
     r = rank(images, ready[0] if ready else None, whole=n, known=known, keep=keep)
-    more = [*_unused(reading), *checks(images)]
+    seen = at_side(images, whole=True) if n <= MANY else images     # of all, not only of those in the sample
+    more = [*_unused(reading), *checks(seen)]
+    if images.joined: r.target["group_duplicates"] = images.joined
     r.notes += more
     r.told += more
     if as_json: print(json.dumps(r.as_dict(), indent=1))

@@ -11,6 +11,7 @@ import catscans
 from ..core.basics import UserError, tell
 from ..core.grid import PROFILES, PROTOCOLS
 from ..core.commands import Parser, whole_number
+from ..datasets.doctor import MANY
 from ..datasets.multi_hot import UNCERTAIN
 from .plan import PUBLISHED
 from .machine import ENGINES
@@ -86,6 +87,9 @@ def _rank_options(subs):
     k.add_argument("--keep", metavar="SOURCE", action="append", default=[],
                    help="do not drop this source because of the name of your images (may be repeated); "
                         "near duplicates drop it all the same")
+    k.add_argument("--group-duplicates", action=argparse.BooleanOptionalAction,
+                   help="make one group of images that are there more than once, as the same file or nearly (default: "
+                        f"where there are at most {MANY:,} images)")
     _reading_options(k)
 
 # %% ../../nbs/study/10_cli.ipynb #57fbaaef
@@ -116,6 +120,9 @@ def _add_options(subs):
     add.epilog = _TABLE
     add.add_argument("path", metavar="FOLDER|CSV|NPZ|ARCHIVE", help="told apart by their content")
     add.add_argument("--name", metavar="N", help="default: the file's name")
+    add.add_argument("--group-duplicates", action="store_true",
+                     help="images that are there more than once, as the same file or nearly, are one group from now on: "
+                          "no fold has one in training and the other held out")
     _reading_options(add)
 
 # %% ../../nbs/study/10_cli.ipynb #bcafbc73

@@ -75,7 +75,8 @@ def _report(profile):
 # %% ../../nbs/study/09_commands.ipynb #4a931e4e
 def _rank(a):
     check_backend()
-    return main_rank(a.images, a.probe, a.json, a.keep, a.verbose, **reading_of(a))
+    return main_rank(a.images, a.probe, a.json, a.keep, a.verbose, group_duplicates=a.group_duplicates,
+                     **reading_of(a))
 
 def _export(folder):
     tell(f"{len(export(folder))} files in {folder}; change them and do: catscans audit --record {folder}")
@@ -84,7 +85,7 @@ def _export(folder):
 def _share(a):
     check_backend()
     folder = export_source(source_run(a.source, a.profile, a.protocol, a.seed), a.dir, a.accept)
-    print(f"{folder}: a network that plain Keras loads; README.md says how, card.json what it is")
+    tell(f"{folder}: a network that plain Keras loads; README.md says how, card.json what it is")
     return 0
 
 # %% ../../nbs/study/09_commands.ipynb #569a32ae

@@ -17,6 +17,7 @@ from ..core.basics import UserError, choose, digest, note, seed_for
 from ..core.files import atomic, writing
 from ..core.grid import PROTOCOLS
 from ..datasets.splits import SPLITS, Splits, official_splits, say_split
+from ..datasets.leaks import unnamed
 from ..datasets.doctor import checks
 from ..models.weights import Weights, load_weights, seen_of, shared_images, weights_sha256
 from ..metrics.labels import several
@@ -207,7 +208,7 @@ def one_fold(
 
 # %% ../../nbs/transfer/01_folds.ipynb #9c5107b2
 def _warn_of_siblings(images, protocol, split=SPLITS[0]):
-    if protocol != "grouped" or images.groups is not None: return
+    if protocol != "grouped" or not unnamed(images): return
     drawn = "its folds are drawn by image and " if split == SPLITS[0] else ""
     note(f"{images.name}: no groups are known (patients, lesions, slides), so {drawn}siblings may lie on both sides; "
          "a CSV with a column for the group names them")

@@ -54,6 +54,7 @@ def _describe(images):
     return None if images is None else dict(
         name=images.name, n=len(images.y), classes=list(map(str, images.classes)), fingerprint=images.fingerprint,
         **({"range": list(span)} if (span := getattr(images, "range", None)) else {}),   # of files of more than 8 bits
+        **({"group_duplicates": facts} if (facts := getattr(images, "joined", None)) else {}),
         **({"labels": dict(images.labels or {}, several=True)} if several(images.y) else {}))
 
 def fold_means(folds):
