@@ -376,7 +376,7 @@ def names_of(*patients, form="P{:04}_{}.png"):
 
 NAMED = {  # paths, class of each -> what is suspected, or nothing
     "one image of most patients": (names_of(*[1]*40, *[2]*4), None, "names"), "two eyes": ([f"{p}_{s}.jpeg" for p in range(10, 30) for s in ("left", "right")], None, "names"),
-    "two views": ([f"pat{p:02}-{s}.png" for p in range(20) for s in ("CC", "MLO")], None, "names"), "slices": ([f"vol{p}_slice{s:03}.png" for p in range(8) for s in range(20)], None, "names"),
+    "two views": ([f"pat{p:02}-{s}.png" for p in range(20) for s in ("CC", "MLO")], None, "names"), "slices": ([f"vol{p}_slice{s:03}.png" for p in range(6) for s in range(9)], None, "names"),
     "one image of each": (names_of(*[1]*40), None, None), "numbers only": ([f"{i:05}.png" for i in range(40)], None, None), "a camera": ([f"IMG_2019_{i:04}.jpg" for i in range(40)], None, None),
     "minutes of a clock": ([f"2021-03-{d:02} 10.{m:02}.{(7*m + d) % 60:02}.png" for d in range(1, 9) for m in (3, 8, 19, 19, 31)], None, None),
     "classes that are numbered": ([f"KL{c}_{i:03}.png" for c in range(6) for i in range(8)], [f"KL{c}" for c in range(6) for _ in range(8)], None),
@@ -640,8 +640,9 @@ def blind(orientation=6):
 
 
 @pytest.mark.parametrize("held", ("folder", "zip", "csv"))
-@pytest.mark.parametrize("suffix,data,says", [("jpg", blind(), "Corrupt EXIF"), ("png", png([bytes(1500)]*8000, (12_000, 8000), 1), "96000000 pixels")], ids=("EXIF", "a slide"))
-def test_what_libraries_warn_of_is_one_note(suffix, data, says, held, place, capsys):
+@pytest.mark.parametrize("suffix,data,says", [("jpg", blind(), "Corrupt EXIF"), ("png", png([bytes(5)]*30, (40, 30), 1), "1200 pixels")], ids=("EXIF", "a slide"))
+def test_what_libraries_warn_of_is_one_note(suffix, data, says, held, place, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)                    # Pillow's own is 89 million
     path = HELD[held](place/"set", {f"{c}/0.{suffix}": data for c in "ab"} | {f"{c}/1.png": 9 for c in "ab"} | {"labels.csv": lines(*[f"{c}/{i}.{s},{c}" for c in "ab" for i, s in ((0, suffix), (1, "png"))]).encode()})
     for _ in range(2):
         images, said = loud(from_path, path, size=SIDE)
@@ -950,7 +951,7 @@ def test_every_command_finds_the_same_in_a_folder_a_zip_a_table_and_an_array(pat
     assert len(prints) == 1
 
 
-@pytest.mark.parametrize("kind", ("folder", "zip", "csv", "npz"))
+@pytest.mark.parametrize("kind", ("folder", "npz"))
 def test_every_command_reads_what_it_is_told_to(kind, place):
     "options of reading, by way of every command"
     paths, *_ = one_set(place, True)
