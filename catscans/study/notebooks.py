@@ -80,8 +80,10 @@ _WORDS = dict(MemoryError=_MEMORY, _ArrayMemoryError=_MEMORY, ResourceExhaustedE
 def _in_words(name, value)->str:
     "an error of a notebook as its first line; want of memory, and one that says nothing, in words of our own"
     value = next((l.strip() for l in str(value).splitlines() if l.strip()), "")
-    starved = any(w in value for w in ("failed to map segment", "Cannot allocate memory", "std::bad_alloc"))   # of libraries
-    more = _WORDS.get(name) or (_MEMORY if starved else "" if value else "it gave no reason; the executed notebook shows where")
+    # what the libraries below Python say
+    starved = any(w in value for w in ("failed to map segment", "Cannot allocate memory", "std::bad_alloc"))
+    more = _WORDS.get(name) or (_MEMORY if starved else "")
+    if not value and not more: more = "it gave no reason; the executed notebook shows where"
     return f"{name}: {'; '.join(filter(None, (value, more)))}"
 
 def _attempts(pm, path, executed, parameters, **settings)->str:
