@@ -6,7 +6,7 @@ import pytest
 
 from catscans.core.basics import UserError
 from catscans.models.export import load_shared, share, stock
-from catscans.models.networks import NETWORKS, network
+from catscans.models.networks import network
 from catscans.models.weights import named_weights, save_weights
 from catscans.records import store
 from catscans.study.cli import main
@@ -114,11 +114,10 @@ def test_a_network_of_bound_data_is_marked(project, tmp_path, capsys):
     assert card["scaling"]["name"] == "unit"
 
 
-@pytest.mark.slow(20)
-@pytest.mark.parametrize("name", list(NETWORKS))
-def test_every_network_is_loaded_by_plain_keras(name, tmp_path):
+@pytest.mark.slow(8)
+@pytest.mark.parametrize("name", ["resnet50-conv2", "efficientnet-lite0"])
+def test_a_network_is_loaded_by_plain_keras(name, tmp_path):
     "with the same probabilities on TensorFlow, and on JAX where it is installed"
-    if name in ("resnet50", "densenet121"): name = f"{name}-{NETWORKS[name].cuts[0][0]}"     # enough of the same layers
     model, x = network(name, 3, 32), pixels(32)
     put(model, drawn(model))
     stock(model).save(tmp_path/"n.keras")
