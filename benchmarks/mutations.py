@@ -8,7 +8,7 @@ any fault and must pass. A text that is not in its file exactly once is an error
 
 Slow, and resumable: what was found is kept in work/mutations.json and asked again only where the fault, its file or its tests have
 changed. Every run is a process forked from one that has imported the heavy libraries, but nothing of catscans; Linux only."""
-import argparse, hashlib, json, multiprocessing, os, platform, random, re, shutil, signal, subprocess, sys, tempfile, time, tomllib
+import argparse, ast, contextlib, hashlib, json, multiprocessing, os, platform, random, re, shutil, signal, subprocess, sys, tempfile, time, tomllib
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,6 +22,9 @@ KINDS = dict(named="once passed every test, and was named", weak="was noticed on
 CELL = re.compile(r"^# %% (\S+\.ipynb) #(\w+)$", re.M)
 # what an assertion raises: Python's and NumPy's, pytest's where nothing was raised
 ASSERTS = ("AssertionError", "Failed")
+# beside what the notebooks' processes share: pytest, its plugins, and what its files import
+ALSO = ("pytest", "xdist.plugin", "execnet", "anyio.pytest_plugin", "nbformat", "jsonschema", "rfc3987_syntax", "isoduration", "execnb.shell",
+        "PIL.Image", "sklearn.model_selection", "sklearn.metrics", "sklearn.decomposition", "sklearn.neighbors", "h5py")
 LEAST, TIMES = 120, 10      # seconds a selection may take: at least, and in times of what it takes without a fault
 
 
@@ -107,11 +110,11 @@ def _quiet(said):
     with open(said, "w") as f:
         for fd in (1, 2): os.dup2(f.fileno(), fd)
 
-def _pytest(root, tests, said, answer):
-    "run tests in this process"
+def _pytest(root, tests, said, answer, keep=False):
+    "run tests in this process; keep: what Python compiles"
     _quiet(said)
     os.chdir(root)
-    sys.dont_write_bytecode = True
+    sys.dont_write_bytecode = not keep
     sys.path[:0] = [str(root), str(root/"tests")]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -183,12 +186,12 @@ class Copy:
             return here.rename(self.base) if here.exists() else self.base.mkdir()
         shutil.rmtree(here, ignore_errors=True)
         shutil.copytree(self.base, here, copy_function=os.link)
-    def run(self, tests, limit):
+    def run(self, tests, limit, keep=False):
         "dict(code, where, kind, line, said, seconds) of one selection: a notebook, or tests of pytest"
         said, answer, start = self.folder/"said.txt", self.folder/"answer.json", time.monotonic()
         for f in (said, answer): f.unlink(missing_ok=True)
         book = len(tests) == 1 and tests[0].endswith(".ipynb")
-        p = multiprocessing.get_context("fork").Process(target=_notebook if book else _pytest, args=(self.root, tests[0] if book else tests, said, answer))
+        p = multiprocessing.get_context("fork").Process(target=_notebook if book else _pytest, args=(self.root, tests[0], said, answer) if book else (self.root, tests, said, answer, keep))
         p.start()
         try:
             p.join(limit)
@@ -253,10 +256,18 @@ def tried(copy, m, limits):
     finally: back()
     return Row(**asdict(out) | dict(seconds=round(spent, 1)))
 
+def _of_test(text, name):
+    "a test, and all in its file that is none: what it may use"
+    other = lambda n: isinstance(n, ast.FunctionDef) and n.name.startswith("test_") and n.name != name
+    return [ast.dump(n) for n in ast.parse(text).body if not other(n)]
+
 def key(m, root=ROOT):
     "what a result depends on: the fault, its file, its tests"
-    h = hashlib.sha256(repr(m).encode())
-    for f in sorted({f"catscans/{m.file}", *(t.split("::")[0] for t in m.tests)}): h.update((Path(root)/f).read_bytes())
+    h = hashlib.sha256(repr(m).encode() + (Path(root)/"catscans"/m.file).read_bytes())
+    for t in m.tests:
+        f, *name = t.split("::")
+        text = (Path(root)/f).read_text()
+        h.update("".join(_of_test(text, name[0].split("[")[0]) if name else text).encode())
     return h.hexdigest()[:16]
 
 def summary(rows):
@@ -265,7 +276,7 @@ def summary(rows):
 
 def commit():
     git = lambda *a: subprocess.run(["git", *a], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return git("rev-parse", "--short=12", "HEAD") + (" and changes" if git("status", "--porcelain", "--", "catscans", "nbs", "tests") else "")
+    return git("rev-parse", "--short=12", "HEAD") + (" and changes" if git("status", "--porcelain", "-uno", "--", "catscans", "nbs", "tests") else "")
 
 def write(rows, path):
     "the table, and above it what it is of"
@@ -289,6 +300,18 @@ def limit(copy, tests, limits):
     if isinstance(limits[key], Broken): raise limits[key]
     return limits[key]
 
+def together(copy, todo, limits):
+    """All tests of pytest without a fault, asked in one process, which leaves them compiled; where one does not pass, they are asked one
+    by one when their turn comes."""
+    q = list(dict.fromkeys(tuple(p) for m in todo for p in parts(m.tests) if "::" in p[0]))
+    if not q: return
+    copy.work()
+    got = copy.run(list(dict.fromkeys(t for p in q for t in p)), 1800, keep=True)
+    print(f"{len(q)} selections of tests without a fault: {'all pass' if not got['code'] else got['where']}, {got['seconds']} s", flush=True)
+    if got["code"]: return
+    limits |= dict.fromkeys(q, max(LEAST, TIMES*got["seconds"]/len(q)))
+    copy.work(keep=True)
+
 def preload():
     "import what is heavy and not catscans: every run is forked from here"
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")          # what catscans asks for before it imports TensorFlow
@@ -296,7 +319,8 @@ def preload():
     import importlib
     sys.path.insert(0, str(ROOT/"tests"))
     import processes
-    for name in (*processes.HEAVY, "pytest", "PIL.Image", "sklearn.model_selection", "sklearn.metrics", "execnb.shell"): importlib.import_module(name)
+    for name in (*processes.HEAVY, *ALSO):
+        with contextlib.suppress(ImportError): importlib.import_module(name)
     sys.path.remove(str(ROOT/"tests"))
     del sys.modules["processes"]
     assert not any(m.split(".")[0] == "catscans" for m in sys.modules), "a fork would keep what was imported before the fault"
@@ -325,10 +349,12 @@ def main(argv=None)->int:
     known = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     rows = {m.id: Row(**known[m.id]["row"]) for m in todo if not a.again and known.get(m.id, {}).get("key") == key(m)}
     if left := [m for m in todo if m.id not in rows]:
+        left.sort(key=lambda m: known.get(m.id, {}).get("row", {}).get("outcome") == "noticed")      # what was missed before comes first
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))      # the copy is removed, and what runs in it ended
         preload()
         with tempfile.TemporaryDirectory(prefix="catscans-mutations-") as d:
             copy, limits = Copy(d), {}
+            together(copy, left, limits)
             for i, m in enumerate(left, 1):
                 rows[m.id] = r = tried(copy, m, limits)
                 if r.outcome != "broken": known[m.id] = dict(key=key(m, copy.root), row=asdict(r))

@@ -302,6 +302,22 @@ def test_a_dataset_is_no_distance_from_itself_in_the_record():
         assert len(own) == 3 and (own == 0).all() and (d[[s != t for s, t in d.index]] > 0).all()
 
 
+def test_colours_in_front_keep_their_order(tmp_path):
+    from catscans.datasets.readers import read_npz_listing
+    x = np.random.default_rng(0).integers(0, 256, (4, 3, 9, 9), dtype="uint8")
+    np.savez(tmp_path/"a.npz", train_images=x, train_labels=np.arange(4) % 2)
+    items = read_npz_listing(tmp_path/"a.npz", "a").items
+    for i in range(4): assert np.array_equal(items[i](), np.moveaxis(x[i], 0, -1))
+
+
+def test_simulated_studies_take_their_cuts_in_turn():
+    from catscans.transfer import level
+    w = level.gaussian_world(240, d=3)
+    both = level.cut(w, (None,), 5, 2)
+    a, b = (level.simulate(w, folds, replicates=3) for folds in (both, both[:1]))
+    assert [np.array_equal(i, j) for i, j in zip(a, b)] == [True, False, True]
+
+
 def test_a_store_is_that_of_its_labels_too(tmp_path):
     def listing(y, **kw): return Listing(**dict(items=[str(tmp_path/f"{i}.png") for i in range(4)], y=np.array(y), groups=None, classes=["a", "b"], name="x", paths=list("pqrs"), signs=[(1, 2)]*4) | kw)
     from PIL import Image
