@@ -9,11 +9,10 @@ __all__ = ['WEIGHT', 'GRID', 'DRAWS', 'CUTS', 'FALL', 'MASK_VALUES', 'MASK_SHARE
            'page']
 
 # %% ../../nbs/datasets/15_doctor.ipynb #0b051f0b
-import io, re, textwrap
+import hashlib, io, re, textwrap
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, counted, gathering, hearing, listed
 from ..metrics.labels import several, UNKNOWN
