@@ -633,6 +633,14 @@ def test_a_dropped_familys_targets_teach_the_ranking_nothing(monkeypatch):
     assert not table("kermany").expected.equals(as_is.expected)
 
 
+def test_the_rule_of_mean_ranks_does_not_know_the_outcomes_it_is_asked_about(monkeypatch):
+    import pandas as pd
+    from catscans.recommend import model
+    d = pd.DataFrame([dict(target=t, source=s, auc=.7 if s == best else .5, log_images=1.) for t, best in (("t", "b"), ("u", "a"), ("v", "b")) for s in "ab"])
+    monkeypatch.setattr(model, "candidates", lambda *a: d)
+    assert model.known().mean_rank.round(6).to_dict() == dict(t=10., u=20., v=10.), "of t the other two say nothing, of u both say b"
+
+
 def test_a_source_that_was_never_tried_is_last_and_a_new_familys_interval_is_wider():
     import pandas as pd
     from scipy.stats import t as student
