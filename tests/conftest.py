@@ -3,19 +3,21 @@
 A worker takes a whole file, because its tests share fixtures and caches, or one notebook. What takes longest begins first: two workers then end together.
 How long that is, in seconds, say the marks `slow(seconds)`; they need not be exact.
 """
+import os
 from collections import Counter
 
 import pytest
 
 import processes  # noqa: F401  it keeps the environment as it is now
 
+os.environ["COLUMNS"] = "9999"      # xdist says 80 to its workers; files of tests keep copies of the environment for commands of their own
+
 
 @pytest.fixture(autouse=True)
 def as_wide_as_it_takes(request, monkeypatch):
     "What commands say stands in one line each, so that a test can look for a sentence; tests marked `wrapped` see what a person sees."
-    if request.node.get_closest_marker("wrapped"): return
-    from catscans.core import basics
-    monkeypatch.setattr(basics, "COLUMNS", 9999)
+    if request.node.get_closest_marker("wrapped"): monkeypatch.delenv("COLUMNS", raising=False)
+    else: monkeypatch.setenv("COLUMNS", "9999")
 
 
 def unit(nodeid): return nodeid if "::test_notebook[" in nodeid else nodeid.split("::")[0]

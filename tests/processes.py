@@ -7,7 +7,8 @@ from pathlib import Path
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
-BEFORE = dict(os.environ)               # as pytest was started (conftest.py imports this file): importing catscans changes it, and so do tests
+# as pytest was started (conftest.py imports this file): importing catscans changes it, and so do tests; xdist says 80 columns to its workers
+BEFORE = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
 HEAVY = ["numpy", "pandas", "matplotlib.pyplot", "scipy.stats", "scipy.optimize", "sklearn.linear_model", "statsmodels.api", "seaborn", "nbdev.test", "keras"]
 # a process that runs Metal's or JAX' threads must not be forked
 FORKED = sys.platform == "linux" and os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from catscans.core.basics import hearing
 from catscans.datasets import leaks
 from catscans.datasets.doctor import examine, twins_of
 from catscans.datasets.added import add
@@ -187,7 +188,7 @@ def test_that_nobody_named_patients_is_still_said(work, recwarn):
     for group_col, said in ((False, True), (None, False)):
         recwarn.clear()
         _warn_of_siblings(from_path(work/"set", size=32, group_col=group_col, group_duplicates=True), "grouped")
-        assert any("no groups are known" in str(w.message) for w in recwarn) == said
+        assert any("no groups but copies of a picture are known" in str(w.message) for w in recwarn) == said
 
 
 def test_without_copies_nothing_changes(work):
@@ -246,3 +247,15 @@ def test_images_are_compared_by_the_rule_that_is_said():
     x = np.stack([np.asarray(scene(rng, 64)) for _ in range(3)])
     images = replace(Images(x, np.array([0, 1, 0]), None, ["a", "b"], None, "", "x", np.arange(3).astype(str)), x=np.concatenate([x[:2], x[:1]]))
     assert leaks.group_duplicates(images).groups.tolist() == ["0", "1", "0"]
+
+
+def test_groups_of_copies_alone_are_called_that():
+    from catscans.transfer.folds import _warn_of_siblings
+    x = np.zeros((4, 8, 8, 3), "uint8")
+    def heard(groups, joined=None):
+        im = Images(x, np.arange(4) % 2, groups, ["a", "b"], None, "", "pets", np.arange(4).astype(str), joined=joined)
+        with hearing() as said: _warn_of_siblings(im, "grouped")
+        return said
+    [none], [copies] = heard(None), heard(np.array(list("aabc")), dict(groups_before=None))
+    assert "no groups are known (patients" in none and "drawn by image" in none
+    assert "no groups but copies of a picture are known" in copies and "drawn by image" not in copies

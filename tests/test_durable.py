@@ -49,7 +49,7 @@ def drawn(project):
 
 
 def image_store(project):
-    return Path(stores.keep("pets", lambda: (np.zeros((2, 8, 8, 3), "uint8"), [0, 1], None, ["cat", "dog"]), 8).x.filename).parent
+    return Path(stores.keep("toy-dtd", lambda: (np.zeros((2, 8, 8, 3), "uint8"), [0, 1], None, ["cat", "dog"]), 8).x.filename).parent
 
 
 def saved(f, write): write(f); return f

@@ -758,7 +758,7 @@ def test_added_columns_a_name_for_rank_and_remove(lands, capsys):
     before = tree(lands/"mine")
     load("own", size=24)
     capsys.readouterr()
-    for line in (["data", "where", "own"], ["data", "list"]): assert main(line) == 0 and "3 decoded copies (24 px, 32 px, 112 px), " in capsys.readouterr().out
+    for line in (["data", "where", "own"], ["data", "list"]): assert main(line) == 0 and "4 decoded copies (24 px, 32 px, 64 px, 112 px), " in capsys.readouterr().out
     others = [c.path for c in copies() if c.name != "own"]
     size = sum(f.stat().st_size for c in copies("own") for f in c.path.iterdir())
     assert main(["data", "remove", "own"]) == 0

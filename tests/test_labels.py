@@ -299,3 +299,17 @@ def test_commands_take_labels_and_say_them(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "240 images, 2 labels" in out and "images with each label: 0 " in out
     assert main(["data", "check", "two"]) == 0
+
+
+def test_label_columns_can_be_named(folder):
+    "other columns of 0 and 1 are no labels then; a name that is none, or a column of other values, is refused"
+    t = folder("path,male,covid,pneumonia,age", *(f"{i}.png,{i % 2},{int(i > 1)},{int(i > 3)},{30+i}" for i in range(6)))
+    im = from_csv(t, size=9, class_col="covid,pneumonia")
+    assert im.classes == ["covid", "pneumonia"] and im.y.tolist() == [[0, 0], [0, 0], [1, 0], [1, 0], [1, 1], [1, 1]]
+    assert "male" in from_csv(t, size=9).classes
+    with pytest.raises(UserError, match="no column covd .*did you mean covid"): from_csv(t, size=9, class_col="covd,pneumonia")
+    with pytest.raises(UserError, match="the column age is no label: allowed are 1, 0, -1"): from_csv(t, size=9, class_col="covid,age")
+
+
+def test_who_has_none_of_the_labels_is_only_who_is_known_to_have_none():
+    assert examine(lambda: two(unknown=.3))["labels"]["none"] == int((two(unknown=.3).y == 0).all(1).sum()) > 0

@@ -527,7 +527,7 @@ def label_facts(
     "What is known of several labels for an image; None where each has one class."
     if not several(images.y): return None
     n = (images.y == 1).sum(1)
-    return dict(none=int((n == 0).sum()), several=int((n > 1).sum()), unknown=int((images.y == UNKNOWN).sum()),
+    return dict(none=int((images.y == 0).all(1).sum()), several=int((n > 1).sum()), unknown=int((images.y == UNKNOWN).sum()),
                 **(images.labels or {}))
 
 def _group_facts(images)->dict|None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['known_name', 'where', 'absent', 'listed', 'load', 'counted_images', 'check_card', 'check_whole', 'images_of',
-           'opener']
+           'opener', 'say_both']
 
 # %% ../../nbs/datasets/12_loading.ipynb #3c3de90f
 from dataclasses import replace
@@ -287,3 +287,12 @@ def opener(
     if c.name in TOY: return (lambda: _generated(c, 64, None, 0)), None
     if where(name) is None: raise absent(c)
     return (lambda: listed(c)), None
+
+# %% ../../nbs/datasets/12_loading.ipynb #7b1e55a1
+def say_both(
+    name:str, # what a command was given, where it is the path of something
+):
+    "Say that a name is also that of images that were added: the path counts."
+    if name in added():
+        note(f"{name}: there is something of that name here, which is looked at; for the images added as {name}, give the "
+             "command in another folder")

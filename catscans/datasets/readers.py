@@ -251,13 +251,23 @@ def _columns(df, where, path_col, class_col, group_col)->tuple:
     if group_col is None: group_col = next((c for c in GROUP_COLUMNS if c in df.columns), False)
     path = find_column(df.columns, path_col, PATH_COLUMNS)
     label = find_column([c for c in df.columns if c != path], class_col, CLASS_COLUMNS)
-    hot = [] if label else _label_columns(df, [path, group_col, "split"], where)
+    hot = [] if label else _named_labels(df, where, class_col) or _label_columns(df, [path, group_col, "split"], where)
     if path is None or label is None and len(hot) < 2: need_columns(df, [path_col, class_col], where, _RENAME)
     if odd := [f"{c} as the {what}" for c, asked, what in ((path, path_col, "path"), (label, class_col, "class"))
                if c not in (None, asked)]: note(f"{where}: the column {' and '.join(odd)} is taken")
     if not label:
         note(f"{where}: the columns {', '.join(hot[:20])} are taken as the {_what(multi_hot(df, hot))}")
     return path, label, group_col, hot
+
+def _named_labels(df, where, class_col)->list:
+    "the label columns that were asked for by name; `UserError` where the table has none of the name, or they hold others"
+    named = [c.strip() for c in class_col.split(",")]
+    if named == ["class"]: return []
+    need_columns(df[[]].assign(**{c: "1" for c in df.columns}), named, where, _RENAME)
+    if odd := [c for c in named if c not in label_columns(df, [])]:
+        raise UserError(f"{where}: the column {odd[0]} is no label: allowed are 1, 0, -1 (uncertain) and blanks, and at "
+                        "least one 1")
+    return named
 
 def _what(numbers)->str:
     "what columns of 0 and 1 are; where they are labels, how many rows say so"

@@ -20,7 +20,7 @@ from ..datasets.catalogue import CATALOGUE
 from ..datasets.store import build
 from ..datasets.own import listing_of
 from ..datasets.added import added, entries
-from ..datasets.loading import load
+from ..datasets.loading import load, say_both
 from ..datasets.doctor import MANY, checks
 from ..datasets.leaks import at_side, join
 from ..models.probes import load_probe, probe_file
@@ -377,6 +377,7 @@ def load_target(
     if not path.exists():
         given = [*reading, *(["range"] if span else [])]
         return _by_name(str(path), size, most, seed, given, group_duplicates)
+    say_both(str(path))
     li = listing_of(path, **reading)
     check_target(li.y, li.classes, path)
     if _join_them(group_duplicates, len(li)): li = join(li, span)

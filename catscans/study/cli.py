@@ -208,7 +208,7 @@ def _read(argv):
 def main(
     argv=None, # default: the command line
 )->int: # exit code
-    "The command `catscans`."
+    "The command `catscans`; what is wrong is said and becomes an exit code, an `OSError` of another kind is raised."
     # a name that is not UTF-8 is shown with its bytes
     if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(errors="backslashreplace")
     try: return _do(_read(argv))
@@ -224,6 +224,6 @@ def main(
         return 0
     except (MemoryError, OSError) as e:
         if isinstance(e, OSError) and e.errno != errno.ENOMEM: raise
-        print(f"catscans: error: there was not enough memory{f' ({e})' if str(e) else ''}: free some, and give the same "
+        tell(f"catscans: error: there was not enough memory{f' ({e})' if str(e) else ''}: free some, and give the same "
               "command again", file=sys.stderr)
         return 1

@@ -18,7 +18,7 @@ from ..datasets.added import add, added, check_added, entries, remove
 from ..datasets.contents import reading_all
 from ..datasets.doctor import label_text
 from ..datasets.store import check_store, copies, remove_copies
-from ..datasets.loading import absent, check_card, check_whole, known_name, load, opener, where
+from ..datasets.loading import absent, check_card, check_whole, known_name, load, opener, say_both, where
 
 
 # %% ../../nbs/study/08_data_commands.ipynb #35fb8031
@@ -166,7 +166,9 @@ def _asked(a)->tuple:
     "what the doctor is to look at, and how it is to be read; `UserError` where a name comes with ways of reading"
     reading, name = reading_of(a), str(a.path)
     a_path = "/" in name or Path(name).suffix and name not in added()
-    if a_path or Path(name).expanduser().exists(): return a.path, reading
+    if a_path or Path(name).expanduser().exists():
+        say_both(name)
+        return a.path, reading
     what, span = opener(name)
     if reading:
         raise UserError(f"data doctor: received --{next(iter(reading)).replace('_', '-')} with {name}, a dataset of "

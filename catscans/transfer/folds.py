@@ -209,8 +209,9 @@ def one_fold(
 # %% ../../nbs/transfer/01_folds.ipynb #9c5107b2
 def _warn_of_siblings(images, protocol, split=SPLITS[0]):
     if protocol != "grouped" or not unnamed(images): return
-    drawn = "its folds are drawn by image and " if split == SPLITS[0] else ""
-    note(f"{images.name}: no groups are known (patients, lesions, slides), so {drawn}siblings may lie on both sides; "
+    drawn = "its folds are drawn by image and " if split == SPLITS[0] and images.groups is None else ""
+    known = "no groups are known" if images.groups is None else "no groups but copies of a picture are known"
+    note(f"{images.name}: {known} (patients, lesions, slides), so {drawn}siblings may lie on both sides; "
          "a CSV with a column for the group names them")
 
 # %% ../../nbs/transfer/01_folds.ipynb #6784931c
