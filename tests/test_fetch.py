@@ -763,7 +763,7 @@ def test_added_columns_a_name_for_rank_and_remove(lands, capsys):
     size = sum(f.stat().st_size for c in copies("own") for f in c.path.iterdir())
     assert main(["data", "remove", "own"]) == 0
     out = capsys.readouterr().out
-    assert "they stay at" in out and f"removed: 3 decoded copies (24 px, 32 px, 112 px), {size_text(size)} in " in out and copies("own") == [] and [c.path for c in copies()] == others
+    assert "they stay at" in out and f"removed: 4 decoded copies (24 px, 32 px, 64 px, 112 px), {size_text(size)} in " in out and copies("own") == [] and [c.path for c in copies()] == others
     assert added.added() == {} and tree(lands/"mine") == before and main(["data", "remove", "own"]) == 2
 
 
