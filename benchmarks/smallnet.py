@@ -16,12 +16,13 @@ class Value:
 
 def trainer_class():
     from catscans.core.basics import seed_for
+    from catscans.training.heads import HEADS
     from catscans.training.trainer import Trainer
 
     class Small(Trainer):
         "`Trainer` with pixels averaged over 8 x 8 places, a hidden layer and a head"
-        def __init__(self, n_classes, size, recipe, arch="resnet50"):
-            self.n_classes, self.size, self.recipe, self.arch, self.precision = n_classes, size, recipe, arch, "float32"
+        def __init__(self, n_classes, size, recipe, arch="resnet50", head="softmax"):
+            self.n_classes, self.size, self.recipe, self.arch, self.precision, self.head = n_classes, size, recipe, arch, "float32", HEADS[head]
             self.checked, self.saving, self.resident, self.engine = None, 0., True, SimpleNamespace(keeps_images=True)
             shapes = {"hidden/kernel": (192, 32), "hidden/bias": (32,), "predictions/kernel": (32, n_classes), "predictions/bias": (n_classes,)}
             w = [Value(f"net/{k}", np.zeros(s)) for k, s in shapes.items()]

@@ -149,6 +149,24 @@ def test_damages_are_many_and_a_fault_is_told_from_what_is_well(capsys):
     assert damage.refused(ended(2, "catscans: error: x.json is damaged"), "x.json") == "x.json is damaged"
 
 
+def test_the_network_of_the_damages_trains_stops_and_goes_on_to_the_same_bits(tmp_path):
+    "all that the benchmark stands on: what asks more of a trainer than this network has would end every one of its trials"
+    import numpy as np
+    from benchmarks.smallnet import trainer_class
+    from catscans.core.grid import PROFILES
+    from catscans.training.recipes import recipe_for
+    from catscans.training.trainer import fit
+    rng, y = np.random.default_rng(0), np.arange(48) % 3
+    x = rng.integers(0, 256, (48, 16, 16, 3), dtype="uint8")
+    small = trainer_class()(3, 16, recipe_for(PROFILES["toy"].recipe, "pretrain", "toy-dtd", "grouped"))
+    stop = lambda e, epochs, log: (_ for _ in ()).throw(KeyboardInterrupt) if e == 1 else None
+    train = lambda path, **how: fit(small, x, y, np.arange(40), seed=1, checkpoint=path, every=0, **how)
+    losses, whole = [h["loss"] for h in train(tmp_path/"whole.npz")], small.weights()
+    with pytest.raises(KeyboardInterrupt): train(tmp_path/"half.npz", on_epoch=stop)
+    assert [h["loss"] for h in train(tmp_path/"half.npz")] == losses
+    assert all((w == small.weights()[k]).all() for k, w in whole.items())
+
+
 def test_the_committed_damages_ended_well():
     "at least 200 trials of today's list, of every kind, and none came to a fault"
     import csv
