@@ -185,6 +185,41 @@ def test_a_fork_server_says_no_where_it_cannot(tmp_path):
     server.serve()
 
 
+@pytest.mark.slow(5)
+def test_a_fork_server_whose_parent_ends_while_it_imports_ends_too(tmp_path):
+    "an engine that stops at once, at a mistake in its file say, must not leave one that waits for ever"
+    env = dict(os.environ, CATSCANS_PROJECT=str(tmp_path), PYTHONPATH=str(ROOT))
+    subprocess.run([sys.executable, "-c", "from catscans.study.forkserver import start; start(False)"], env=env, check=True)
+    assert of_this_project(tmp_path)                                 # it is at its imports
+    try: wait_for(lambda: not of_this_project(tmp_path), 40)
+    finally:
+        for p in of_this_project(tmp_path): p.kill()
+
+
+def test_a_fork_server_outlives_a_client_that_is_gone_and_a_want_of_processes(tmp_path, monkeypatch):
+    "every step of a run would end with it"
+    from catscans.study import forkserver
+    def asked(door, stay):
+        here = socket.socket(socket.AF_UNIX)
+        here.connect(door.getsockname())
+        here.sendall(b"{}\n")
+        if not stay: here.close()
+        return here
+    def no_room(): raise BlockingIOError(11, "Resource temporarily unavailable")
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(f"\0catscans-test-{os.getpid()}")
+        door.listen()
+        server = forkserver.Server(door, work=lambda request: 0)
+        monkeypatch.setattr(forkserver, "threads_now", lambda: 1)    # a test process may have more
+        asked(door, stay=False)
+        server.enter(door)
+        wait_for(lambda: server.reap() or not any(server.steps.values()), 10)
+        monkeypatch.setattr(os, "fork", no_room)
+        here = asked(door, stay=True)
+        server.enter(door)
+        assert here.makefile().read() == ""                          # not `forked`: the client does it itself
+
+
 @pytest.mark.slow(16)
 def test_two_runs_at_once(project):
     folder, env = project

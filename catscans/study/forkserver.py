@@ -146,8 +146,9 @@ class Server:
     def __init__(self,
         door,       # listening socket
         work=_step, # called in the copy with what the client sent; its value is the exit code
+        parent:int|None=None, # process with which it ends; default: the one that started this one
     ):
-        self.door, self.work, self.parent = door, work, os.getppid()
+        self.door, self.work, self.parent = door, work, os.getppid() if parent is None else parent
         self.steps = {}     # connection -> process number, 0 once that has ended
         self.events = selectors.DefaultSelector()
         self.events.register(door, selectors.EVENT_READ, self.enter)
@@ -157,13 +158,14 @@ class Server:
         connection, _ = door.accept()
         with connection.makefile() as f: request = f.readline() if _mine(connection) else ""
         if not request or threads_now() > 1: return connection.close()
-        connection.sendall(b"forked\n")
-        self.steps[connection] = _fork(lambda: self.copy(connection, json.loads(request)))
+        try: self.steps[connection] = _fork(lambda: self.copy(connection, json.loads(request)))
+        except OSError: return connection.close()       # no room for another process: the client does its step itself
         self.events.register(connection, selectors.EVENT_READ, self.gone)
 
     def copy(self, connection, request):
-        "in the copy: do the work, say how it ended"
+        "in the copy: say that it is there, do the work, say how it ended"
         for mine in (self.door, *self.steps): mine.close()
+        connection.sendall(b"forked\n")
         code = self.work(request)
         connection.sendall(f"{code}\n".encode())
         return code
@@ -195,13 +197,14 @@ def serve(self):
 
 # %% ../../nbs/study/12_forkserver.ipynb #feacd203
 def main(
-    argv=None, # [number of the listening socket, "training" or ""]
+    argv=None, # [number of the listening socket, process that started this one, "training" or ""]
 ):
     "The server as a process."
-    door, training = argv or sys.argv[1:]
+    door, parent, training = argv or sys.argv[1:]
     preload(training == "training")
     gc.freeze()         # the collector would write to, and so copy, what all share
-    Server(socket.socket(fileno=int(door))).serve()
+    # the parent is told: it may have ended during the import, and then this process has another one by now
+    Server(socket.socket(fileno=int(door)), parent=int(parent)).serve()
 
 def start(
     training:bool, # whether its steps need Keras
@@ -212,7 +215,7 @@ def start(
         door.bind(f"\0{name}")      # no file that a kill could leave
         door.listen(64)
         command = [sys.executable, "-c", "from catscans.study.forkserver import main; main()"]
-        subprocess.Popen([*command, str(door.fileno()), "training"*training],
+        subprocess.Popen([*command, str(door.fileno()), str(os.getpid()), "training"*training],
                          pass_fds=[door.fileno()], stdin=subprocess.DEVNULL,
                          env=dict(os.environ, **kernel_settings(1)))
     os.environ["CATSCANS_FORKSERVER"] = name
