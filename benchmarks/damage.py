@@ -32,7 +32,7 @@ class Fault(Exception):
 def heavy():
     "import what every training needs, once: forked processes have it already"
     os.environ |= {k: "1" for k in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")}
-    os.environ |= dict(TF_ENABLE_ONEDNN_OPTS="1", TF_CPP_MIN_LOG_LEVEL="3", MPLBACKEND="agg")
+    os.environ |= dict(TF_ENABLE_ONEDNN_OPTS="1", TF_CPP_MIN_LOG_LEVEL="3", MPLBACKEND="agg", COLUMNS="9999")      # a line for each thing that is said
     from benchmarks.smallnet import install
     install()
     import catscans.training.engines, catscans.study.commands, catscans.study.engine   # noqa: F401

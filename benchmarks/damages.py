@@ -754,39 +754,69 @@ def family(place):
     return out
 
 
-def through_the_engine(victim, how, wait=(3, 25)):
+def victims(place, victim):
+    "processes of a run by their part in it; fork server, steps and kernels go by one name, and are told by who started whom"
+    def words(p):
+        with contextlib.suppress(Exception): return " ".join(p.cmdline())
+        return ""
+    mine = family(place)
+    if not victim.startswith("fork"): return [p for p in mine if victim in words(p)]
+    forks = {p.pid: p for p in mine if "catscans.study.forkserver" in words(p)}
+    def depth(p):
+        with contextlib.suppress(Exception): return 1 + depth(forks[p.ppid()]) if p.ppid() in forks else 0
+        return -1
+    return [p for p in forks.values() if depth(p) == ("fork server", "forked step", "forked kernel").index(victim)]
+
+
+def to_do(bench, slugs):
+    "a project in which these steps are left; more than one are forks of a server"
+    place = bench.place()
+    for slug in slugs: place.record(slug).unlink()
+    if PRE in slugs: place.weights.unlink()
+    return place
+
+
+def strike(p, place, victim, how, rng, wait):
+    "send the signal at a random moment after the process is there; how many received it"
+    end, there = time.time() + 60, lambda: victim == "command" or victims(place, victim)
+    while p.poll() is None and time.time() < end and not there(): time.sleep(.05)
+    time.sleep(rng.uniform(*wait))
+    if p.poll() is not None: return 0
+    if victim == "command": return p.send_signal(how) or 1
+    struck = 0
+    for q in victims(place, victim):
+        with contextlib.suppress(Exception): struck += q.send_signal(how) is None
+    return struck
+
+
+def through_the_engine(victim, how, slugs=(TUNE,), wait=(3, 25)):
     "the whole command with Snakemake and kernels; one of its processes ends at a random moment; the same command again"
     def do(bench, rng):
-        place = bench.place()
-        place.record(TUNE).unlink()
+        place = to_do(bench, slugs)
         p = engine_command(place)
-        time.sleep(rng.uniform(*wait))
-        hit = p.poll() is None
-        if victim == "command": p.send_signal(how)
-        else:
-            for q in family(place):
-                with contextlib.suppress(Exception):
-                    if victim in " ".join(q.cmdline()): q.send_signal(how)
+        hit = strike(p, place, victim, how, rng, wait)
+        struck = time.time()
         out, _ = p.communicate(timeout=120)
         if "Traceback" in out: raise Fault("TRACEBACK", out.strip().splitlines()[-1])
         if hit and victim == "command" and how != signal.SIGKILL and p.returncode not in (0, 130): raise Fault("WRONG", f"ended with {p.returncode}")
-        end = time.time() + 15
-        while (left := family(place)) and time.time() < end: time.sleep(.2)
+        while (left := family(place)) and time.time() < struck + 15: time.sleep(.2)
         if left: raise Fault("WRONG", f"still runs: {' '.join(left[0].cmdline())[:80]}")
+        gone = time.time() - struck
         q = engine_command(place)
         again, _ = q.communicate(timeout=300)
         if "Traceback" in again: raise Fault("TRACEBACK", again.strip().splitlines()[-1])
         if q.returncode: raise Fault("LOST", again.strip().splitlines()[-1])
         same_as(place, bench.want)
-        return "mended", next((l for l in out.splitlines() if "killed" in l or "interrupted" in l or "Dead" in l), "")
+        if not hit: return "no effect", "it had ended before"
+        said = next((l.strip() for l in out.splitlines() if "killed" in l or "interrupted" in l or "Dead" in l), "")
+        return "mended", f"all of it was gone after {gone:.1f} s; {said}".removesuffix("; ")
     return do
 
 
-def engine_memory(mb):
+def engine_memory(mb, slugs=(TUNE,)):
     "the whole command under prlimit: its kernels may have so much memory"
     def do(bench, rng):
-        place = bench.place()
-        place.record(TUNE).unlink()
+        place = to_do(bench, slugs)
         p = engine_command(place, prefix=("prlimit", f"--as={mb << 20}"))
         out, _ = p.communicate(timeout=300)
         if "Traceback" in out: raise Fault("TRACEBACK", out.strip().splitlines()[-1])
@@ -862,6 +892,10 @@ def trials(seed):
     for i, (victim, how) in enumerate((("command", signal.SIGKILL), ("snakemake", signal.SIGKILL), ("ipykernel", signal.SIGKILL), ("command", signal.SIGTERM), ("command", signal.SIGINT), ("command", signal.SIGHUP))):
         add_("engine", f"{signal.Signals(how).name} to the {victim.replace('ipykernel', 'kernel')}", through_the_engine(victim, how))
     for mb in (700, 2500): add_("engine", f"prlimit of {mb} MB", engine_memory(mb))
+    for victim, how in (("command", signal.SIGKILL), ("command", signal.SIGTERM), ("command", signal.SIGINT), ("snakemake", signal.SIGKILL)):
+        add_("engine", f"{signal.Signals(how).name} to the {victim}, steps are forks", through_the_engine(victim, how, (PRE, TUNE)))
+    for victim in ("fork server", "forked step", "forked kernel"): add_("engine", f"SIGKILL to the {victim}", through_the_engine(victim, signal.SIGKILL, (PRE, TUNE), (0, 3)))
+    for mb in (700, 2500): add_("engine", f"prlimit of {mb} MB, steps are forks", engine_memory(mb, (PRE, TUNE)))
     return out
 
 
