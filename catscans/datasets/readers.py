@@ -211,6 +211,7 @@ def read_table(
 
 # %% ../../nbs/datasets/05_readers.ipynb #2ad52336
 def need_columns(df, columns, where, hint=""):
+    "The rows that have something in each of these columns; `UserError` where a column, or what it holds, is missing."
     if missing := [c for c in columns if c not in df.columns]:
         if len(df.columns) == 1 and (sep := next((n for s, n in SEPARATORS.items() if s in df.columns[0]), "")):
             hint = f"; its columns seem to be separated by {sep}: save it with commas"
