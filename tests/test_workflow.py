@@ -373,6 +373,11 @@ def test_settings_that_would_stop_a_step_are_refused_before_anything_is_paid_for
     for n in ("x", "0", "1.5", "-1", "9999999"): assert f"CATSCANS_THREADS: received '{n}', allowed is a whole number" in said(*small, CATSCANS_THREADS=n)
     assert "choose a folder without { and }" in said(*small, CATSCANS_WORK=folder/"{profile}")
     assert "choose a folder without { and }" in said(*small, CATSCANS_PROJECT=folder/"a}")
+    old = folder/"results"/"toy"/"records"/"pretrain-toy-dtd-grouped-s1.json"
+    old.parent.mkdir(parents=True); old.write_text("{}")
+    assert "CATSCANS_FORKS: received 'never', allowed are yes, no" in said(*small, CATSCANS_FORKS="never")
+    assert old.exists()                                              # nothing was set aside for a run that cannot begin
+    shutil.rmtree(folder/"results")
     lock = folder/"work"/"toy"/"run.lock"
     lock.mkdir(parents=True)
     assert f"cannot write the lock {lock} (Is a directory)" in said(*small)

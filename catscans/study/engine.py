@@ -224,7 +224,7 @@ def _check_settings(profile):
         if set("{}") & set(str(d)):
             raise UserError(f"{name}: received {d}; the workflow engine takes braces in a path for names of its own: "
                             "choose a folder without { and }")
-    if profile in PROFILES: threads_for(PROFILES[profile])
+    can_fork(threads_for(PROFILES[profile]) if profile in PROFILES else 1)
 
 def _check(profile, doing, engine):
     "refuse what cannot be run, before anything is made"
