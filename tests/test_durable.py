@@ -2,6 +2,7 @@
 import errno, fcntl, json, os, sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import h5py, numpy as np, pytest
 
@@ -11,10 +12,12 @@ from catscans.core.grid import PROFILES, Run
 from catscans.datasets import fetch
 from catscans.datasets import store as stores
 from catscans.datasets.loading import images_of
+from catscans.models import export
 from catscans.models.probes import load_probe
 from catscans.models.weights import save_weights
 from catscans.records import store
 from catscans.records.examples import example_record
+from catscans.slices import run as slice_of
 from catscans.slices.parcels import Inputs
 from catscans.study import done, engine, notebooks, plan
 from catscans.study.cli import main
@@ -52,10 +55,25 @@ def image_store(project):
     return Path(stores.keep("toy-dtd", lambda: (np.zeros((2, 8, 8, 3), "uint8"), [0, 1], None, ["cat", "dog"]), 8).x.filename).parent
 
 
+def shared_network(project):
+    "the library for .safetensors is not everywhere: its file is any file here"
+    import keras
+    x = keras.layers.Input((8, 8, 3))
+    model = keras.Model(x, keras.layers.Dense(2, activation="softmax")(keras.layers.Flatten()(x)))
+    small = dict(safetensors_numpy=mock.DEFAULT, _scaling_of=lambda model: dict(name="none"), _write_safetensors=lambda model, path, facts: path.write_bytes(b"x"))
+    with mock.patch.multiple(export, **small): return export.share(model, project/"given", "tiny", {})
+
+
+def record_of_a_slice(project):
+    with mock.patch.object(slice_of, "slim", lambda rec: rec): return slice_of._put(example_record(Run("toy-dtd", "toy-chest")))
+
+
 def saved(f, write): write(f); return f
 DONE = {"a record": lambda d: store.write(example_record(Run("toy-dtd", "toy-chest"))), "weights": lambda d: saved(d/"a.h5", lambda f: save_weights(dict(a=np.arange(3.)), f)),
         "a finished fold": lambda d: saved(d/"fold1.npz", lambda f: keep_fold(f, "key", {}, np.zeros(3))), "a note of what was drawn": drawn, "a note of what was fetched": lambda d: saved(d/"fetched.json", lambda f: fetch.save_json(f, {})),
-        "an image store": image_store}
+        "an image store": image_store, "a record of a slice": record_of_a_slice,
+        "an archive of a slice": lambda d: slice_of.pack_records(SimpleNamespace(runs=[], sets={}, fingerprint="", profile=SimpleNamespace(name="toy")), d),
+        "a network to be shared": shared_network}
 
 
 @linux

@@ -6,10 +6,11 @@
 __all__ = ['stock', 'check_image', 'share', 'load_shared']
 
 # %% ../../nbs/models/12_export.ipynb #c7b2e6bd
-import hashlib, json, os, tempfile
+import hashlib, json, tempfile
 from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, pack, plain, unpack
+from ..core.files import settle
 from .formats import safetensors_numpy
 from .scaling import SCALINGS, stock_scaling
 from .weights import named_weights
@@ -109,7 +110,9 @@ def share(
         card = _card(model, facts, sorted(new.iterdir()))
         (new/"card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
         (new/"README.md").write_text(_readme(name, facts, model), encoding="utf-8")
-        os.rename(new, folder)
+        settle(*new.iterdir(), new)         # whole on the disk before it bears its name
+        new.rename(folder)
+        settle(folder.parent)
     return folder
 
 # %% ../../nbs/models/12_export.ipynb #b9c27c6d

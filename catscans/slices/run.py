@@ -102,7 +102,7 @@ def _put(rec)->Path:
     "the record as it is, metrics still to come"
     r = _run_of(rec)
     rec = slim(_energy(plain(rec)))
-    with atomic(r.record) as tmp: tmp.write_text(json.dumps(rec, allow_nan=False) + "\n")
+    with atomic(r.record, durable=True) as tmp: tmp.write_text(json.dumps(rec, allow_nan=False) + "\n")
     return r.record
 
 def _get(path)->dict: return json.loads(Path(path).read_text())
@@ -290,7 +290,7 @@ def pack_records(
     kept.mkdir(parents=True, exist_ok=True)
     with locked(kept/".lock"):
         members = _compressed(steps_of(inputs), kept)
-        with atomic(out/ARCHIVE) as tmp, zipfile.ZipFile(tmp, "w", zipfile.ZIP_STORED) as z:
+        with atomic(out/ARCHIVE, durable=True) as tmp, zipfile.ZipFile(tmp, "w", zipfile.ZIP_STORED) as z:
             z.writestr(zipfile.ZipInfo("about.json"), json.dumps(_about(inputs, members), indent=1))
             for k, v in members.items(): z.writestr(zipfile.ZipInfo(k), v)
     return out/ARCHIVE
@@ -402,7 +402,7 @@ def prepare(
     for slug, rec in open_records(out/ARCHIVE)[1].items() if (out/ARCHIVE).exists() else ():
         r = _run_of(rec)
         if r not in inputs.runs or r.record.exists(): continue
-        with atomic(r.record) as tmp: tmp.write_text(json.dumps(rec) + "\n")
+        with atomic(r.record, durable=True) as tmp: tmp.write_text(json.dumps(rec) + "\n")
     for f in (out/"work"/"failed").glob("*.txt"): f.unlink()      # they are tried again
     why = todo(steps := steps_of(inputs), world := world_of(inputs))
     why |= damaged_weights(steps, why, world)
