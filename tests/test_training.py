@@ -190,6 +190,14 @@ def trainer():
     del ARCHS["tiny"]
 
 
+def test_further_networks_in_a_process_are_not_warned_of(trainer, capfd):
+    import logging
+    import tensorflow as tf
+    assert tf.get_logger().getEffectiveLevel() == logging.ERROR
+    tf.get_logger().warning("5 out of the last 9 calls triggered tf.function retracing")
+    assert "retracing" not in capfd.readouterr().err
+
+
 @pytest.fixture
 def train(trainer, tmp_path):
     "a function that trains with a checkpoint after each epoch; `changes` of the recipe; `on_epoch` is called after an epoch, before its checkpoint"

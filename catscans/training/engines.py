@@ -114,6 +114,7 @@ class TensorFlowEngine(Engine):
             warnings.warn("TensorFlow was imported before catscans, so oneDNN is not asked for: "
                           "without AVX-512 a training step takes several times as long; import catscans first, "
                           "or set TF_ENABLE_ONEDNN_OPTS=1")
+        tf.get_logger().setLevel("ERROR")    # it warns of each further network in a process, which is no mistake
         graph = functools.partial(tf.function, autograph=False, jit_compile=on_gpu() or None)
         self.t, (self.loss, self.right) = trainer, _LOSSES[trainer.head.name]()
         # for each shape its own graph: one for any shape rounds differently, and a resumed training would end elsewhere
