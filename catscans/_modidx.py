@@ -372,6 +372,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'catscans.datasets.doctor._reader': ( 'datasets/doctor.html#_reader',
                                                                                 'catscans/datasets/doctor.py'),
                                           'catscans.datasets.doctor._ready': ('datasets/doctor.html#_ready', 'catscans/datasets/doctor.py'),
+                                          'catscans.datasets.doctor._regrouped': ( 'datasets/doctor.html#_regrouped',
+                                                                                   'catscans/datasets/doctor.py'),
                                           'catscans.datasets.doctor._rows': ('datasets/doctor.html#_rows', 'catscans/datasets/doctor.py'),
                                           'catscans.datasets.doctor._says': ('datasets/doctor.html#_says', 'catscans/datasets/doctor.py'),
                                           'catscans.datasets.doctor._sentence': ( 'datasets/doctor.html#_sentence',

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from catscans.core.basics import hearing
 from catscans.datasets import leaks
 from catscans.datasets.doctor import examine, twins_of
 from catscans.datasets.added import add
@@ -166,6 +165,20 @@ def test_copies_are_one_group_with_their_patients_in_every_command(work, capsys)
     assert main(["data", "check", "mine"]) == 0
 
 
+def test_what_was_added_with_its_copies_together_is_looked_at_so(work, capsys):
+    pairs = planted(work/"set")
+    assert main(["data", "add", str(work/"set"), "--name", "mine", "--group-duplicates"]) == 0
+    capsys.readouterr()
+    pages = []
+    for what in (["mine"], [str(work/"set"), "--group-duplicates"]):
+        assert main(["data", "doctor", *what, "--json"]) == 0
+        pages.append(json.loads(capsys.readouterr().out))
+    for r in pages:
+        assert r["groups"]["key"] == "patient and duplicates" and r["groups"]["groups"] == N
+        assert r["exact"]["across"]["groups"] == r["near"]["across"]["groups"] == 0, "copies lie in one group now"
+        assert r["exact"]["pairs"] + r["near"]["pairs"] == len(pairs) and not any("keep twins in one group" in n for n in r["notes"])
+
+
 def test_no_fold_parts_a_group_and_one_did_before(work):
     pairs = planted(work/"set")
     for kw, parted in ((dict(), True), (dict(group_duplicates=True), False)):
@@ -188,7 +201,9 @@ def test_that_nobody_named_patients_is_still_said(work, recwarn):
     for group_col, said in ((False, True), (None, False)):
         recwarn.clear()
         _warn_of_siblings(from_path(work/"set", size=32, group_col=group_col, group_duplicates=True), "grouped")
-        assert any("no groups but copies of a picture are known" in str(w.message) for w in recwarn) == said
+        about = [str(w.message) for w in recwarn if "siblings" in str(w.message)]
+        assert len(about) == said and not any("drawn by image" in s for s in about), "folds are drawn by the groups of copies"
+        assert all("no groups but those of copies are known" in s for s in about)
 
 
 def test_without_copies_nothing_changes(work):
@@ -247,15 +262,3 @@ def test_images_are_compared_by_the_rule_that_is_said():
     x = np.stack([np.asarray(scene(rng, 64)) for _ in range(3)])
     images = replace(Images(x, np.array([0, 1, 0]), None, ["a", "b"], None, "", "x", np.arange(3).astype(str)), x=np.concatenate([x[:2], x[:1]]))
     assert leaks.group_duplicates(images).groups.tolist() == ["0", "1", "0"]
-
-
-def test_groups_of_copies_alone_are_called_that():
-    from catscans.transfer.folds import _warn_of_siblings
-    x = np.zeros((4, 8, 8, 3), "uint8")
-    def heard(groups, joined=None):
-        im = Images(x, np.arange(4) % 2, groups, ["a", "b"], None, "", "pets", np.arange(4).astype(str), joined=joined)
-        with hearing() as said: _warn_of_siblings(im, "grouped")
-        return said
-    [none], [copies] = heard(None), heard(np.array(list("aabc")), dict(groups_before=None))
-    assert "no groups are known (patients" in none and "drawn by image" in none
-    assert "no groups but copies of a picture are known" in copies and "drawn by image" not in copies

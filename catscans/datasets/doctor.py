@@ -509,12 +509,18 @@ def _listing_facts(li)->dict:
 
 def _grouped(images, pairs): return group_duplicates(images, pairs)   # beside options of that name
 
+def _regrouped(images, twins)->dict:
+    "the same twins, held against the groups that the images have now"
+    same, near = np.split(twins["pairs"], [twins["exact"]["pairs"]])
+    return twins | dict(exact=_twin_facts(images, same), near=_twin_facts(images, near))
+
 def _image_facts(look, group_duplicates)->dict:
     "what the files and the pixels say"
     images, items = look.images, getattr(look.listing, "items", None)
     files = None if items is None else file_facts(look.listing)
     twins = twins_of(images, items)
     tied_up = _grouped(images, twins["pairs"]) if group_duplicates else images
+    twins = _regrouped(tied_up, twins)
     found = shortcuts(tied_up, files)
     return dict(fingerprint=images.fingerprint, labels=label_facts(images), groups=_group_facts(tied_up),
                 files=files and _file_summary(files),
@@ -595,7 +601,8 @@ def _rows(r)->list:
     twins = _UNSEEN if r["exact"] is None else (f"{counted(r['exact']['pairs'], 'pair')} of byte-identical files, "
                                                 f"{counted(r['near']['pairs'], 'pair')} of near duplicates")
     files = [] if f is None else [
-        ("sizes", f"width {_range(f['width'])}, height {_range(f['height'])} pixels, {_range(f['bytes'])} bytes"),
+        ("sizes", f"width {_range(f['width'])}, height {_range(f['height'])} pixels"
+                  + (f", {_range(f['bytes'])} bytes" if f["bytes"]["most"] else "")),   # an array has no files
         ("files", f"{_counts(f['kind'])}; pixels {_counts(f['mode'])}")]
     return [("labels" if r["labels"] else "classes", label_text(r["classes"], r["labels"])),
             ("groups", "none known" if g is None else f"{g['groups']:,} ({g['key']}), images in each: {_range(g)}"),

@@ -282,7 +282,8 @@ def opener(
         e, path = entries()[name], added()[name]
         if not path.exists(): open_added(name)      # it says what to do
         span = tuple(e["range"]) if e.get("range") else None
-        return (lambda: general(path, name, **e.get("columns", {}))), span
+        reading = {k: v for k, v in e.get("columns", {}).items() if k != "group_duplicates"}   # what the reader knows
+        return (lambda: general(path, name, **reading)), span
     c = DATASETS[name]
     if c.name in TOY: return (lambda: _generated(c, 64, None, 0)), None
     if where(name) is None: raise absent(c)

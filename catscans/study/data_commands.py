@@ -163,25 +163,27 @@ def _remove(a):
 
 # %% ../../nbs/study/08_data_commands.ipynb #741ebb8e
 def _asked(a)->tuple:
-    "what the doctor is to look at, and how it is to be read; `UserError` where a name comes with ways of reading"
+    """what the doctor is to look at, and how it is to be read: images that were added with their copies in one group
+    are looked at so. `UserError` where a name comes with ways of reading"""
     reading, name = reading_of(a), str(a.path)
     a_path = "/" in name or Path(name).suffix and name not in added()
     if a_path or Path(name).expanduser().exists():
         say_both(name)
-        return a.path, reading
+        return a.path, reading | dict(group_duplicates=a.group_duplicates)
     what, span = opener(name)
     if reading:
         raise UserError(f"data doctor: received --{next(iter(reading)).replace('_', '-')} with {name}, a dataset of "
                         "catscans data list, which is read as it was added or as its card says; give the path of the "
                         "images instead")
-    return what, dict(range=span)
+    joined = entries().get(name, {}).get("columns", {}).get("group_duplicates", False)
+    return what, dict(range=span, group_duplicates=a.group_duplicates or joined)
 
 def _doctor(a):
     import pandas   # noqa: F401
     from catscans.datasets.doctor import examine, page
     try:
         what, reading = _asked(a)
-        r = examine(what, a.group_duplicates, **reading)
+        r = examine(what, **reading)
     except UserError as e:
         if a.json: print(json.dumps(dict(path=a.path, errors=[str(e)]), indent=1))
         raise

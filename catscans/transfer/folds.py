@@ -209,10 +209,12 @@ def one_fold(
 # %% ../../nbs/transfer/01_folds.ipynb #9c5107b2
 def _warn_of_siblings(images, protocol, split=SPLITS[0]):
     if protocol != "grouped" or not unnamed(images): return
-    drawn = "its folds are drawn by image and " if split == SPLITS[0] and images.groups is None else ""
-    known = "no groups are known" if images.groups is None else "no groups but copies of a picture are known"
-    note(f"{images.name}: {known} (patients, lesions, slides), so {drawn}siblings may lie on both sides; "
-         "a CSV with a column for the group names them")
+    joined = images.groups is not None       # then folds are drawn by groups, of copies
+    drawn = "its folds are drawn by image and " if split == SPLITS[0] and not joined else ""
+    note(f"{images.name}: no groups {'but those of copies ' if joined else ''}are known (patients, lesions, slides), "
+         f"so {drawn}siblings {'that are no copies ' if joined else ''}may lie on both sides; a CSV with a column for "
+         "the group names them")
+
 
 # %% ../../nbs/transfer/01_folds.ipynb #6784931c
 def _say_seen(weights, images)->dict: # source and images, or empty
