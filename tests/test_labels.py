@@ -76,7 +76,8 @@ def test_words_between_bars_are_labels(folder):
     assert (images.classes, images.y.tolist()) == (["Effusion", "Mass", "Nodule 2"], [[1, 1, 0], [0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 1]])
     assert images.counts == {"Effusion": 3, "Mass": 3, "Nodule 2": 1} and images.of(1).tolist() == [0, 2, 5] and "3 labels" in repr(images)
     assert any("--group-col 'Patient ID'" in s for s in said)
-    with hearing(): one = from_csv(folder("path,class", "0.png,a|b", "1.png,c", "2.png,c", "3.png,a|b"), 12)
+    with hearing() as said: one = from_csv(folder("path,class", "0.png,a|b", "1.png,c", "2.png,c", "3.png,a|b"), 12)
+    assert any("the | in 'a|b' is taken as part of the name of a class" in s for s in said)
     assert (one.classes, one.y.tolist()) == (["a|b", "c"], [0, 1, 1, 0])                # a bar in a name that is alone
     with pytest.raises(UserError, match="repair the row"), hearing(): from_csv(folder("path,class", "0.png,Mass|No Finding", "1.png,Mass"), 12)
     with pytest.raises(UserError, match=r"multi-label\) go into one cell, separated by \|"), hearing(): from_csv(folder("path,class", "0.png,a", "0.png,b", "1.png,a"), 12)
@@ -98,7 +99,8 @@ def test_arrays_of_several_labels(tmp_path):
     np.savez(tmp_path/"b.npz", images=x[:2], labels=single)
     with hearing(): assert from_npz(tmp_path/"b.npz", 8).y.tolist() == [1, 0]                # numbered by those that are there
     np.savez(tmp_path/"c.npz", images=x[:3], labels=np.array([[1, np.nan], [0, -1], [0, 1]]))
-    with hearing(): assert from_npz(tmp_path/"c.npz", 8, uncertain="ones").y.tolist() == [[1, 0], [0, 1], [0, 1]]
+    with hearing() as said: assert from_npz(tmp_path/"c.npz", 8, uncertain="ones").y.tolist() == [[1, 0], [0, 1], [0, 1]]
+    assert any("1 label is uncertain (-1), counted as present" in s for s in said)
     for labels, says in ((np.zeros((5, 4)), "multi-label"), (np.ones((5, 2)), "multi-label"), (rng.random((5, 2)), "multi-label"), (np.full((5, 2), 2), "multi-label")):
         np.savez(tmp_path/"d.npz", images=x, labels=labels)
         with pytest.raises(UserError, match=says), hearing(): from_npz(tmp_path/"d.npz", 8)
@@ -293,6 +295,7 @@ def test_commands_take_labels_and_say_them(tmp_path, monkeypatch, capsys):
         found = rank(target, whole=n)
     text = page(r)
     assert r["labels"]["uncertain"] == "ones" and r["labels"]["unknown"] == 0 and "2 labels" in text and "images with none of them" in text and "by group" in text
+    assert " bytes" not in text.split("files ")[0] and f"{N} images (100 used), 2 labels" in found.text()
     assert 0 < r["shortcuts"]["auc"]["brightness"]["by group"] <= 1
     assert (n, len(target), target.y.shape) == (N, 100, (100, 2)) and len(found.table) > 1 and any("several of 2 labels" in s for s in found.notes)
     assert main(["data", "add", str(tmp_path/"two.npz"), "--uncertain", "zeros"]) == 0

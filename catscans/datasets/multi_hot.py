@@ -31,12 +31,12 @@ def settle_labels(
     _say_settled(where, how, int(doubt.sum()), int(blank.sum()))
     return y, dict(uncertain=how, uncertain_labels=int(doubt.sum()), blank_labels=int(blank.sum()))
 
-_DOES = dict(ignore="are neither trained on nor scored", zeros="count as absent", ones="count as present")
+_DOES = dict(ignore="neither trained on nor scored", zeros="counted as absent", ones="counted as present")
 
 def _say_settled(where, how, doubt, blank):
     "what was done with labels that are not 0 or 1"
     others = " and ".join(f"--uncertain {u}" for u in UNCERTAIN if u != how)
-    if doubt: note(f"{where}: {counted(doubt, 'label is', 'labels are')} uncertain (-1) and {_DOES[how]} ({how}, after "
+    if doubt: note(f"{where}: {counted(doubt, 'label is', 'labels are')} uncertain (-1), {_DOES[how]} ({how}, after "
                    f"Irvin et al. 2019; the other ways: {others})")
     if blank: note(f"{where}: {counted(blank, 'label is', 'labels are')} blank and taken as absent; where one is not "
                    "known, write -1")
@@ -67,6 +67,12 @@ def single_one(
 # %% ../../nbs/datasets/21_multi_hot.ipynb #7ff7c06a
 _NONE = ("no finding", "no findings")
 
+def _say_no_bar(rows, where):
+    "that a bar was not taken to separate labels"
+    first = next(v for v, row in rows.items() if len(row) > 1 or "|" in v)
+    note(f"{where}: the | in {first[:200]!r} is taken as part of the name of a class, as none of its words stands in "
+         "another text; where it separates labels, give a column of 0 and 1 for each")
+
 def separated(
     values, # a text for each image
     where,  # what messages call the place
@@ -76,7 +82,7 @@ def separated(
     words = [[w.strip() for w in v.split("|")] for v in values]
     rows = {v: set(w) for v, w in zip(values, words)}
     often = Counter(w for row in rows.values() for w in row)
-    if not any(len(row) > 1 and any(often[w] > 1 for w in row) for row in rows.values()): return None
+    if not any(len(row) > 1 and any(often[w] > 1 for w in row) for row in rows.values()): return _say_no_bar(rows, where)
     names = natural({w for w in often if w.lower() not in _NONE and w})
     if odd := [v for v, row in rows.items() if len(row) > 1 and any(w.lower() in _NONE for w in row)]:
         raise UserError(f"{where}: received {odd[0]!r}, which names a label and says that there is none; repair the row")

@@ -103,7 +103,7 @@ class Ranking:
 def _target_line(t):
     "the images that a ranking is for"
     used = f" ({t['used']:,} used)" if t["used"] < t["images"] else ""
-    return f"{t['name']}: {t['images']:,} images{used}, {t['classes']} classes"
+    return f"{t['name']}: {t['images']:,} images{used}, {t['classes']} {'labels' if t.get('labels') else 'classes'}"
 
 def _short_cost(r):
     "what pretraining costs, in a column of a table"
@@ -357,7 +357,7 @@ def rank(
     also = {k: v for k, v in sorted(far.items(), key=lambda kv: kv[1])
             if k not in {of[c].name for c in of} and known[k].family not in lost}
     return Ranking(dict(name=images.name, images=n, used=len(im), classes=len(images.classes),
-                        fingerprint=images.fingerprint), table, verdict(d, table.index.tolist(), level), dropped,
+                        fingerprint=images.fingerprint) | (dict(labels=True) if several(im.y) else {}), table, verdict(d, table.index.tolist(), level), dropped,
                    _unavailable(probe, controls), _notes(model, probe, n, len(im), seed, left, lost, said), level,
                    also, controls, _limit("alike" in features, far, chosen), asked)
 
