@@ -3594,6 +3594,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'catscans/transfer/folds.py'),
                                          'catscans.transfer.folds._source_split': ( 'transfer/folds.html#_source_split',
                                                                                     'catscans/transfer/folds.py'),
+                                         'catscans.transfer.folds._stoppable': ( 'transfer/folds.html#_stoppable',
+                                                                                 'catscans/transfer/folds.py'),
                                          'catscans.transfer.folds._target_splits': ( 'transfer/folds.html#_target_splits',
                                                                                      'catscans/transfer/folds.py'),
                                          'catscans.transfer.folds._trainer_for': ( 'transfer/folds.html#_trainer_for',

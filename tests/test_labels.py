@@ -267,6 +267,15 @@ def test_a_backbone_goes_from_labels_to_classes_and_back(network):
 
 
 @pytest.mark.slow(1)
+@pytest.mark.parametrize("keeps, says", [(True, "the same call goes on where it was"), (False, "nothing is kept, as no workdir= was given")])
+def test_ctrl_c_says_what_is_kept_and_not_what_the_backend_did(network, monkeypatch, tmp_path, keeps, says):
+    def stop(*a): raise KeyboardInterrupt
+    monkeypatch.setattr("catscans.transfer.folds.one_fold", stop)
+    with hearing(), pytest.raises(KeyboardInterrupt, match=f"stopped in fold 1 of 2; {says}") as e:
+        finetune(None, two(), Recipe(lr=1e-3, batch=32, epochs=3), folds=2, trainer=network, **(dict(workdir=tmp_path) if keeps else {}))
+    assert e.value.__suppress_context__ and e.value.__cause__ is None
+
+
 def test_labels_that_do_not_fit_the_head_are_refused(network):
     for y, says in ((two().y[:, 0], "allowed are rows of 2 labels"), (two().y + 1, "allowed are rows of 2 labels"), (np.full((N, 2), -1), "2 of 2 labels are known of none")):
         with pytest.raises(UserError, match=says): weights_after(network, y)

@@ -10,6 +10,7 @@ __all__ = ['Progress', 'How', 'Pretrained', 'Pretraining', 'pretrain', 'Folds', 
 import json, time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
@@ -246,6 +247,14 @@ def _target_splits(how, images, protocol, folds)->Splits:
     return say_split(images, how.world.make_splits(images.y, images.groups, protocol, folds, seed, how.max_train,
                                                    images.classes, images.name))
 
+@contextmanager
+def _stoppable(i, folds, path):
+    "Ctrl-C ends in one sentence, without what the backend was doing"
+    try: yield
+    except KeyboardInterrupt:
+        kept = "the same call goes on where it was" if path else "nothing is kept, as no workdir= was given"
+        raise KeyboardInterrupt(f"stopped in fold {i+1} of {folds}; {kept}") from None
+
 def _all_folds(done, splits, images, earlier, saw=None, notes=()):
     "`Folds` from what each fold gave"
     cat = np.concatenate
@@ -289,7 +298,9 @@ def finetune(
             start = how.start_of_fold(trainer, f, i) if how.start_of_fold else source_weights
             it = OneFold(images, f, start, seed_for(key, "fold", i), key,
                          path and path.with_name(f"fold{i+1}-checkpoint.npz"))
-            kept = one_fold(trainer, recipe, it, lambda e, n, log: say(i, e, log, len(f.train)), how.world.summarise)
+            with _stoppable(i, folds, path):
+                kept = one_fold(trainer, recipe, it, lambda e, n, log: say(i, e, log, len(f.train)),
+                                how.world.summarise)
             if path:
                 keep_fold(path, mine, *kept)
                 it.checkpoint.unlink(missing_ok=True)
