@@ -119,6 +119,15 @@ def test_folder_and_zip_agree_and_the_store_keeps_what_was_settled(folder, tmp_p
     assert a.subset([0, 2]).labels == a.labels and a.subset([0, 2]).y.shape == (2, 3)
 
 
+def test_notes_on_an_archive_that_is_added_name_the_archive(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CATSCANS_DATA", str(tmp_path/"data")); monkeypatch.setenv("CATSCANS_WORK", str(tmp_path/"work")); (tmp_path/"data").mkdir()
+    folder(*CHEXPERT)
+    with zipfile.ZipFile(tmp_path/"all.zip", "w") as z: [z.write(f, f.name) for f in sorted(tmp_path.glob("*.png")) + [tmp_path/"labels.csv"]]
+    assert main(["data", "add", str(tmp_path/"all.zip")]) == 0
+    said = "".join(capsys.readouterr().err.split())
+    assert f"{tmp_path}/all.zip/labels.csv:thecolumn" in said and ".adding-" not in said
+
+
 # folds
 
 @pytest.mark.parametrize("protocol", ["grouped", "described", "published"])

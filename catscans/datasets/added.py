@@ -116,7 +116,8 @@ def add(
         with hidden_folder(base, "adding") as tmp:
             got = _contents(extract(path, tmp/"all"))
             what = kind(got)
-            try: images = _read(got, what, name, CHECK_SIZE, say, range=span, inside=True,
+            told = say and (lambda m: say(m.replace(str(got), str(path))))       # what is unpacked is moved afterwards
+            try: images = _read(got, what, name, CHECK_SIZE, told, range=span, inside=True,
                                       **_columns(got, what, columns))
             except UserError as e: raise UserError(str(e).replace(str(got), str(path))) from e
             place = base/(name if got.is_dir() else f"{name}.{'npz' if what == 'npz' else 'csv'}")
