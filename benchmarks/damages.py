@@ -631,6 +631,7 @@ def lambda_keras(box, rng):
     import keras
     i = keras.Input((32, 32, 3))
     keras.Model(i, keras.layers.Lambda(lambda x: __import__("os").system("touch ran") or x)(i)).save(box/"net.keras")
+    Path("ran").unlink(missing_ok=True)     # making it has run it, here; what counts is the folder of the trial
     return box/"net.keras"
 
 
