@@ -10,7 +10,8 @@ import pytest
 
 import processes  # noqa: F401  it keeps the environment as it is now
 
-os.environ["COLUMNS"] = "9999"      # xdist says 80 to its workers; files of tests keep copies of the environment for commands of their own
+# xdist says 80 to its workers, and files of tests keep copies of the environment for commands of their own
+if "PYTEST_XDIST_WORKER" in os.environ: os.environ["COLUMNS"] = "9999"
 
 
 @pytest.fixture(autouse=True)
