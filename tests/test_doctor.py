@@ -701,3 +701,29 @@ def test_where_near_duplicates_are_not_looked_for_it_is_said(tmp_path):
     full, quick = checks(images), checks(images, most=39)
     assert any("near duplicates (1 across classes)" in s for s in full) and not any("not looked for" in s for s in full)
     assert any("near duplicates among 40 images were not looked for" in s for s in quick) and any("byte-identical" in s for s in quick)
+
+
+def test_what_is_said_while_images_are_read_is_kept_with_them(tmp_path, monkeypatch):
+    "masks left out, columns taken: in notes, in what a run says and in the register, without the place on this machine; the page says it once"
+    from catscans.datasets.added import add, entries
+    from catscans.datasets.doctor import checks
+    from catscans.datasets.own import from_csv, from_folder, from_path
+    for k in ("DATA", "WORK"): monkeypatch.setenv(f"CATSCANS_{k}", str(tmp_path/k))
+    (tmp_path/"DATA").mkdir()
+    rng, here = np.random.default_rng(0), tmp_path/"set"
+    for c in "ab":
+        (here/c).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(rng.integers(0, 255, (20, 20, 3), np.uint8)).save(here/c/f"{i}.png")
+            Image.fromarray(np.uint8(255*(rng.random((20, 20)) > .5))).save(here/c/f"{i}_mask.png")
+    said = "20 images are left out: masks or thumbnails by their name"
+    for images in (from_path(here, size=16), from_folder(here, size=16)):
+        assert [n for n in images.notes if said in n] == [n for n in checks(images) if said in n] != []
+        assert not any(str(tmp_path) in n for n in images.notes)
+    assert page(examine(here)).count(said) == 1
+    add(here, "mine")
+    assert any(said in n for n in entries()["mine"]["checks"])
+    (here/"labels.csv").write_text("path;class\n" + "".join(f"{c}/{i}.png;{c}\n" for c in "ab" for i in range(10)))
+    for images in (from_path(here, size=16), from_csv(here/"labels.csv", size=16)):
+        assert any("cut at semicolons" in n for n in images.notes) and not any(str(tmp_path) in n for n in images.notes)
+    assert page(examine(here)).count("cut at semicolons") == 1

@@ -18,7 +18,7 @@ from ..core.basics import UserError, counted, gathering, hearing, listed
 from ..metrics.labels import several, UNKNOWN
 from .images import Images, Listing, Swapped
 from .tidy import natural, part_of, spelled, twin_key, without
-from .own import listing_of, there
+from .own import listing_of, there, without_place
 from .splits import check_classes, make_splits, official_splits, shared_group_rate, split_text
 from .leaks import CORRELATION, SIDE, exact_twins, group_duplicates, near_pairs, unnamed
 from .store import build
@@ -444,7 +444,7 @@ class _Look:
     images:object = None     # Images
     said:list = field(default_factory=list)
     errors:list = field(default_factory=list)
-    def hear(self, heard, where): self.said += [m.removeprefix(f"{where}: ") for m in heard]
+    def hear(self, heard, where): self.said += [without_place(m, where) if str(where) else m for m in heard]
 
 def _reader(what, reading)->tuple:
     "what reads a dataset, and how its messages call it; `UserError` where nothing is there"

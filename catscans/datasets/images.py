@@ -122,6 +122,7 @@ class Listing:
     whole:object=None        # the listing that this one is a subset of
     labels:dict|None=None    # where images have several labels: what became of uncertain and blank ones
     joined:dict|None=None    # what joining duplicates has changed in its groups, as of `leaks.join`
+    said:tuple=()            # what was noted while it was read, a sentence each
 
     def __len__(self): return len(self.y)
     def subset(self, index):

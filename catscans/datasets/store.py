@@ -441,7 +441,7 @@ def _alike(li, depths, span):
 def _of_files(images, li):
     "the images with the files that they were decoded from"
     if images.left_out: li = li.subset(np.flatnonzero(~np.isin(as_texts(li.paths), [n for n, _ in images.left_out])))
-    said = [li.joined["said"]] if li.joined else []
+    said = [*li.said, *([li.joined["said"]] if li.joined else [])]
     return replace(images, listing=li, joined=li.joined, notes=(*images.notes, *said))
 
 def _of_place(root=None, workers=None): return root, workers or os.cpu_count()
@@ -479,7 +479,8 @@ def build(
                   range=span, notes=[*said, *_pixel_notes(li, w, span), *heard],
                   **(dict(labels=li.labels) if li.labels else {}))
     images = _of_files(_stored(path, li.card, fill, resume=True), li)
-    for s in images.notes: note(f"{li.name}: {s}")
+    for s in images.notes:
+        if s not in li.said: note(f"{li.name}: {s}")
     return images
 
 # %% ../../nbs/datasets/04_store.ipynb #6c70d2a1
