@@ -580,6 +580,7 @@ def test_command_is_light(tmp_path):
     assert isinstance(rows[27]["recomputed"], int) and isinstance(rows[7]["printed"], float) and isinstance(rows[7]["recomputed"]["pearson_r"], float)
 
 
+@pytest.mark.wrapped
 @pytest.mark.slow(6)
 def test_command_audits_a_copy_whatever_the_verdicts(tmp_path):
     assert run("published", "export", str(tmp_path/"copy"), cwd=tmp_path).returncode == 0

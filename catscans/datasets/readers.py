@@ -154,9 +154,9 @@ def _check_empty(tree, got, where):
     held = {r.split("/")[0] for r in inner if is_image(r)}
     if empty := natural({r.split("/")[0] for r in inner if "/" in r} - held):
         other = sorted({Path(r).suffix or r for r in inner if r.split("/")[0] in empty and not r.endswith("/")})
-        raise UserError(f"{where}: no image in class {', '.join(empty[:5])}"
-                        + (f" (found {', '.join(other[:5])})" if other else "")
-                        + f"; allowed are {' '.join(_IMAGE_SUFFIXES)}")
+        refuse(f"{where}: no image in class {', '.join(empty[:5])}"
+               + (f" (found {', '.join(other[:5])})" if other else "")
+               + f"; allowed are {' '.join(_IMAGE_SUFFIXES)}")
 
 # %% ../../nbs/datasets/05_readers.ipynb #fccaa8ac
 def read_folder_listing(

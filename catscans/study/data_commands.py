@@ -166,7 +166,7 @@ def _asked(a)->tuple:
     """what the doctor is to look at, and how it is to be read: images that were added with their copies in one group
     are looked at so. `UserError` where a name comes with ways of reading"""
     reading, name = reading_of(a), str(a.path)
-    a_path = "/" in name or Path(name).suffix and name not in added()
+    a_path = not name.strip() or "/" in name or Path(name).suffix and name not in added()
     if a_path or Path(name).expanduser().exists():
         say_both(name)
         return a.path, reading | dict(group_duplicates=a.group_duplicates)
