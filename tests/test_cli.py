@@ -179,7 +179,7 @@ def test_data(env):
     assert out[0].split() == ["name", "images", "classes", "state", "licence"] and out[2] == "The paper's nine" and out[3].startswith("  imagenet ")      # grouped, a line per dataset
     cards = out[:next((i for i, l in enumerate(out) if l.startswith("Copies in ")), None)]       # decoded copies of others stand below
     assert [l.split()[0] for l in cards if l.startswith("  ")] == short(CATALOGUE)
-    assert catscans(env, "data", "where", "toy-dtd").stdout.strip() == "toy-dtd is generated"
+    assert catscans(env, "data", "where", "toy-dtd").stdout.splitlines()[0] == "toy-dtd is generated"
     assert "fingerprint" in catscans(env, "data", "check", "toy-kimia960").stdout
 
 

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from catscans.core.basics import UserError, hearing
 from catscans.core.grid import Run, get_profile
-from catscans.datasets.doctor import examine, page
+from catscans.datasets.doctor import examine, label_facts, page
 from catscans.datasets.images import Images, fingerprint
 from catscans.datasets.own import from_csv, from_npz, from_path
 from catscans.datasets.splits import make_splits, official_splits, single_split
@@ -333,4 +333,5 @@ def test_label_columns_can_be_named(folder):
 
 
 def test_who_has_none_of_the_labels_is_only_who_is_known_to_have_none():
-    assert examine(lambda: two(unknown=.3))["labels"]["none"] == int((two(unknown=.3).y == 0).all(1).sum()) > 0
+    images = two(unknown=.3)
+    assert label_facts(images)["none"] == int((images.y == 0).all(1).sum()) > 0

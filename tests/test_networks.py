@@ -82,6 +82,7 @@ def test_the_networks_that_keras_has_not_have_the_numbers_of_their_cards():
     assert NETWORKS["squeezenet"].parameters + 513_000 == NETWORKS["squeezenet"].published
 
 
+@pytest.mark.slow(3)
 def test_cut_networks_keep_their_weights():
     "a whole network's weights fit the cut one, which then computes what the whole one does up to there"
     whole, cut, x = network("efficientnet-lite0", 2, 32), network("efficientnet-lite0", 2, 32, cut="block3"), pixels(32)
@@ -93,6 +94,7 @@ def test_cut_networks_keep_their_weights():
     np.testing.assert_allclose(np.asarray(got), np.asarray(part(x)).mean((1, 2)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow(2)
 def test_training_draws_the_same_in_every_build():
     "of blocks that are passed by, too, whose seeds Keras would draw anew"
     x, made = pixels(32, 8), []
@@ -238,6 +240,7 @@ def write_keras2(path, weights, head="dense_1"):
         root.attrs["layer_names"] = [n.encode() for n in groups]
 
 
+@pytest.mark.slow(7)
 def test_weights_that_keras_2_wrote_are_read(tmp_path):
     given = network(CUT, 3, 32)
     put(given, drawn(given))
@@ -252,6 +255,7 @@ def test_weights_that_keras_2_wrote_are_read(tmp_path):
         network("resnet50-conv3", 3, 32, weights=tmp_path/"old.h5")
 
 
+@pytest.mark.slow(6)
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".h5"])
 def test_a_network_that_somebody_wrapped_is_read(suffix, tmp_path):
     "resnet50 below a head of their own, as a layer of theirs; also in the layout that Keras 3 still writes for Keras 2"
