@@ -25,6 +25,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'catscans.core.basics.seed_for': ('core/basics.html#seed_for', 'catscans/core/basics.py'),
                                       'catscans.core.basics.tell': ('core/basics.html#tell', 'catscans/core/basics.py'),
                                       'catscans.core.basics.unpack': ('core/basics.html#unpack', 'catscans/core/basics.py'),
+                                      'catscans.core.basics.within': ('core/basics.html#within', 'catscans/core/basics.py'),
                                       'catscans.core.basics.wrapped': ('core/basics.html#wrapped', 'catscans/core/basics.py')},
             'catscans.core.commands': { 'catscans.core.commands.Parser': ('core/commands.html#parser', 'catscans/core/commands.py'),
                                         'catscans.core.commands.Parser.error': ( 'core/commands.html#parser.error',

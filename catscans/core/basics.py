@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'NARROWEST', 'UserError', 'nearest', 'choose', 'columns', 'wrapped', 'tell', 'Note', 'note', 'hearing',
-           'gathering', 'refuse', 'counted', 'patch_to', 'digest', 'seed_for', 'pack', 'unpack', 'plain', 'r_text',
-           'p_text', 'listed']
+           'within', 'gathering', 'refuse', 'counted', 'patch_to', 'digest', 'seed_for', 'pack', 'unpack', 'plain',
+           'r_text', 'p_text', 'listed']
 
 # %% ../../nbs/core/02_basics.ipynb #3c336a5d
 import base64, difflib, hashlib, json, math, os, re, sys, textwrap, warnings, zlib
@@ -111,15 +111,24 @@ def hearing():
     said += [str(w.message) for w in heard]
 
 # %% ../../nbs/core/02_basics.ipynb #376d47da
+@contextmanager
+def within(
+    setting:ContextVar,
+    value,
+):
+    "Within the block a setting has this value, and the one of before after it."
+    token = setting.set(value)
+    try: yield value
+    finally: setting.reset(token)
+
 _GATHERED = ContextVar("gathered", default=None)
 
 @contextmanager
 def gathering():
     "Within the block what `refuse` says is collected, each once; a `UserError` that is raised ends it and is the last."
-    token = _GATHERED.set(said := [])
-    try: yield said
-    except UserError as e: said += [str(e)]*(str(e) not in said)
-    finally: _GATHERED.reset(token)
+    with within(_GATHERED, []) as said:
+        try: yield said
+        except UserError as e: said += [str(e)]*(str(e) not in said)
 
 def refuse(
     text:str, # what was received, what is allowed, what to do next

@@ -8,12 +8,11 @@ __all__ = ['KEPT_FROM', 'reading_all', 'sign_of', 'may_be_kept', 'file_hash', 'd
 
 # %% ../../nbs/datasets/18_contents.ipynb #b470fcc5
 import hashlib, json, os, time, zipfile
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from ..core.basics import digest, UserError
+from ..core.basics import digest, UserError, within
 from ..core.files import atomic
 from .depths import Depth, EIGHT, depth_of, may_be_deep, plain_head
 from .dicom import LacksPydicom
@@ -24,12 +23,9 @@ KEPT_FROM, _REST = 64_000_000, 2*10**9       # bytes of a dataset; nanoseconds
 
 _READ_ALL = ContextVar("read_all", default=False)
 
-@contextmanager
 def reading_all():
     "Within the block no kept hash is believed: every file is read."
-    token = _READ_ALL.set(True)
-    try: yield
-    finally: _READ_ALL.reset(token)
+    return within(_READ_ALL, True)
 
 def sign_of(
     path,

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
-from ..core.basics import UserError, choose, counted, digest, note
+from ..core.basics import UserError, choose, counted, digest, note, within
 from ..core.files import locked, settle, work_dir, work_root
 from .images import Images, Listing, RESAMPLE, Swapped, UNREADABLE, as_texts, decode, hashed_pixels
 from .images import sealed_hash
@@ -354,12 +354,9 @@ def check_size(size)->int:
 # %% ../../nbs/datasets/04_store.ipynb #1c9e90a9
 _READ_WHOLE = ContextVar("read_whole", default=False)
 
-@contextmanager
 def whole_stores():
     "Within the block every store is compared with its seal when it is opened, and made again where a byte differs."
-    token = _READ_WHOLE.set(True)
-    try: yield
-    finally: _READ_WHOLE.reset(token)
+    return within(_READ_WHOLE, True)
 
 # %% ../../nbs/datasets/04_store.ipynb #f368a75a
 @contextmanager
