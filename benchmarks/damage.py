@@ -9,7 +9,7 @@ What came of a trial: `mended` (made again, or gone on, with the same bits), `no
 damage was taken away the same command ended with the same bits), `named` (by `catscans check`, of something that nobody was about to read);
 or, each of them a fault: WRONG (other results under the name of the old ones, or damage that nothing finds), LOST (work that was done and not
 damaged is gone), TRACEBACK. Outcomes are lines of a file, so that a stopped benchmark goes on; seeded, so that a trial can be repeated."""
-import argparse, contextlib, csv, hashlib, json, os, platform, random, shutil, signal, subprocess, sys, tempfile, time, traceback
+import argparse, contextlib, csv, hashlib, json, os, platform, random, re, shutil, signal, subprocess, sys, tempfile, time, traceback
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -275,6 +275,7 @@ class Bench:
 def plain(text, folder):
     "a line without the names of this machine's folders"
     for d in (str(folder), str(ROOT), tempfile.gettempdir()): text = text.replace(d, "...")
+    text = re.sub(r"(\.\.\./)?\btrial\d+/", "", text)       # the copy of the project that a trial had
     return " ".join(text.split())[:300]
 
 
