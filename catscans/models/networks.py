@@ -13,12 +13,12 @@ from importlib.resources import files
 from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, choose, note
-from .backend import dtype_policy, fused_norms, product_convolutions
+from .backend import dtype_policy
 from .cbr import CBR, cbr
 from .formats import fit_names, read_weights
 from .imagenet import checked, lite0_weights, missing, places
 from .lite import efficientnet_lite0
-from .resnet import resnet50
+from .resnet import resnet50, with_head
 from .scaling import SCALINGS, scaling_layer
 from .squeezenet import squeezenet_layers
 from .weights import set_backbone
@@ -165,10 +165,7 @@ class Build:
 def _classifier(base, n_classes, how, name):
     "pooling, dropout and a head on a network, as `resnet50` has them"
     import keras
-    x = keras.layers.GlobalAveragePooling2D(name="avg_pool", dtype="float32")(base.outputs[0])
-    x = keras.layers.Dropout(how.dropout, seed=0, name="dropout", dtype="float32")(x)
-    p = keras.layers.Dense(n_classes, activation="softmax", name="predictions", dtype="float32")(x)
-    model = product_convolutions(fused_norms(keras.Model(base.inputs[0], p, name=name)))
+    model = with_head(base.inputs[0], base.outputs[0], n_classes, how.dropout, "softmax", name)
     drops = [l for l in model.layers if isinstance(l, keras.layers.Dropout) and l.name != "dropout" and l.rate]
     # Keras draws a seed for each: two builds would not train alike
     for i, l in enumerate(drops, 1): l.seed_generator.state.assign(np.array([i, 0], "uint32"))
