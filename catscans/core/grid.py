@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PAPER_SOURCES', 'PAPER_TARGETS', 'NOT_RECORDED', 'PROTOCOLS', 'PROFILES', 'Profile', 'get_profile', 'Run', 'runs',
-           'seeds_of', 'part_of']
+           'cells_of', 'seeds_of', 'part_of']
 
 # %% ../../nbs/core/04_grid.ipynb #f6d7c3c1
 from dataclasses import dataclass
 from pathlib import Path
 from .basics import UserError, choose
 from .files import results_dir, work_dir
+from .strategies import strategy_of
 
 # %% ../../nbs/core/04_grid.ipynb #7ade9c20
 PAPER_SOURCES = ("imagenet", "stl10", "sti10", "dtd", "isic2018", "chest", "pcam-middle", "pcam-small", "kimia960")
@@ -45,6 +46,9 @@ class Profile:
     ready:tuple = ()         # sources whose weights come with Keras: not pretrained here
     note:str = ""            # what the profile can and cannot show
     budget:str = ""          # expected wall time, printed in the report
+    cells:tuple = ()         # (source, target, strategy): further cells; `pairs` are fine-tuned whole
+    split:str = "folds"      # or draws: one held-out half, and each fold another draw of `max_train` images of the rest
+    more_folds:tuple = ()    # (source, n): sources with other numbers of folds or draws
     # to be done in minutes: estimators that are slow, or that need the networks of all sources, are left out
     quick:bool = False
 
@@ -119,15 +123,21 @@ class Run:
     profile:str = "toy"
     protocol:str = "grouped"
     seed:int = 1
+    strategy:str = ""  # slug of core.strategies; empty: the whole network is fine-tuned
 
     @property
     def kind(self): return "pretrain" if self.target is None else "finetune"
     @property
     def slug(self)->str:
         pair = self.source if self.target is None else f"{self.source}--{self.target}"
-        return f"{self.kind}-{pair}-{self.protocol}-s{self.seed}"
+        return f"{self.kind}-{pair}-{self.protocol}-s{self.seed}" + (f"-{self.strategy}" if self.strategy else "")
     @property
-    def pretraining(self): return Run(self.source, None, self.profile, self.protocol, self.seed)   # of its source
+    def pretraining(self): # of its source
+        return Run(self.source, None, self.profile, self.protocol, self.seed, strategy_of(self.strategy).pretraining.slug)
+    @property
+    def before(self): # of a pretraining that starts from another source: that one's, or None
+        via = strategy_of(self.strategy).via
+        return Run(via, None, self.profile, self.protocol, self.seed) if self.target is None and via else None
     @property
     def record(self)->Path: return results_dir(self.profile)/"records"/f"{self.slug}.json"
     @property
@@ -140,16 +150,37 @@ def runs(
     targets=None,            # only these targets (default: all)
     protocol:str|None=None,  # default: the profile's
     seeds=None,              # only these seeds (default: the profile's)
+    strategies=None,         # only these, as slugs (default: the profile's pairs and cells)
 )->list: # of Run, seed by seed, pretrainings first: whenever time runs out, what is there is a balanced part
     "The grid of a profile, or a part of it. Unknown names raise `UserError`."
     p = get_profile(profile) if isinstance(profile, str) else profile
     sources = [_resolve(p, "source", s, (*p.sources, "random")) for s in sources] if sources else (*p.sources, "random")
     targets = [_resolve(p, "target", t, p.targets) for t in targets] if targets else p.targets
     protocol = choose("protocol", p.protocol if protocol is None else protocol, PROTOCOLS)
-    pairs = [(s, t) for s, t in p.pairs if s in sources and t in targets]
-    needed = [s for s in p.sources if s in sources and s not in p.ready]
-    return [Run(s, t, p.name, protocol, seed) for seed in seeds or seeds_of(p)
-            for s, t in [*((s, None) for s in needed), *pairs]]
+    cells = [(s, t, how) for s, t, how in cells_of(p, strategies) if s in sources and t in targets]
+    needed = [(s, None, "") for s in p.sources if s in sources and s not in p.ready and not strategies]
+    needed += [(s, None, how) for s, _, how in _pretrained(p, cells)]
+    return [Run(s, t, p.name, protocol, seed, how) for seed in seeds or seeds_of(p)
+            for s, t, how in dict.fromkeys([*needed, *cells])]
+
+def cells_of(
+    p:Profile,
+    strategies=None, # as slugs: every pair of the profile by each of these; default: its pairs and cells
+)->list: # of (source, target, strategy)
+    "The fine-tunings of a profile. `UserError` where a strategy is unknown."
+    if not strategies: return [*((s, t, "") for s, t in p.pairs), *p.cells]
+    return [(s, t, how) for how in (strategy_of(h).slug for h in strategies) for s, t in p.pairs if _fits(p, s, how)]
+
+def _fits(p, source, how)->bool:
+    "a source that is not pretrained here can have nothing before it"
+    of = strategy_of(how).pretraining
+    return not of.slug or source not in ("random", *p.ready)
+
+def _pretrained(p, cells)->list:
+    "the pretrainings that cells start from, each after the one before it"
+    of = [(s, strategy_of(how).pretraining) for s, _, how in cells if s not in ("random", *p.ready)]
+    return [(s, None, how) for source, pre in of
+            for s, how in (*(((pre.via, ""),) if pre.via and pre.via not in p.ready else ()), (source, pre.slug))]
 
 def seeds_of(p:Profile)->tuple: return p.seeds or (p.seed,)
 
