@@ -368,13 +368,16 @@ def split_text(
     f = splits.folds[0]
     parts = dict(train=f.train, val=f.valid, test=f.test)
     sizes = ", ".join(f"{len(v):,} {k}" for k, v in parts.items() if len(v))
+    if splits.protocol == "draws":
+        return (f"{splits.k} draws of {len(f.train):,} training images, scored on the same {len(f.test):,} held-out "
+                f"images, seed {splits.seed}")
     if splits.protocol != "official":
         what = f"{splits.k} folds" if splits.k > 1 else f"one split ({sizes})"
         return f"{what} cut anew, protocol {splits.protocol}, seed {splits.seed}"
     if splits.k > 1: return f"the official split of the data, {splits.k} folds"
     return f"the official split of the data: {sizes}"
 
-SPLITS = ("folds", "official")   # cut anew; the one that the data carry
+SPLITS = ("folds", "official", "draws")   # cut anew; the one that the data carry; a held-out half and draws of the rest
 
 def say_split(
     images,         # datasets.Images
@@ -394,6 +397,6 @@ def splits_of(
     protocol:str="grouped", k:int=5, seed:int=1, max_train:int|None=None,  # as for `make_splits`
 )->Splits:
     "The splits that are asked for, and a note that says which they are. `UserError` where there are none such."
-    if choose("split", split, SPLITS) == "official": return say_split(images, official_splits(images, max_train, seed))
+    if choose("split", split, SPLITS[:2]) == "official": return say_split(images, official_splits(images, max_train, seed))
     return say_split(images, make_splits(images.y, images.groups, protocol, k, seed, max_train, images.classes,
                                          images.name))
