@@ -160,12 +160,13 @@ class Build:
     dropout:float = .5           # before the head (Table III)
     precision:str = "float32"    # of the convolutions; scaling, pooling, head and loss are float32 always
     scaling:str|None = None      # key of SCALINGS; default: what the weights say, else the card's
+    head:str = "softmax"         # or sigmoid, where an image can have several labels
 
 # %% ../../nbs/models/11_networks.ipynb #13b559de
 def _classifier(base, n_classes, how, name):
     "pooling, dropout and a head on a network, as `resnet50` has them"
     import keras
-    model = with_head(base.inputs[0], base.outputs[0], n_classes, how.dropout, "softmax", name)
+    model = with_head(base.inputs[0], base.outputs[0], n_classes, how.dropout, how.head, name)
     drops = [l for l in model.layers if isinstance(l, keras.layers.Dropout) and l.name != "dropout" and l.rate]
     # Keras draws a seed for each: two builds would not train alike
     for i, l in enumerate(drops, 1): l.seed_generator.state.assign(np.array([i, 0], "uint32"))
@@ -211,7 +212,7 @@ def _built(arch, n_classes, size, imagenet, how):
     "a network without a file's weights; the paper's ResNet50 is `resnet50`'s, bit for bit"
     card, cut = name_and_cut(arch)
     if card.name == "resnet50" and how.scaling == card.scaling:
-        build = lambda weights: resnet50(n_classes, size, weights, how.dropout, arch, how.precision)
+        build = lambda weights: resnet50(n_classes, size, weights, how.dropout, arch, how.precision, how.head)
         return _downloaded(card, build) if imagenet else build(None)
     with dtype_policy(how.precision): base = trunk(arch, size, how.scaling, imagenet)
     return _classifier(base, n_classes, how, arch.replace("-", "_"))
@@ -223,12 +224,13 @@ def network(
     size:int,                    # image side in pixels
     weights:str|Path|None=None,  # None (random), "imagenet", or a file that `read_weights` knows
     cut:str|None=None,           # where the network ends early, one of the card's cuts; None: whole
-    **settings,                  # of `Build`: dropout, precision, scaling
-):  # keras.Model: (n, size, size, 3) RGB 0..255 -> (n, n_classes) softmax
+    **settings,                  # of `Build`: dropout, precision, scaling, head
+):  # keras.Model: (n, size, size, 3) RGB 0..255 -> (n, n_classes) probabilities
     """A network + GlobalAveragePooling2D + Dropout + Dense, as the paper's ResNet50 (section IV.A).
     A file with another head gives what is below it.
     `UserError` where there is no such network, or weights are not there or not its own."""
     how, (card, cut) = Build(**settings), name_and_cut(name, cut)
+    choose("head", how.head, ("softmax", "sigmoid"))
     if n_classes < 2: raise UserError(f"a classifier needs at least 2 classes, received {n_classes}")
     imagenet = weights == "imagenet"
     found, facts = _given(card, weights)

@@ -94,7 +94,8 @@ def random_weights(
     seed:int,
     only=lambda name: True,  # which variables; the others are passed over without changing these
 )->dict:
-    "Fresh weights for every variable: Glorot-uniform kernels, zero biases, BatchNorm at identity."
+    """Fresh weights for every variable: Glorot-uniform kernels, those of depthwise convolutions by channel, zero biases,
+    BatchNorm at identity."""
     rng, out = np.random.default_rng(seed), {}
     for v in model.weights:
         k, s = v.path.removeprefix(f"{model.name}/"), tuple(v.shape)
@@ -102,7 +103,9 @@ def random_weights(
         if not only(k): rng.bit_generator.advance(int(np.prod(s))*k.endswith("kernel"))
         elif k.endswith("kernel"):   # not in threads: each would keep its own heap, 150 MB in all
             field = int(np.prod(s[:-2]))
-            limit = np.sqrt(6/(field*(s[-2]+s[-1])))
+            # a depthwise kernel looks at one channel: s[-2] are channels side by side
+            ways = 2 if len(s) == 4 and s[-1] == 1 < s[-2] else s[-2]+s[-1]
+            limit = np.sqrt(6/(field*ways))
             out[k] = rng.uniform(-limit, limit, s).astype("float32")
         else: out[k] = (np.ones if k.endswith(("gamma", "moving_variance")) else np.zeros)(s, "float32")
     return out
