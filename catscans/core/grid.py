@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER_SOURCES', 'PAPER_TARGETS', 'NOT_RECORDED', 'PROTOCOLS', 'PROFILES', 'Profile', 'get_profile', 'Run', 'runs',
-           'cells_of', 'seeds_of', 'part_of']
+           'cells_of', 'seeds_of', 'folds_of', 'part_of']
 
 # %% ../../nbs/core/04_grid.ipynb #f6d7c3c1
 from dataclasses import dataclass
@@ -183,6 +183,8 @@ def _pretrained(p, cells)->list:
             for s, how in (*(((pre.via, ""),) if pre.via and pre.via not in p.ready else ()), (source, pre.slug))]
 
 def seeds_of(p:Profile)->tuple: return p.seeds or (p.seed,)
+
+def folds_of(p:Profile, source:str)->int: return dict(p.more_folds).get(source, p.folds)   # folds, or draws, of its pairs
 
 # %% ../../nbs/core/04_grid.ipynb #0ff4743b
 def part_of(

@@ -19,15 +19,14 @@ from ..datasets import toy
 from ..datasets.images import fingerprint
 from ..datasets.loading import load
 from ..models.weights import load_weights
-from ..transfer.world import HERE, World, settings_of, threads_for
+from ..transfer.world import HERE, World, recipe_of, settings_of, threads_for
 from .plan import Step, notebook, read_json
 
 # %% ../../nbs/study/01_done.ipynb #4567ddbd
 def expected_settings(run, world=HERE):
     "what a record's settings must say today"
     p = world.profile(run.profile)
-    recipe = world.recipe_for(p.recipe, run.kind, run.target or run.source, run.protocol, run.source)
-    said = settings_of(run, p, recipe, p.threads)
+    said = settings_of(run, p, recipe_of(run, world), p.threads)
     return {k: v for k, v in said.items() if k not in ("augment", "selection")}     # words for a reader
 
 # %% ../../nbs/study/01_done.ipynb #16207bd5
@@ -55,7 +54,7 @@ def _training_problem(step, got, world)->Why:
     "of a pretraining or fine-tuning"
     if got.get("slug") != step.slug: return Why(f"holds {got.get('slug')!r}", "damaged")
     old = dict(precision="float32") | got.get("settings", {})
-    now = expected_settings(step.run, world) | dict(split="folds")     # said only by a record of an official split
+    now = expected_settings(step.run, world) | dict(split=world.profile(step.profile).split)   # unsaid by folds
     if now.get("precision") == "auto": del now["precision"]      # what it came to depends on the device
     # a number that was asked for throws away no record of the profile's own
     if old.get("threads") == threads_for(world.profile(step.profile)): del now["threads"]
@@ -120,6 +119,8 @@ def drawn_from(step)->str:
 # %% ../../nbs/study/01_done.ipynb #29ef4099
 def starts_from(step, world=HERE):
     "the pretraining whose weights a step reads, or None"
+    if step.run and step.run.before and step.run.before.source not in world.profile(step.profile).ready:
+        return step.run.before
     if step.run and step.run.target and step.run.source not in ("random", *world.profile(step.profile).ready):
         return step.run.pretraining
     if step.notebook == "similarity":

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from ..core import protocols
 from ..core.basics import UserError, choose
+from ..core.strategies import strategy_of
 from ..records.authors import record
 from ..models.backend import on_gpu
 from .schedules import lr_at
@@ -133,13 +134,15 @@ def recipe_for(
     dataset:str,# source of a pretraining, target of a fine-tuning
     protocol:str="grouped",
     source:str|None=None,  # of a fine-tuning: `published` has a learning rate per pair
+    strategy:str="",       # slug of core.strategies
 )->Recipe:
     """The recipe of one run, with what `protocols` says of schedule, learning rate, dropout and BatchNorm.
     `UserError` where it has no settings for the dataset."""
     table = RECIPES[choose("recipe", name, RECIPES)][kind]
-    if dataset not in table and "*" not in table:
-        raise UserError(f"recipe {name!r} has no {kind} settings for {dataset!r}; it has {', '.join(table)}")
-    r = replace(table.get(dataset, table.get("*")), batchnorm=protocols.batchnorm(protocol))
+    begun = strategy_of(strategy).via if kind == "pretrain" else source    # a rate can depend on where one starts
+    key = next((k for k in (dataset, f"from {begun}", "*") if k in table), None)
+    if key is None: raise UserError(f"recipe {name!r} has no {kind} settings for {dataset!r}; it has {', '.join(table)}")
+    r = replace(table[key], batchnorm=protocols.batchnorm(protocol))
     if r.schedule.startswith("step"):
         r = replace(r, schedule=r.schedule.replace("step", protocols.setting("lr_schedule", protocol)))
     if kind == "finetune":

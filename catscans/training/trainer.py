@@ -13,7 +13,7 @@ import numpy as np
 from ..core.basics import choose, digest, patch_to, seed_for, UserError
 from ..core.files import remove_halves
 from ..models.backend import available_memory, backend_name, keep_compiled, uncollected
-from ..models.networks import network
+from ..models.networks import freeze, network
 from ..models.resnet import random_weights, undrawn
 from ..models.weights import is_head, load_weights, named_weights, save_weights, set_backbone
 from .schedules import lr_at
@@ -32,6 +32,7 @@ class Trainer:
         recipe:Recipe,
         arch:str="resnet50",
         head:str="softmax",   # or sigmoid, where an image can have several labels
+        frozen:int=0,         # blocks, from the image on, that stay as they are
     ):
         self.n_classes, self.size, self.recipe, self.arch, self.precision, self.head = (
             n_classes, size, recipe, arch, settled(recipe).precision, HEADS[choose("head", head, HEADS)])
@@ -41,6 +42,7 @@ class Trainer:
             if backend_name() == "jax": keep_compiled()
             with undrawn():
                 self.model = network(arch, n_classes, size, dropout=recipe.dropout, precision=self.precision, head=head)
+            freeze(self.model, arch, frozen)
             self.optimizer = adam(recipe.lr)
             self.optimizer.build(self.model.trainable_variables)
             self.engine = engine_for(self)
@@ -138,7 +140,7 @@ def recalibrate(self,
     batch = min(max(self.recipe.batch, 32), len(index))
     order = np.random.default_rng(seed_for("recalibrate", seed)).permutation(index)
     batches = [np.sort(order[i:i+batch]) for i in range(0, len(order)-batch+1, batch)[:max_batches]]
-    norms = [l for l in self.model.layers if isinstance(l, keras.layers.BatchNormalization)]
+    norms = [l for l in self.model.layers if isinstance(l, keras.layers.BatchNormalization) and l.trainable]
     for l in norms:
         l.moving_mean.assign(np.zeros(l.moving_mean.shape))
         l.moving_variance.assign(np.zeros(l.moving_variance.shape))

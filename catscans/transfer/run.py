@@ -14,21 +14,23 @@ from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, choose, digest, pack, seed_for
 from ..core.files import work_dir
-from ..core.grid import Profile, Run
+from ..core.grid import Profile, Run, folds_of
+from ..core.strategies import strategy_of
 from ..core.protocols import setting
 from ..records.store import PHASES, read, trained_sha
 from ..metrics.scores import HEADLINES
 from ..datasets.splits import Fold, SPLITS, shared_group_rate
 from ..datasets.leaks import ids_of, relation
 from ..models.backend import environment, set_threads
-from ..models.resnet import resnet50
-from ..models.weights import is_head, load_weights, named_weights, save_weights, weights_sha256
+from ..models.networks import imagenet_weights
+from ..models.weights import load_weights, save_weights, weights_sha256
 from ..metrics.labels import several
 from ..training.heads import head_for
 from ..training.recipes import Recipe, recipe_key, settled
 from ..training.engines import SECONDS
-from .world import HERE, World, settings_of, threads_for
+from .world import HERE, World, arch_of, recipe_of, settings_of, threads_for
 from .folds import finetune, pretrain
+from .frozen import on_features
 
 # %% ../../nbs/transfer/02_run.ipynb #6bbae90c
 WATTS_PER_THREAD = 10.  # assumed where the processor's energy counters cannot be read
@@ -76,12 +78,14 @@ class Job:
     size:int            # image side in pixels
     show:object = None  # called with progress lines
     world:World = HERE
-    split:str = SPLITS[0]   # of the target: folds, or official
+    split:str = SPLITS[0]   # of the target: folds, official or draws
 
     def images(self, name, size=None):
         return self.world.images_of(name, self.profile, size or self.size, self.run.protocol)
     @property
-    def how(self)->dict: return dict(arch=self.profile.arch, show=self.show, world=self.world)
+    def how(self)->dict: return dict(arch=arch_of(self.run, self.profile), show=self.show, world=self.world)
+    @property
+    def strategy(self): return strategy_of(self.run.strategy)
     @property
     def checkpoints(self)->Path: return work_dir(self.run.profile, "checkpoints")/self.run.slug
 
@@ -103,9 +107,9 @@ class _Clock:
                     energy_wh=wh, energy_mode=mode) | phases
 
 # %% ../../nbs/transfer/02_run.ipynb #d7a7a3a4
-def _check_split(run, split):
-    "an official split belongs to a fine-tuning, and its record takes the place of no other"
-    if choose("split", split, SPLITS) == SPLITS[0]: return
+def _check_split(run, split, own=SPLITS[0]):
+    "a split that is not the profile's own belongs to a fine-tuning, and its record takes the place of no other"
+    if choose("split", split, SPLITS) == own: return
     if run.kind == "pretrain":
         raise UserError(f"{run.slug}: split {split!r} is for fine-tunings; a source is cut 80/10/10 by its protocol")
     if run.record.exists() and read(run.record)["settings"].get("split") != split:
@@ -116,16 +120,16 @@ def execute(
     run:Run,
     show=print,        # called with progress lines
     world:World=HERE,  # where images, folds, recipes and metrics come from, and records go
-    split:str=SPLITS[0], # of the target: folds, cut anew; official: the one that its data carry
+    split:str|None=None, # of the target, one of SPLITS; default: the profile's
 )->Path:  # the record
     """One pretraining or one cross-validated fine-tuning of a profile, resumable; writes its record.
     A `UserError` says what cannot be run."""
     profile, clock = world.profile(run.profile), _Clock()
-    _check_split(run, split)
+    _check_split(run, split := split or profile.split, profile.split)
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     threads = set_threads(threads_for(profile))
     import_s = time.time()-clock.t0
-    recipe = settled(world.recipe_for(profile.recipe, run.kind, run.target or run.source, run.protocol, run.source))
+    recipe = settled(recipe_of(run, world))
     job = Job(run, profile, recipe, recipe.size or profile.size, show, world, split)
     body = (_pretrain_run if run.kind == "pretrain" else _finetune_run)(job)
     train_s = sum(sum(h["seconds"]) for h in body["history"])
@@ -145,18 +149,27 @@ def _one_split(s, images, protocol)->dict:
     return dict(fingerprint=digest(s.train, s.valid, s.test), k=1, protocol=protocol,
                 shared_group_rate=shared_group_rate([s], images.groups))
 
+def _before(job)->dict|None:
+    "weights from which a pretraining starts, None: random ones"
+    if not (via := job.strategy.via): return None
+    if via == job.run.source: raise UserError(f"{job.run.slug}: {via} would stand before itself; name another source")
+    if via in job.profile.ready: return imagenet_weights(job.profile.arch, job.size)
+    return load_weights(job.run.before.weights, trained_sha(job.world.read(job.run.before.record)))
+
 def _pretrain_run(job)->dict:
     "body of a pretraining's record; writes the weights"
     run, images = job.run, job.images(job.run.source)
+    before = _before(job)
     out = pretrain(images, job.recipe, run.protocol, seed=seed_for(run.slug), key=digest(run.slug, images.fingerprint),
-                   checkpoint=job.checkpoints/"checkpoint.npz", **job.how)
+                   checkpoint=job.checkpoints/"checkpoint.npz", start=before, **job.how)
     sha = save_weights(out.weights, run.weights, source=run.source,
                        classes=json.dumps(list(map(str, images.classes))),
                        licence=str(getattr(images.card, "licence", "") or ""))
     s, test = out.split, out.evaluation["test"]
     fold = dict(fold=1, n_train=len(s.train), n_valid=len(s.valid), n_test=len(s.test),
                 weights_sha256=sha) | test
-    return dict(strategy="pretrain", notes=list(out.notes), data=dict(source=_describe(images), target=None),
+    begun = dict(settings=dict(source_weights_sha256=weights_sha256(before))) if before else {}
+    return begun | dict(strategy=run.strategy or "pretrain", notes=list(out.notes), data=dict(source=_describe(images), target=None),
                 evaluation=out.evaluation, folds=[fold], metrics=fold_means([fold]), splits=_one_split(s, images, run.protocol),
                 history=[{k: [h[k] for h in out.history] for k in out.history[0]}],
                 predictions=dict(index=pack(s.test.astype("int32")), fold=pack(np.ones(len(s.test), "int8")),
@@ -212,6 +225,15 @@ class _Start:
     relation:str = "none"       # of `datasets.leaks.relation`
     shared:set = field(default_factory=set)
 
+def _check_chain(job, how, target):
+    "refuse a chain of sources of which any has seen the target"
+    via = job.strategy.via
+    if via and via not in job.profile.ready: met = relation(job.images(via), target)[0]
+    else: met = "none"
+    if job.run.strategy and {how, met} != {"none"}:
+        raise UserError(f"{job.run.slug}: {via if met != 'none' else job.run.source} and {target.name} come from one "
+                        "collection, and strategies are not run on such pairs: choose another source")
+
 def _starting_point(job, source, target)->_Start:
     "the weights that a pair starts from, free of what the target holds out"
     run, ready = job.run, job.run.source in job.profile.ready
@@ -220,6 +242,7 @@ def _starting_point(job, source, target)->_Start:
         raise UserError(f"{run.source} and {run.target} come from one collection, and one of them does not say "
                         "which images belong together: whether the source has seen the target's patients, lesions "
                         "or slides cannot be known; choose another source, or --protocol published")
+    _check_chain(job, how, target)
     # the authors' self pair: a source that has seen 80 % of what is held out
     if setting("baseline", run.protocol) == "self": how = "none"
     unseen = lambda ids: np.flatnonzero(~np.isin(ids_of(source), ids))
@@ -228,9 +251,7 @@ def _starting_point(job, source, target)->_Start:
             job, source, unseen(ids_of(target)[fold.test]), f"source-fold{i+1}", trainer), how, shared)
     if how == "shared":
         return _Start(_pretrain_without(job, source, unseen(list(shared)), "source-cleaned"), None, how, shared)
-    if ready:
-        whole = named_weights(resnet50(2, job.size, weights=run.source, arch=job.profile.arch))
-        return _Start({k: v for k, v in whole.items() if not is_head(k)}, None, how, shared)
+    if ready: return _Start(imagenet_weights(job.profile.arch, job.size), None, how, shared)
     return _Start(None if source is None else _source_weights(job, source), None, how, shared)
 
 # %% ../../nbs/transfer/02_run.ipynb #58e30b82
@@ -240,12 +261,16 @@ def _finetune_run(job)->dict:
     target, ready = job.images(run.target), run.source in profile.ready
     source = None if run.source == "random" or ready else job.images(run.source)
     start = _starting_point(job, source, target)
-    out = finetune(start.weights, target, job.recipe, run.protocol, profile.folds, seed=seed_for(run.slug),
-                   max_train=dict(profile.max_train).get(run.target), workdir=job.checkpoints,
-                   start_of_fold=start.per_fold, key=digest(run.slug), split_seed=run.seed, split=job.split, **job.how)
+    common = dict(seed=seed_for(run.slug), max_train=dict(profile.max_train).get(run.target), workdir=job.checkpoints,
+                  key=digest(run.slug), split_seed=run.seed, split=job.split, **job.how)
+    folds = folds_of(profile, run.source)
+    if job.strategy.way == "features":
+        out = on_features(start.weights, target, run.protocol, folds, layer=job.strategy.layer, **common)
+    else: out = finetune(start.weights, target, job.recipe, run.protocol, folds, start_of_fold=start.per_fold,
+                         frozen=job.strategy.frozen, **common)
     described = (dict(name=run.source, n=None, classes=[], fingerprint="weights that come with Keras") if ready
                  else _describe(source))
-    return dict(strategy="random" if run.source == "random" else "self" if start.relation == "self" else "finetune",
+    return dict(strategy=run.strategy if run.strategy else "random" if run.source == "random" else "self" if start.relation == "self" else "finetune",
                 settings=dict(source_relation=start.relation, shared_groups=len(start.shared),
                               source_weights_sha256=weights_sha256(start.weights) if start.weights else None,
                               **(dict(source_saw=out.source_saw) if out.source_saw else {}),
