@@ -111,6 +111,29 @@ PROFILES["power"] = Profile("power", _POWER_SOURCES, _POWER_TARGETS,
     budget="meant for 25 minutes of one GPU in slices (catscans.slices), not run yet as a whole; "
            "its parts `balanced` and `small` for the hours of a CPU")
 
+# %% ../../nbs/core/04_grid.ipynb #6f6f01ed
+_SCARCE_TARGETS = ("ham10000", "kermany", "lc25000", "busi", "pbcmat", "knee", "pocus", "covidct")
+_SCARCE_SOURCES = ("tinyimagenet", "imagenette", "dtd10", "ham10000", "kermany", "lc25000", "busi", "pbc8", "knee")
+_SIZES = ("dtd10@300", "dtd10@1000", "lc25000@300", "lc25000@1000")   # how much do more images of a source help?
+_TWICE = ("dtd10", "lc25000")                                         # pretrained again: how much does that change?
+# one laboratory, stain and camera
+_kin = lambda s, t: _whole(s) == t or (s, t) == ("pbc8", "pbcmat")
+_strange = lambda sources: tuple((s, t) for s in sources for t in _SCARCE_TARGETS if not _kin(s, t))
+_START = ("random", "imagenet")
+_each = lambda sources, *ways: tuple((s, t, how) for how in ways for s, t in _strange(sources))
+PROFILES["scarce"] = Profile("scarce", ("imagenet", *_SCARCE_SOURCES, *_SIZES), _SCARCE_TARGETS,
+    _strange((*_START, *_SCARCE_SOURCES, *_SIZES)),
+    size=64, recipe="scarce", arch="efficientnet-lite0", threads=1, probe="efficientnet-lite0", folds=3,
+    split="draws", max_train=tuple((t, 200) for t in _SCARCE_TARGETS), more_folds=tuple((s, 6) for s in _START),
+    ready=("imagenet",),
+    cells=(*_each((*_START, *_SCARCE_SOURCES), "features"), *_each(_SCARCE_SOURCES, "double", "double+features"),
+           *_each(_START, "truncated-block5"), *_each(_TWICE, "again1", "again2")),
+    note="Eight medical targets of eight families with 200 training images each, three draws of them (six for random "
+         "initialisation and ImageNet), scored on a half that no draw touches; EfficientNet-Lite0 at 64 pixels, "
+         "ImageNet weights as published, nine sources pretrained here from random weights and from ImageNet. "
+         "Each source is pretrained once: intervals speak for these networks.",
+    budget="about four hours on two cores")
+
 # %% ../../nbs/core/04_grid.ipynb #d45a7c12
 def get_profile(name:str)->Profile: return PROFILES[choose("profile", name, PROFILES)]
 

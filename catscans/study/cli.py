@@ -43,6 +43,8 @@ def _run_options(subs):
     r.add_argument("--protocol", metavar="P", help=f"{', '.join(PROTOCOLS)} (default: the profile's)")
     r.add_argument("--seeds", nargs="+", type=whole_number, metavar="N", help="only these seeds (default: the "
                                                                               "profile's)")
+    r.add_argument("--strategy", **several, metavar="H", help="every pair by these ways of transfer: features, double, "
+                   "frozen2, truncated-block4, joined by + (default: the profile's)")
     r.add_argument("--part", metavar="NAME", help="a part of the grid that goes by a name: balanced or small, of power")
     r.add_argument("--jobs", type=whole_number, metavar="N",
                    help="notebooks at once (default: what cores, memory and GPUs allow)")

@@ -94,7 +94,8 @@ def do(
 )->int: # exit code
     "Carry out one command."
     if a.command == "run":
-        return run(a.profile, a.source, a.target, a.protocol, a.jobs, a.engine, a.verbose, seeds=a.seeds, part=a.part)
+        return run(a.profile, a.source, a.target, a.protocol, a.jobs, a.engine, a.verbose, seeds=a.seeds, part=a.part,
+                   strategies=a.strategy)
     if a.command == "figures": return _figures(a.profile, a.part)
     if a.command == "report": return _report(a.profile)
     if a.command == "check": return _check(a.profile)

@@ -247,11 +247,13 @@ def run(
     again:bool=False,        # these steps too when they are done
     seeds=None,              # only these seeds
     part:str|None=None,      # one of the profile's parts, instead of sources and targets
+    strategies=None,         # every pair by these strategies, as slugs; default: the profile's pairs and cells
 )->int: # exit code
     "Run what is left of the study. What cannot be run raises `UserError` before anything is started."
     if part: sources, targets = part_request(profile, part, sources, targets)
     _check_settings(profile)
-    request = dict(profile=profile, sources=sources, targets=targets, protocol=protocol, seeds=seeds)
+    request = dict(profile=profile, sources=sources, targets=targets, protocol=protocol, seeds=seeds,
+                   strategies=strategies)
     with looking(profile):
         steps, _, doing = _asked(request, only, again)
         if not doing:

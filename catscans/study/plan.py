@@ -34,7 +34,8 @@ class Step:
     def title(self)->str:
         if (r := self.run) is None: return f"{self.notebook} {self.profile}"
         seed = f", seed {r.seed}" if len(get_profile(r.profile).seeds) > 1 else ""
-        return f"{r.kind} {r.source}" + (f" -> {r.target}" if r.target else "") + seed
+        how = f" ({r.strategy})" if r.strategy else ""
+        return f"{r.kind} {r.source}" + (f" -> {r.target}" if r.target else "") + how + seed
 
 # %% ../../nbs/study/00_plan.ipynb #e0de25d1
 def _published(asked)->list: # of Step
@@ -45,13 +46,13 @@ def _published(asked)->list: # of Step
     return [Step(n, n, PUBLISHED, drawn/f"{n}.json", parameters) for n, parameters in read.items()]
 
 # %% ../../nbs/study/00_plan.ipynb #4c59685f
-def _runs(p, sources, targets, protocol, seeds)->list: # of Step
+def _runs(p, sources, targets, protocol, seeds, strategies)->list: # of Step
     "the runs that a request asks for"
-    grid = runs(p, sources, targets, protocol, seeds)
+    grid = runs(p, sources, targets, protocol, seeds, strategies)
     if targets and not [r for r in grid if r.target]:
         raise UserError(f"profile {p.name} has no pair of {', '.join(sources or ['any source'])} "
                         f"and {', '.join(targets)}; its pairs are {', '.join('->'.join(x) for x in p.pairs)}")
-    names = lambda r: {k: v for k, v in asdict(r).items() if v is not None}
+    names = lambda r: {k: v for k, v in asdict(r).items() if v not in (None, "")}
     return [Step(r.slug, r.kind, p.name, r.record, names(r), r) for r in grid]
 
 # %% ../../nbs/study/00_plan.ipynb #6d6a4074
@@ -69,13 +70,14 @@ def plan(
     targets=None,            # only these targets
     protocol:str|None=None,  # default: the profile's
     seeds=None,              # only these seeds
+    strategies=None,         # every pair by these strategies, as slugs; default: the profile's pairs and cells
 )->list: # of Step
     "Everything that a request asks for, in the order in which it is needed. Unknown names raise `UserError`."
     choose("profile", profile, (*PROFILES, PUBLISHED))
-    if profile == PUBLISHED: return _published(sources or targets or protocol or seeds)
+    if profile == PUBLISHED: return _published(sources or targets or protocol or seeds or strategies)
     p = get_profile(profile)
-    steps = _runs(p, sources, targets, protocol, seeds)
-    part = sources or targets or seeds or (protocol or p.protocol) != p.protocol
+    steps = _runs(p, sources, targets, protocol, seeds, strategies)
+    part = sources or targets or seeds or strategies or (protocol or p.protocol) != p.protocol
     return steps if part else [*steps, *_of_all(p)]
 
 # %% ../../nbs/study/00_plan.ipynb #fde2cb17

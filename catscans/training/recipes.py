@@ -124,6 +124,12 @@ RECIPES = {
     "power": dict(pretrain={"*": Recipe(lr=1e-3, epochs=30, batch=64, schedule="cosine")},
                   finetune={"*": Recipe(lr=1e-3, epochs=10, batch=32, schedule="cosine"),
                             "kermany@1000": Recipe(lr=1e-3, epochs=20, batch=32, schedule="cosine")}),
+    # 200 training images: epochs give 180 steps; rates as `benchmarks.recipes` chose them on images that no score uses
+    "scarce": dict(pretrain={"*": Recipe(lr=1e-3, passes=80_000, batch=64, schedule="cosine", patience=.25),
+                             "from imagenet": Recipe(lr=1e-3, passes=40_000, batch=64, schedule="cosine", patience=.25)},
+                   finetune={"*": Recipe(lr=1e-3, epochs=15, batch=16, steps=100, schedule="cosine"),
+                             "from imagenet": Recipe(lr=1e-3, epochs=15, batch=16, steps=100, schedule="cosine"),
+                             "from random": Recipe(lr=1e-3, epochs=15, batch=16, steps=100, schedule="cosine")}),
     "toy": dict(pretrain={"*": Recipe(lr=2e-3, epochs=8, batch=32, schedule="cosine")},
                 finetune={"*": Recipe(lr=2e-3, epochs=2, batch=32, schedule="cosine")}),
 }
