@@ -156,6 +156,7 @@ def predictions(
 )->SimpleNamespace: # .index (n,) image, .fold (n,), .y (n,) true class or (n, k) labels, .p (n, classes) probabilities
     "The held-out predictions of a record. `UserError` where they differ in length."
     a = SimpleNamespace(**{k: unpack(rec["predictions"][k]) for k in ("index", "fold", "y", "p")})
+    a.p = a.p.astype("float32")
     if not (len(a.index) == len(a.fold) == len(a.y) == len(a.p)):
         raise UserError(f"record {rec['slug']}: its predictions differ in length")
     return a

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Progress', 'How', 'how_of', 'weights_of', 'Pretrained', 'Pretraining', 'pretrain', 'Folds', 'keep_fold', 'kept_fold',
-           'OneFold', 'one_fold', 'Finetuning', 'target_splits', 'all_folds', 'finetune']
+           'OneFold', 'halved', 'one_fold', 'Finetuning', 'target_splits', 'all_folds', 'finetune']
 
 # %% ../../nbs/transfer/01_folds.ipynb #dfe0036c
 import json, time
@@ -209,8 +209,13 @@ class OneFold:
     seed:int
     key:str                     # what makes it different from any other
     checkpoint:Path|None = None # file for resuming
+    half:bool = False           # probabilities are kept, and scored, with the three digits of float16
 
 # %% ../../nbs/transfer/01_folds.ipynb #328d87fe
+def halved(p)->np.ndarray: # float32
+    "Probabilities with the digits that a record of many draws keeps: what is scored is what can be read again."
+    return p.astype("float16").astype("float32")
+
 def one_fold(
     trainer,      # training.trainer.Trainer
     recipe,       # training.recipes.Recipe
@@ -231,6 +236,7 @@ def one_fold(
     with ThreadPoolExecutor(1) as beside:   # hashing 94 MB takes as long as predicting a small fold
         sha = beside.submit(weights_sha256, trainer.weights())
         p = trainer.predict(images.x, fold.test)
+    if it.half: p = halved(p)
     sizes = dict(n_train=len(fold.train), n_valid=len(fold.valid), n_test=len(fold.test))
     out = sizes | summarise(y, p, images.classes) | out | dict(weights_sha256=sha.result())
     spent = {k: SECONDS[k]-before[k] for k in SECONDS} | dict(wall=time.time()-begun)
@@ -330,7 +336,7 @@ def finetune(
         if kept is None:
             start = how.start_of_fold(trainer, f, i) if how.start_of_fold else source_weights
             it = OneFold(images, f, start, seed_for(key, "fold", i), key,
-                         path and path.with_name(f"fold{i+1}-checkpoint.npz"))
+                         path and path.with_name(f"fold{i+1}-checkpoint.npz"), splits.protocol == "draws")
             with _stoppable(i, folds, path):
                 kept = one_fold(trainer, recipe, it, lambda e, n, log: say(i, e, log, len(f.train)),
                                 how.world.summarise)

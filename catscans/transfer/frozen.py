@@ -16,7 +16,7 @@ from ..models.resnet import random_weights
 from ..models.weights import set_backbone, weights_sha256
 from ..metrics.labels import several
 from ..training.engines import clock
-from .folds import Finetuning, Folds, all_folds, how_of, target_splits, weights_of
+from .folds import Finetuning, Folds, all_folds, halved, how_of, target_splits, weights_of
 
 # %% ../../nbs/transfer/06_frozen.ipynb #6b35c32a
 LAST = "avg_pool"   # what the head sees
@@ -103,6 +103,7 @@ def _fold_on(features, images, fold, how, i)->tuple:
                                    seed=seed_for("inner", how.seed, i))
     model, n = Regression(features[layer][train], images.y[train], C), len(images.classes)
     p, own = model(features[layer][fold.test], n), model(features[layer][train], n)
+    if how.split == "draws": p = halved(p)
     scores = how.world.summarise(images.y[fold.test], p, images.classes)
     sizes = dict(n_train=len(train), n_valid=len(fold.valid), n_test=len(fold.test), layer=layer, penalty=C,
                  inner_loss=table[layer, C], auc_ovr_weighted_as_trained=scores["auc_ovr_weighted"])

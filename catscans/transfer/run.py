@@ -279,5 +279,13 @@ def _finetune_run(job)->dict:
                 history=out.history, earlier=out.earlier, notes=list(out.notes),
                 splits=dict(fingerprint=out.splits.fingerprint, k=len(out.splits), protocol=run.protocol,
                             shared_group_rate=shared_group_rate(out.splits, target.groups)),
-                predictions=dict(index=pack(out.index.astype("int32")), fold=pack(out.fold.astype("int8")),
-                                 y=pack(out.y.astype("int16")), p=pack(out.p)))
+                predictions=_kept(out, target))
+
+def _kept(out, target)->dict:
+    "predictions as a record keeps them; of draws with the group of each image, and without digits that nobody reads"
+    said = dict(index=pack(out.index.astype("int32")), fold=pack(out.fold.astype("int8")), y=pack(out.y.astype("int16")),
+                p=pack(out.p))
+    if out.splits.protocol != "draws": return said
+    if target.groups is None: return said | dict(p=pack(out.p.astype("float16")))
+    codes = np.unique(target.groups, return_inverse=True)[1][out.index]
+    return said | dict(group=pack(codes.astype("int16")), p=pack(out.p.astype("float16")))
