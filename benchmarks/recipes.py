@@ -6,11 +6,10 @@
 For three targets of the profile `scarce` each draw of 200 training images is trained on, and what is left of the half from which
 it was drawn is scored: images of other groups than those of the draw. The held-out half is never looked at. Every kind of start
 (random, ImageNet, a source pretrained here) meets the same rates, images and orders; the rate with the highest mean AUC is taken."""
-import argparse, csv, os, sys
+import argparse, os
 from dataclasses import replace
-from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-import catscans  # first: it says how TensorFlow is to compute
+import catscans  # noqa: F401 - first: it says how TensorFlow is to compute
 import numpy as np
 import pandas as pd
 from catscans.core.basics import seed_for
@@ -26,13 +25,13 @@ from catscans.models.weights import load_weights
 from catscans.training.recipes import RECIPES, sized
 from catscans.training.trainer import Trainer, fit
 
-TARGETS, RATES, DRAWS = ("busi", "lc25000", "pbcmat"), (3e-4, 1e-3, 3e-3), 2
+TARGETS, RATES, DRAWS = ("busi", "lc25000", "pbcmat"), (3e-4, 1e-3, 3e-3, 1e-2), 2
 STARTS = dict(random=None, imagenet="imagenet", source="tinyimagenet")
 KEYS = ("start", "target", "draw", "lr")
 
 def inner(images, draw, p):
     "training images of a draw, and what is left of its half, without the groups that were drawn"
-    s = draw_splits(images.y, images.groups, dict(p.max_train)[images.name], DRAWS, p.seed, images.classes, images.name)
+    s = draw_splits(images, dict(p.max_train)[images.name], DRAWS, p.seed)
     pool = make_splits(images.y, images.groups, "grouped", 2, p.seed).folds[0].train
     train = s.folds[draw].train
     rest = np.setdiff1d(pool, train)

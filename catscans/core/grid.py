@@ -156,7 +156,8 @@ class Run:
         return f"{self.kind}-{pair}-{self.protocol}-s{self.seed}" + (f"-{self.strategy}" if self.strategy else "")
     @property
     def pretraining(self): # of its source
-        return Run(self.source, None, self.profile, self.protocol, self.seed, strategy_of(self.strategy).pretraining.slug)
+        how = strategy_of(self.strategy).pretraining.slug
+        return Run(self.source, None, self.profile, self.protocol, self.seed, how)
     @property
     def before(self): # of a pretraining that starts from another source: that one's, or None
         via = strategy_of(self.strategy).via
@@ -207,7 +208,7 @@ def _pretrained(p, cells)->list:
 
 def seeds_of(p:Profile)->tuple: return p.seeds or (p.seed,)
 
-def folds_of(p:Profile, source:str)->int: return dict(p.more_folds).get(source, p.folds)   # folds, or draws, of its pairs
+def folds_of(p:Profile, source:str)->int: return dict(p.more_folds).get(source, p.folds)   # or draws
 
 # %% ../../nbs/core/04_grid.ipynb #0ff4743b
 def part_of(

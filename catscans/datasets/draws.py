@@ -34,19 +34,16 @@ def draw(
 MOST_HELD = 600   # held-out images: more would cost time and say little more
 
 def draw_splits(
-    y,                 # (n,) class index
-    groups=None,       # (n,) patient, lesion or slide id; None: every image is its own group
+    images,            # datasets.Images: .y, .groups, .classes, .name
     n:int=200,         # training images of each draw
     k:int=3,           # draws
     seed:int=1,        # of the held-out half and of the draws
-    classes=None, name="dataset",
 )->Splits:
     """One held-out half by group, of at most `MOST_HELD` images, and `k` draws of training images from the other.
     More draws leave the first ones as they are. `UserError` where a class is too small for it."""
-    y = np.asarray(y)
-    groups = None if groups is None else np.asarray(groups)
-    half = make_splits(y, groups, "grouped", 2, seed, classes=classes, name=name).folds[0]
+    y, groups = np.asarray(images.y), None if images.groups is None else np.asarray(images.groups)
+    half = make_splits(y, groups, "grouped", 2, seed, classes=images.classes, name=images.name).folds[0]
     held, pool, none = cap(half.test, y, MOST_HELD, seed_for("held", seed)), half.train, np.array([], int)
-    at = lambda i: draw(y[pool], None if groups is None else groups[pool], n, np.random.default_rng(seed_for("draw", seed, i)))
-    folds = tuple(Fold(pool[at(i)], none, held) for i in range(k))
+    of, rng = None if groups is None else groups[pool], lambda i: np.random.default_rng(seed_for("draw", seed, i))
+    folds = tuple(Fold(pool[draw(y[pool], of, n, rng(i))], none, held) for i in range(k))
     return Splits("draws", k, seed, folds, splits_fingerprint("draws", k, seed, folds))

@@ -38,6 +38,7 @@ class Recipe:
     passes:int = 0              # at most so many images go by in all, whatever the epochs; 0: no limit
     # share of all epochs without a lower validation loss after which training ends, with the best weights; 0: never
     patience:float = 0.
+    frozen:int = 0              # blocks of the network, from the image on, that stay as they are
 
     def __post_init__(self):
         numbers = self.lr, self.epochs, self.batch, self.dropout, self.rotation, self.shift
@@ -63,7 +64,7 @@ def settled(recipe:Recipe)->Recipe:
     return recipe if recipe.precision != "auto" else replace(
         recipe, precision="mixed_bfloat16" if on_gpu() else "float32")
 
-_OPTIONS = ("steps", "passes", "patience")   # newer than the first records: unsaid where they are off
+_OPTIONS = ("steps", "passes", "patience", "frozen")   # newer than the first records: unsaid where they are off
 
 def in_force(recipe:Recipe)->dict:
     "The settings of a recipe, without options that are off."
@@ -109,6 +110,9 @@ _table3 = {  # source: image side, batch, learning rate, epoch from which it is 
 # image side, lr, epochs
 _appendix_b = {"isic2018": (112, 1e-5, 50), "chest": (112, 1e-6, 50), "pcam-middle": (96, 1e-6, 20)}
 
+_scarce_source = Recipe(batch=32, dropout=.2, schedule="cosine", patience=.25)
+_scarce_target = Recipe(lr=1e-3, epochs=15, batch=16, steps=100, schedule="cosine")
+
 RECIPES = {
     "paper": dict(
         pretrain={s: Recipe(size=px, batch=b, lr=lr, schedule=f"step:0.5:{at}" if at else "constant", epochs=e)
@@ -125,11 +129,10 @@ RECIPES = {
                   finetune={"*": Recipe(lr=1e-3, epochs=10, batch=32, schedule="cosine"),
                             "kermany@1000": Recipe(lr=1e-3, epochs=20, batch=32, schedule="cosine")}),
     # 200 training images: epochs give 180 steps; rates as `benchmarks.recipes` chose them on images that no score uses
-    "scarce": dict(pretrain={"*": Recipe(lr=1e-3, passes=80_000, batch=64, schedule="cosine", patience=.25),
-                             "from imagenet": Recipe(lr=1e-3, passes=40_000, batch=64, schedule="cosine", patience=.25)},
-                   finetune={"*": Recipe(lr=1e-3, epochs=15, batch=16, steps=100, schedule="cosine"),
-                             "from imagenet": Recipe(lr=1e-3, epochs=15, batch=16, steps=100, schedule="cosine"),
-                             "from random": Recipe(lr=1e-3, epochs=15, batch=16, steps=100, schedule="cosine")}),
+    "scarce": dict(pretrain={"*": replace(_scarce_source, lr=3e-3, passes=80_000),
+                             "from imagenet": replace(_scarce_source, lr=1e-3, passes=40_000)},
+                   finetune={"*": _scarce_target, "from imagenet": _scarce_target,
+                             "from random": replace(_scarce_target, lr=3e-3)}),
     "toy": dict(pretrain={"*": Recipe(lr=2e-3, epochs=8, batch=32, schedule="cosine")},
                 finetune={"*": Recipe(lr=2e-3, epochs=2, batch=32, schedule="cosine")}),
 }
@@ -147,7 +150,8 @@ def recipe_for(
     table = RECIPES[choose("recipe", name, RECIPES)][kind]
     begun = strategy_of(strategy).via if kind == "pretrain" else source    # a rate can depend on where one starts
     key = next((k for k in (dataset, f"from {begun}", "*") if k in table), None)
-    if key is None: raise UserError(f"recipe {name!r} has no {kind} settings for {dataset!r}; it has {', '.join(table)}")
+    if key is None:
+        raise UserError(f"recipe {name!r} has no {kind} settings for {dataset!r}; it has {', '.join(table)}")
     r = replace(table[key], batchnorm=protocols.batchnorm(protocol))
     if r.schedule.startswith("step"):
         r = replace(r, schedule=r.schedule.replace("step", protocols.setting("lr_schedule", protocol)))

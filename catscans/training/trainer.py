@@ -32,7 +32,6 @@ class Trainer:
         recipe:Recipe,
         arch:str="resnet50",
         head:str="softmax",   # or sigmoid, where an image can have several labels
-        frozen:int=0,         # blocks, from the image on, that stay as they are
     ):
         self.n_classes, self.size, self.recipe, self.arch, self.precision, self.head = (
             n_classes, size, recipe, arch, settled(recipe).precision, HEADS[choose("head", head, HEADS)])
@@ -42,7 +41,7 @@ class Trainer:
             if backend_name() == "jax": keep_compiled()
             with undrawn():
                 self.model = network(arch, n_classes, size, dropout=recipe.dropout, precision=self.precision, head=head)
-            freeze(self.model, arch, frozen)
+            freeze(self.model, arch, recipe.frozen)
             self.optimizer = adam(recipe.lr)
             self.optimizer.build(self.model.trainable_variables)
             self.engine = engine_for(self)
@@ -50,10 +49,10 @@ class Trainer:
     def use(self, recipe:Recipe):
         """Go on with another recipe: learning rate, schedule, epochs,
         augmentation and class weights need nothing compiled anew. `UserError` where it asks for another network."""
-        built = lambda r: (r.dropout, r.optimizer, settled(r).precision)
+        built = lambda r: (r.dropout, r.optimizer, r.frozen, settled(r).precision)
         if built(recipe) != built(self.recipe):
-            raise UserError(f"this network was built with (dropout, optimizer, precision) {built(self.recipe)}, "
-                            f"received {built(recipe)}; make another Trainer")
+            raise UserError("this network was built with (dropout, optimizer, frozen, precision) "
+                            f"{built(self.recipe)}, received {built(recipe)}; make another Trainer")
         self.recipe = recipe
         return self
 
@@ -216,8 +215,8 @@ def valid_loss(
 
 class Watch:
     "The best weights of a training, by its validation images; kept beside the checkpoint."
-    def __init__(self, trainer, x, y, train, valid, checkpoint=None):
-        self.of, self.trainer = (x, y, train, valid), trainer
+    def __init__(self, trainer, of, checkpoint=None):   # of: images, labels, training and validation images
+        self.of, self.trainer = of, trainer
         self.file, self.best = (checkpoint and checkpoint.with_name(f"{checkpoint.stem}-best.h5")), None
     def look(self, history)->float:
         "the loss after an epoch; its weights are kept where it is the lowest so far"
@@ -260,7 +259,7 @@ def fit(
     history, last = load_checkpoint(checkpoint, key, trainer) if checkpoint else [], time.time()
     SECONDS["found"] += sum(h["seconds"] for h in history)
     watched = trainer.recipe.patience and valid is not None and len(valid)
-    watch = Watch(trainer, x, y, index, valid, checkpoint) if watched else None
+    watch = Watch(trainer, (x, y, index, valid), checkpoint) if watched else None
     for e in range(len(history), trainer.recipe.epochs):
         if watch and history and watch.over(history): break
         start = time.time()

@@ -53,7 +53,6 @@ class How:
     "How a training is done, beside its recipe."
     seed:int = 1               # of initial weights, order and augmentation
     arch:str = "resnet50"      # key of models.networks.NETWORKS, whole or cut: densenet121-block2
-    frozen:int = 0             # blocks, from the image on, that stay as they are
     trainer:object = None      # one to reuse (same classes, size and architecture)
     show:object = None         # called with progress lines
     key:str = ""               # what makes this training different from any other
@@ -63,8 +62,7 @@ def _trainer_for(how, images, recipe):
     "the trainer to be used again, refused where it does not fit these images, or a new one"
     needs = len(images.classes), images.x.shape[1], head_for(images.y)
     if how.trainer is None:
-        own = dict(head=needs[2]) if several(images.y) else {}
-        return how.world.trainer(*needs[:2], recipe, how.arch, **own, **(dict(frozen=how.frozen) if how.frozen else {}))
+        return how.world.trainer(*needs[:2], recipe, how.arch, **(dict(head=needs[2]) if several(images.y) else {}))
     has = how.trainer.n_classes, how.trainer.size, how.trainer.head.name
     if has != needs:
         raise UserError(f"this network has (classes, pixels, head) {has}, {images.name} has {needs}; make another "
@@ -140,10 +138,11 @@ def pretrain(
     images,                  # datasets.images.Images
     recipe,                  # training.recipes.Recipe
     protocol:str="grouped",  # "grouped", "described" or "published"
-    **settings,              # of `Pretraining`: seed, arch, trainer, show, key, world, split, checkpoint, evaluate, start
+    # of `Pretraining`: seed, network or arch, trainer, show, key, world, split, checkpoint, evaluate, start
+    **settings,
 )->Pretrained:
-    """Train a source, from random weights (section IV.A) or from `start`. A `UserError` where a trainer does not fit the images,
-    or they carry no official split that was asked for."""
+    """Train a source, from random weights (section IV.A) or from `start`. A `UserError` where a trainer does not
+    fit the images, or they carry no official split that was asked for."""
     how = how_of(Pretraining, settings)
     split = _source_split(how, images, protocol)
     notes = _say_checks(images)
@@ -280,8 +279,7 @@ def target_splits(how, images, protocol, folds)->Splits:
     if choose("split", how.split, SPLITS) == "official":
         return say_split(images, official_splits(images, how.max_train, seed))
     if how.split == "draws":
-        return say_split(images, draw_splits(images.y, images.groups, how.max_train or 200, folds, seed, images.classes,
-                                             images.name))
+        return say_split(images, draw_splits(images, how.max_train or 200, folds, seed))
     return say_split(images, how.world.make_splits(images.y, images.groups, protocol, folds, seed, how.max_train,
                                                    images.classes, images.name))
 
@@ -310,7 +308,7 @@ def finetune(
     recipe,                  # training.recipes.Recipe
     protocol:str="grouped",  # "grouped", "described" or "published"
     folds:int=5,             # how many; an official split has its own number
-    # of `How` (network or arch, frozen, ...), and of `Finetuning`: max_train, split_seed, workdir, start_of_fold, split
+    # of `How` (network or arch, ...), and of `Finetuning`: max_train, split_seed, workdir, start_of_fold, split
     **settings,
 )->Folds:
     """Cross-validated fine-tuning of the whole network on the target (section IV.A); the split and what the doctor
@@ -324,8 +322,7 @@ def finetune(
     saw = _say_seen(source_weights, images)
     trainer = _trainer_for(how, images, recipe)
     key = digest(how.key, how.seed, recipe_key(recipe, precision=False), images.fingerprint, splits.fingerprint,
-                 trainer.arch, weights_sha256(source_weights) if source_weights else "",
-                 *((how.frozen,) if how.frozen else ()))
+                 trainer.arch, weights_sha256(source_weights) if source_weights else "")
     if how.show: guard(trainer, images.x, how.show, max(len(f.train) for f in splits))
     # of files; seeds are those of float32
     mine = key if trainer.precision == "float32" else digest(key, trainer.precision)

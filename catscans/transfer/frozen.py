@@ -6,11 +6,11 @@
 __all__ = ['LAST', 'PENALTIES', 'layers_of', 'layer_features', 'Regression', 'choose_layer', 'on_features']
 
 # %% ../../nbs/transfer/06_frozen.ipynb #439d1a03
-import os, time
+import time
 import numpy as np
-from ..core.basics import UserError, choose, note, seed_for
+from ..core.basics import UserError, choose, seed_for
 from ..datasets.splits import make_splits
-from ..models.backend import dtype_policy, uncollected
+from ..models.backend import uncollected
 from ..models.networks import name_and_cut, network
 from ..models.resnet import random_weights
 from ..models.weights import set_backbone, weights_sha256
@@ -59,7 +59,7 @@ class Regression:
     def __init__(self, f, y, C:float):
         from sklearn.linear_model import LogisticRegression
         self.mean, spread = f.mean(0), f.std(0)
-        self.spread = np.where(spread > 1e-7*np.abs(f).max(), spread, np.inf)    # a channel that is always the same says nothing
+        self.spread = np.where(spread > 1e-7*np.abs(f).max(), spread, np.inf)   # a still channel is mute
         z = (f-self.mean)/self.spread
         self.turn = np.linalg.svd(z, full_matrices=False)[2].T if z.shape[0] < z.shape[1] else None
         self.model = LogisticRegression(C=C, max_iter=2000, class_weight="balanced").fit(self._seen(f), y)

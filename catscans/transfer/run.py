@@ -169,8 +169,9 @@ def _pretrain_run(job)->dict:
     fold = dict(fold=1, n_train=len(s.train), n_valid=len(s.valid), n_test=len(s.test),
                 weights_sha256=sha) | test
     begun = dict(settings=dict(source_weights_sha256=weights_sha256(before))) if before else {}
-    return begun | dict(strategy=run.strategy or "pretrain", notes=list(out.notes), data=dict(source=_describe(images), target=None),
-                evaluation=out.evaluation, folds=[fold], metrics=fold_means([fold]), splits=_one_split(s, images, run.protocol),
+    return begun | dict(strategy=run.strategy or "pretrain", notes=list(out.notes),
+                data=dict(source=_describe(images), target=None), evaluation=out.evaluation, folds=[fold],
+                metrics=fold_means([fold]), splits=_one_split(s, images, run.protocol),
                 history=[{k: [h[k] for h in out.history] for k in out.history[0]}],
                 predictions=dict(index=pack(s.test.astype("int32")), fold=pack(np.ones(len(s.test), "int8")),
                                  y=pack(images.y[s.test].astype("int16")), p=pack(out.predictions)))
@@ -267,10 +268,11 @@ def _finetune_run(job)->dict:
     if job.strategy.way == "features":
         out = on_features(start.weights, target, run.protocol, folds, layer=job.strategy.layer, **common)
     else: out = finetune(start.weights, target, job.recipe, run.protocol, folds, start_of_fold=start.per_fold,
-                         frozen=job.strategy.frozen, **common)
+                         **common)
     described = (dict(name=run.source, n=None, classes=[], fingerprint="weights that come with Keras") if ready
                  else _describe(source))
-    return dict(strategy=run.strategy if run.strategy else "random" if run.source == "random" else "self" if start.relation == "self" else "finetune",
+    plain = "random" if run.source == "random" else "self" if start.relation == "self" else "finetune"
+    return dict(strategy=run.strategy or plain,
                 settings=dict(source_relation=start.relation, shared_groups=len(start.shared),
                               source_weights_sha256=weights_sha256(start.weights) if start.weights else None,
                               **(dict(source_saw=out.source_saw) if out.source_saw else {}),
@@ -283,8 +285,8 @@ def _finetune_run(job)->dict:
 
 def _kept(out, target)->dict:
     "predictions as a record keeps them; of draws with the group of each image, and without digits that nobody reads"
-    said = dict(index=pack(out.index.astype("int32")), fold=pack(out.fold.astype("int8")), y=pack(out.y.astype("int16")),
-                p=pack(out.p))
+    said = dict(index=pack(out.index.astype("int32")), fold=pack(out.fold.astype("int8")),
+                y=pack(out.y.astype("int16")), p=pack(out.p))
     if out.splits.protocol != "draws": return said
     if target.groups is None: return said | dict(p=pack(out.p.astype("float16")))
     codes = np.unique(target.groups, return_inverse=True)[1][out.index]

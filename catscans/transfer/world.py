@@ -7,7 +7,7 @@ __all__ = ['HERE', 'World', 'threads_for', 'arch_of', 'recipe_of', 'settings_of'
 
 # %% ../../nbs/transfer/00_world.ipynb #28777183
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from collections.abc import Callable
 from ..core.basics import UserError
 from ..core.grid import folds_of, get_profile
@@ -61,8 +61,9 @@ def recipe_of(
 )->Recipe:
     "The recipe of a run in its profile."
     how = dict(strategy=run.strategy) if run.strategy else {}
-    return world.recipe_for(world.profile(run.profile).recipe, run.kind, run.target or run.source, run.protocol,
-                            run.source, **how)
+    recipe = world.recipe_for(world.profile(run.profile).recipe, run.kind, run.target or run.source, run.protocol,
+                              run.source, **how)
+    return replace(recipe, frozen=frozen) if (frozen := strategy_of(run.strategy).frozen) else recipe
 
 def settings_of(
     run,         # core.grid.Run
@@ -74,6 +75,7 @@ def settings_of(
     augment = (f"rotation {recipe.rotation:g} degrees, shifts {recipe.shift:g}, "
                f"{'horizontal flip' if recipe.flip else 'no flip'}")
     return in_force(recipe) | dict(augment=augment, arch=arch_of(run, profile), size=recipe.size or profile.size,
-                                 threads=threads, folds=folds_of(profile, run.source), max_train=dict(profile.max_train).get(run.target),
+                                 threads=threads, folds=folds_of(profile, run.source),
+                                 max_train=dict(profile.max_train).get(run.target),
                                  max_images=dict(profile.max_images).get(run.target or run.source),
                                  selection="last epoch")
