@@ -337,12 +337,14 @@ def near_pairs(
     images,  # datasets.Images
     exact,   # as of `exact_twins`
 )->np.ndarray: # (m, 2) positions, a < b
-    "Pairs of images that show the same picture and are not the same file; of files they are looked for once, and kept."
+    """Pairs of images that show the same picture and are not the same file. In images that lie on disk, as files or in a
+    store, they are looked for once, and kept."""
     same, x = np.arange(len(images)), compared(images)
     for v in exact: same[v] = v[0]
     keep = np.flatnonzero(same == np.arange(len(images)))            # one of each file
     find = lambda: near_duplicates(x if len(keep) == len(images) else x[keep])[["a", "b"]].to_numpy(int).reshape(-1, 2)
-    return keep[find() if getattr(images, "listing", None) is None else _kept(x, keep, find)]
+    on_disk = getattr(images, "listing", None) is not None or isinstance(images.x, np.memmap)
+    return keep[_kept(x, keep, find) if on_disk else find()]
 
 def _kept(x, keep, find):
     "what `find` finds in these pixels, or has found before under the same rule"
