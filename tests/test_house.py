@@ -12,7 +12,7 @@ import pytest
 from benchmarks import style
 from fakes import ROOT
 
-FOLDERS = ("core", "records", "metrics", "datasets", "models", "training", "task2vec", "transfer", "similarity", "published",
+FOLDERS = ("core", "records", "metrics", "datasets", "models", "training", "task2vec", "transfer", "similarity", "published", "survey",
            "recommend", "compare", "figures", "study", "slices")                                # from left to right
 TO_COME = {"compare"}                                                                           # may be absent
 HEAVY = {"keras", "tensorflow", "jax", "torch", "snakemake", "pandas", "matplotlib", "papermill"}   # may be imported late

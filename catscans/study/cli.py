@@ -7,6 +7,7 @@ __all__ = ['main']
 
 # %% ../../nbs/study/10_cli.ipynb #d4d34add
 import argparse, errno, os, signal, sys, threading
+from functools import partial
 import catscans
 from ..core.basics import UserError, tell
 from ..core.grid import PROFILES, PROTOCOLS
@@ -168,6 +169,14 @@ def _weights_options(subs):
     w.add_argument("--seed", type=whole_number, metavar="N", help="default: the profile's first")
     w.add_argument("--accept", action="store_true", help="the licence of its images lets me pass the network on")
 
+# %% ../../nbs/study/10_cli.ipynb #5a1c02e7
+def _survey_options(subs):
+    s = _family(subs, "survey", "the articles behind the package: their claims, the runs that repeat them, our verdicts")
+    _command(s, "list", "every article, what it reported, and what our records say of its claims")
+    show = _command(s, "show", "one article: what it compared, our verdict, and the runs of its comparison on a profile", "lite")
+    run = _command(s, "run", "make the runs that an article's comparison needs, on a profile; see catscans run", "toy")
+    for p in (show, run): p.add_argument("article", metavar="ARTICLE", help="a name of catscans survey list: Menegola2017")
+
 # %% ../../nbs/study/10_cli.ipynb #3987534e
 def _parser():
     top = Parser(prog="catscans", allow_abbrev=False, description="Which source should I pretrain on? "
@@ -180,6 +189,7 @@ def _parser():
     export.add_argument("dir", metavar="DIR")
     _data_options(subs)
     _weights_options(subs)
+    _survey_options(subs)
     return top
 
 # %% ../../nbs/study/10_cli.ipynb #0af325b2
@@ -191,7 +201,9 @@ def _do(a)->int:
     if a.command == "data": return data(a)
     import pandas   # noqa: F401 (half a second, which the other commands do not wait for)
     from catscans.study.commands import do
-    return do(a)
+    if a.command != "survey": return do(a)
+    from catscans.study.survey_commands import survey
+    return survey(a, lambda words: partial(_do, _read(words)))
 
 # %% ../../nbs/study/10_cli.ipynb #48d81407
 def _read(argv):
