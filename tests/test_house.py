@@ -14,7 +14,6 @@ from fakes import ROOT
 
 FOLDERS = ("core", "records", "metrics", "datasets", "models", "training", "task2vec", "transfer", "similarity", "published", "survey",
            "recommend", "compare", "figures", "study", "slices")                                # from left to right
-TO_COME = {"compare"}                                                                           # may be absent
 HEAVY = {"keras", "tensorflow", "jax", "torch", "snakemake", "pandas", "matplotlib", "papermill"}   # may be imported late
 ASKS = r"keras\.(?:src\.)?(?:backend|config)"   # which backend, and how it is set
 BACKEND_FILES = {"models/backend.py", "training/engines.py"}
@@ -111,7 +110,7 @@ def unplanned(root):
         if above and above[0] not in FOLDERS:
             sentences.append(say(f, 1, f"the house has no folder {above[0]}: the folders are {', '.join(FOLDERS)}"))
         if len(above) > 1: sentences.append(say(f, 1, "stands deeper than one folder: move it up"))
-    absent = [n for n in FOLDERS if not (root/n/"__init__.py").exists() and ((root/n).exists() or n not in TO_COME)]
+    absent = [n for n in FOLDERS if not (root/n/"__init__.py").exists()]
     return sentences + [f"{n}/__init__.py:1: is absent: the folder needs a face, made by nbs/{n}/index.ipynb" for n in absent]
 
 
@@ -518,7 +517,7 @@ def test_a_folder_without_a_face_is_found(tmp_path):
     root = plant(tmp_path)
     shutil.rmtree(root/"compare")
     (root/"study"/"__init__.py").unlink()
-    assert unplanned(root) == ["study/__init__.py:1: is absent: the folder needs a face, made by nbs/study/index.ipynb"], "compare is to come"
+    assert unplanned(root) == [f"{n}/__init__.py:1: is absent: the folder needs a face, made by nbs/{n}/index.ipynb" for n in ("compare", "study")]
 
 
 def test_exceptions_hold_for_their_file_and_only_while_they_are_needed(tmp_path):

@@ -16,6 +16,7 @@ PUBLIC = {
     "similarity": ["ESTIMATORS", "check_probe", "score", "transferability", "transrate_floor"],
     "published": ["audit"],
     "recommend": ["rank"],
+    "compare": ["compare"],
     "study": ["main"],
 }
 # function -> the parameters that may be given by position

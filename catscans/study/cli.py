@@ -117,6 +117,28 @@ def _reading_options(p):
     p.add_argument("--uncertain", choices=UNCERTAIN, help="where images have several labels: what -1 (uncertain) "
                                                           "counts as; default: ignore, neither trained on nor scored")
 
+# %% ../../nbs/study/10_cli.ipynb #c0a1e7b2
+def _minutes(s):
+    "a number of minutes; `argparse.ArgumentTypeError` where it is none above 0"
+    try: m = float(s)
+    except ValueError: m = 0
+    if m > 0: return m
+    raise argparse.ArgumentTypeError(f"received {s!r}, allowed is a number of minutes above 0, as 2 or 10")
+
+def _compare_options(subs):
+    c = _command(subs, "compare", "which start is best for your own images: measured on them, within the minutes that you "
+                                  "give")
+    c.epilog = _TABLE
+    c.add_argument("images", metavar="FOLDER|CSV|NPZ|NAME", help="NAME: a dataset of catscans data list")
+    c.add_argument("--sources", nargs="+", action="extend", default=[], metavar="NAME|FILE",
+                   help="networks: imagenet, another of the package, or a .keras or .h5 file (default: all that are on this "
+                        "machine; nothing is fetched); ImageNet, random weights and pixels are measured always")
+    c.add_argument("--features", nargs="+", action="extend", default=[], metavar="NAME=FILE.npz",
+                   help="what another network has computed: ids (the images' paths) and features (a row for each)")
+    c.add_argument("--minutes", type=_minutes, default=10, metavar="M", help="how long it may take (default 10)")
+    c.add_argument("--json", action="store_true", help="an object instead of a page")
+    _reading_options(c)
+
 # %% ../../nbs/study/10_cli.ipynb #ed96d17c
 def _add_options(subs):
     add = _command(subs, "add", "check your own images and give them a name")
@@ -184,7 +206,7 @@ def _parser():
     top.add_argument("--version", action="version", version=catscans.__version__)
     subs = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     top.commands = subs.choices
-    for options in (_run_options, _study_options, _rank_options): options(subs)
+    for options in (_run_options, _study_options, _rank_options, _compare_options): options(subs)
     export = _command(_family(subs, "published", "the authors' record"), "export", "write the record as CSV files")
     export.add_argument("dir", metavar="DIR")
     _data_options(subs)

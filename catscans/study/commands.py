@@ -13,6 +13,7 @@ from ..records.authors import export
 from ..records.view import study
 from ..published.verdicts import audit, audit_json, audit_text
 from ..recommend.ranking import main_rank
+from ..compare.command import main_compare
 from ..figures.report import make
 from .plan import PUBLISHED, plan
 from .done import looking, other_images, problem
@@ -78,6 +79,10 @@ def _rank(a):
     return main_rank(a.images, a.probe, a.json, a.keep, a.verbose, group_duplicates=a.group_duplicates,
                      **reading_of(a))
 
+def _compare(a):
+    check_backend()
+    return main_compare(a.images, a.json, a.features, sources=tuple(a.sources), minutes=a.minutes, **reading_of(a))
+
 def _export(folder):
     tell(f"{len(export(folder))} files in {folder}; change them and do: catscans audit --record {folder}")
     return 0
@@ -101,5 +106,6 @@ def do(
     if a.command == "check": return _check(a.profile)
     if a.command == "audit": return _audit(a.json, a.record)
     if a.command == "rank": return _rank(a)
+    if a.command == "compare": return _compare(a)
     if a.command == "weights": return _share(a)
     return _export(a.dir)
