@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, choose, note
-from .backend import dtype_policy
+from .backend import dtype_policy, quick_steps
 from .cbr import CBR, cbr
 from .formats import fit_names, read_weights
 from .imagenet import checked, lite0_weights, missing, places
@@ -171,7 +171,7 @@ def _classifier(base, n_classes, how, name):
     drops = [l for l in model.layers if isinstance(l, keras.layers.Dropout) and l.name != "dropout" and l.rate]
     # Keras draws a seed for each: two builds would not train alike
     for i, l in enumerate(drops, 1): l.seed_generator.state.assign(np.array([i, 0], "uint32"))
-    return model
+    return quick_steps(model)
 
 # %% ../../nbs/models/11_networks.ipynb #b32c9ede
 def _which_scaling(given, facts, card, where)->str:
