@@ -251,6 +251,7 @@ def test_a_changed_record_moves_the_effect(what, table, tmp_path):
     assert findings.effects_said(new) != findings.effects_said(table)
 
 
+@pytest.mark.slow(12)
 def test_our_column_answers_both_questions_and_names_who_rated():
     "lite's ratings are a model's: no sentence of ours calls them experts'; no power is NaN"
     t = audit(profiles=["lite"])
@@ -278,6 +279,7 @@ def test_the_sentences_on_the_paper_follow_the_record(table, tmp_path):
     assert findings.in_short(audit(tmp_path, profiles=())).startswith("ImageNet gives the highest AUC on two of three targets. ")
 
 
+@pytest.mark.slow(5)
 def test_a_rule_for_claim_14_holds_under_both_baselines(table, tmp_path):
     "the same -11.1 % against the self pair, but a gain against Table II: no longer reproduced"
     authors.export(tmp_path)
@@ -295,6 +297,7 @@ def test_deviating_epochs_and_leniency_are_said(table):
 
 # one number for one statistic
 
+@pytest.mark.slow(6)
 def test_a_statistic_reads_the_same_everywhere(table):
     v, names = dict(zip(table.id, table.recomputed)), {"experts": "experts", "task2vec": "task2vec_cosine"}
     drawn = distance.correlations("published").query("pairs == 'all'").set_index("measure")
@@ -379,6 +382,7 @@ def test_statistics_that_are_undefined_name_the_file(what, tmp_path):
     assert main(["audit", "--record", str(tmp_path)]) == 2
 
 
+@pytest.mark.slow(5)
 def test_a_claim_without_variation_of_rates_is_still_answered(tmp_path):
     authors.export(tmp_path)
     for c in (*ONE_RATE, EPOCHS): put(tmp_path, *c)
@@ -389,6 +393,7 @@ def test_a_claim_without_variation_of_rates_is_still_answered(tmp_path):
     audit_text(table); json.loads(audit_json(table))
 
 
+@pytest.mark.slow(6)
 def test_claim_26_looks_at_the_rates(tmp_path):
     "one rate per target and the printed epochs, but far outside the printed range"
     authors.export(tmp_path)
@@ -414,6 +419,7 @@ def test_claim_12_needs_growth_that_is_shown(table, monkeypatch):
     assert answer(ev, row, 12).verdict == "contradicted"
 
 
+@pytest.mark.slow(6)
 def test_an_undefined_side_statistic_is_no_reason_to_refuse(tmp_path):
     "expert distances vary only with ImageNet's; rates of the self pairs' but for ImageNet: claims that need all pairs are answered"
     authors.export(tmp_path)
@@ -435,6 +441,7 @@ def test_an_undefined_main_statistic_names_its_pairs(tmp_path):
     with pytest.raises(UserError, match=r"expert_distances.csv: the distances of experts are all equal \(3\) over all pairs but self pairs"): audit(tmp_path, profiles=())
 
 
+@pytest.mark.slow(7)
 def test_no_violation_is_not_called_impossible(tmp_path):
     authors.export(tmp_path)
     for s in PAPER_RECORD: put(tmp_path, "expert_distances", dict(source=s), "distance", 3)
@@ -443,6 +450,7 @@ def test_no_violation_is_not_called_impossible(tmp_path):
     assert t.recomputed[22]["triangle_violations"] == 0 and "No distance is larger than two others together" in t.why[22] and "can be" not in t.why[22] and t.verdict[22] == "in part"
 
 
+@pytest.mark.slow(6)
 def test_a_copy_of_distances_is_one_on_every_target(table, tmp_path):
     "the claim and the figure ask the same function: one other value makes it no copy"
     assert table.set_index("id").recomputed[13]["task2vec_is_a_copy"] == 1
@@ -454,6 +462,7 @@ def test_a_copy_of_distances_is_one_on_every_target(table, tmp_path):
     assert copied(m) is None                                         # nothing is recorded for one target: not known to be a copy
 
 
+@pytest.mark.slow(6)
 def test_same_record_same_audit(table, tmp_path):
     authors.export(tmp_path)
     assert audit_json(audit(tmp_path, profiles=())) == audit_json(table)
@@ -461,6 +470,7 @@ def test_same_record_same_audit(table, tmp_path):
 
 # our own results
 
+@pytest.mark.slow(5)
 def test_obtained_is_not_yet_run_or_a_number(monkeypatch, tmp_path):
     monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path))
     t = audit(profiles=["lite", "paper"])

@@ -147,6 +147,7 @@ def test_obeyed_settings_are_counted(changed):
     assert f"{len(OBEYED) - 1} are obeyed by code" in foot(audit.differences(changed(("differences", dict(setting="baseline"), "setting", ""))))
 
 
+@pytest.mark.slow(4)
 def test_sentences_follow_the_record(changed):
     old = findings.sentences()
     new = findings.sentences(changed(("table2", dict(source="chest"), "test_auc", .999), ("finetune_settings", dict(target="chest", source="isic"), "lr", 3e-3),

@@ -146,6 +146,7 @@ def test_the_test_keeps_its_level_where_nothing_is_there():
     assert .015 < (p <= .05).mean() < .075 and .4 < p.mean() < .6
 
 
+@pytest.mark.slow(24)
 def test_statements_read_together():
     p, could = ranking.together([.01, .04, .03], [.001]*3)
     assert p == pytest.approx([.03, .06, .06]) and could.all()

@@ -165,6 +165,7 @@ def test_sizes_of_a_capped_fold_no_longer_reach_the_test():
     assert corrected_t_test([*a]*2, [*b]*2, folds=5)["variance_factor"] == pytest.approx(1/10 + 1/4)
 
 
+@pytest.mark.slow(14)
 def test_the_sentence_about_lite_follows_its_records():
     "three of fifteen, none after Holm; with a record that says more, it says more"
     from catscans.figures.auc import gain_frame

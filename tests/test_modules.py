@@ -3,7 +3,7 @@
 Two lines in a notebook's first code cell change how: `#| slow_notebook 40` leaves it out of `make quick` (about how many seconds it takes),
 `#| fresh_process` gives it a process in which nothing is imported yet.
 """
-import warnings
+import ast, re, warnings
 
 import nbformat, pytest
 from nbformat.v4 import new_code_cell, new_notebook
@@ -71,3 +71,26 @@ assert not plt.get_fignums() and plt.rcParams["font.size"] != 77 and keras.confi
 def test_a_fresh_process_has_nothing_imported(tmp_path):
     look = "import os, sys; assert 'TF_ENABLE_ONEDNN_OPTS' not in os.environ and not {'tensorflow', 'pandas', 'catscans'} & set(sys.modules)"
     assert run(made(tmp_path/"a.ipynb", look), tmp_path, fresh=True) == (0, "")
+
+
+def quick_tests():
+    "(name of a module, file of tests) of whatever a test that `make quick` runs imports, in its file or in itself"
+    is_slow = lambda f: any("slow" in ast.unparse(d) for d in f.decorator_list)
+    for path in sorted((ROOT/"tests").glob("test_*.py")):
+        body = ast.parse(path.read_text()).body
+        tests = [f for f in body if isinstance(f, ast.FunctionDef) and f.name.startswith("test_") and not is_slow(f)]
+        shared = [n for n in body if not (isinstance(n, ast.FunctionDef) and n.name.startswith("test_"))] if tests else []
+        for n in (n for part in (*shared, *tests) for n in ast.walk(part)):
+            if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("catscans."):
+                yield from ((name, path.name) for name in (n.module, *(f"{n.module}.{a.name}" for a in n.names)))
+
+
+def test_every_module_has_a_quick_test():
+    "what is left out of `make quick` as a notebook is still touched by a test that is not"
+    touched = {name for name, _ in quick_tests()}
+    left_out = [p.id for p in cases() if any(m.name == "slow" for m in p.marks)]
+    module = lambda id: "catscans." + id.replace("/", ".").replace(id.split("/")[1], re.sub(r"^\d+_", "", id.split("/")[1]))
+    # every training goes through these two
+    touched |= {"catscans.models.backend", "catscans.training.engines"} if "catscans.training.trainer" in touched else set()
+    alone = [i for i in left_out if not i.startswith(("guides/", "paper/")) and module(i) not in touched]
+    assert len(left_out) > 10 and not alone, f"make quick runs no test of {', '.join(alone)}"

@@ -680,6 +680,7 @@ def test_figure_3_has_the_divisor_and_the_labels_it_names(drawn):
         for i in want: np.testing.assert_allclose(got[i], want[i], atol=1e-9)
 
 
+@pytest.mark.slow(6)
 def test_numbers_beside_figure_3_are_those_of_its_words():
     "points below the best, told after Holm only, and the sample's deviation in table 4"
     import pandas as pd

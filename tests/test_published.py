@@ -137,6 +137,7 @@ def test_a_broken_record_is_refused_at_its_line(copy, what):
     assert main(["audit", "--record", str(copy)]) == 2
 
 
+@pytest.mark.slow(7)
 def test_a_row_of_table3_without_a_commit_is_no_match(copy):
     f = copy/"table3.csv"
     f.write_text(f.read_text().replace("4323bb9", ""))

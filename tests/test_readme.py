@@ -17,6 +17,7 @@ def test_the_readme_says_what_the_records_say():
     assert readme.marked((ROOT/"README.md").read_text()) == there
 
 
+@pytest.mark.slow(7)
 def test_the_sentence_on_our_study_follows_its_records(tmp_path, monkeypatch):
     "where a source is worse by far in every fold, or none differs, the sentence says so"
     shutil.copytree(ROOT/"results/lite/records", tmp_path/"results/lite/records")

@@ -193,6 +193,7 @@ def test_sentences_follow_the_record():
     assert "takes ImageNet for 10 of the 12 targets" in evidence.same_as_always(mixed)
 
 
+@pytest.mark.slow(4)
 def test_what_an_oracle_could_show_follows_the_record():
     d = model.candidates()
     o = evidence.oracle(d)
@@ -205,6 +206,7 @@ def test_what_an_oracle_could_show_follows_the_record():
     assert "cannot tell" not in evidence.what_could_be_told(noise), "where every family has something to gain, it could be told"
 
 
+@pytest.mark.slow(6)
 def test_what_is_said_of_scores_and_of_the_distance_follows_the_record():
     table = pd.DataFrame(dict(claim=["", model.WORSE, model.SAME, model.NO_EVIDENCE, f"{model.CANNOT}: only 2 of 9"]))
     assert "Of 4 ways" in (said := evidence.on_scores(table)) and "none did better than what sources did on other targets alone and 1 did worse, allowing for so many tries; 1 chose the same sources, for 1 nothing was found, and for 1 there are too few" in said
@@ -214,6 +216,7 @@ def test_what_is_said_of_scores_and_of_the_distance_follows_the_record():
     assert evidence.said(table=table) == dict(take=evidence.take(), always=evidence.same_as_always(), prior=evidence.what_could_be_told(), scores=evidence.on_scores(table), lists=evidence.on_lists(), distance=evidence.on_distance())
 
 
+@pytest.mark.slow(4)
 def test_a_fixed_list_stands_beside_every_score():
     extra = list(medmnist.SCORES)
     d = model.candidates(extra=extra)

@@ -161,6 +161,7 @@ def small(tmp_path, monkeypatch):
     return view.study("power", None, *part_of(PROFILES["power"], "small"))
 
 
+@pytest.mark.slow(4)
 def test_figures_of_several_seeds_show_all_of_them_and_agree(small):
     d = auc.auc_summary(small.fold_auc()).set_index("source")
     cells = seeds.seeds(small).frame.groupby("source").auc.mean()
