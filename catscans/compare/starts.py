@@ -137,7 +137,7 @@ def built(
     "The network of a start. `UserError` where it is not there, or takes other images."
     if s.file is not None and not s.network: return load_probe(s.file, size).model
     weights = s.file if s.weights == "imagenet" and s.file is not None and NETWORKS[s.network].weights == "file" else s.weights
-    model = network(s.network, classes, size, weights=weights, dropout=0)
+    model = network(s.network, classes, size, weights=weights, dropout=0, scaling=NETWORKS[s.network].scaling)
     if s.weights is None: set_backbone(model, random_weights(model, seed_for("init", SEED)), head=True)
     return model
 
@@ -161,9 +161,10 @@ def looked_at(
     "Features of images under a start. `UserError` where they hold NaN or infinity."
     if s.rows is not None: return s.rows
     if s is PIXELS: return pixels(x)
+    from keras.ops import convert_to_numpy
     body, out = body_of(built(s, size=x.shape[1])), []
     for i in range(0, len(x), batch):
-        out.append(np.asarray(body.predict_on_batch(np.asarray(x[i:i+batch], np.float32))))
+        out.append(convert_to_numpy(body(np.asarray(x[i:i+batch], np.float32), training=False)))
         if show: show(min(i + batch, len(x)))
     f = np.concatenate(out)
     if np.isfinite(f).all() and f.ndim == 2: return f
