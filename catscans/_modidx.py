@@ -3887,6 +3887,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'catscans.training.recipes.settled': ( 'training/recipes.html#settled',
                                                                                   'catscans/training/recipes.py'),
                                            'catscans.training.recipes.sized': ( 'training/recipes.html#sized',
+                                                                                'catscans/training/recipes.py'),
+                                           'catscans.training.recipes.usual': ( 'training/recipes.html#usual',
                                                                                 'catscans/training/recipes.py')},
             'catscans.training.schedules': { 'catscans.training.schedules.lr_at': ( 'training/schedules.html#lr_at',
                                                                                     'catscans/training/schedules.py')},

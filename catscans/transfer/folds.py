@@ -25,7 +25,7 @@ from ..models.networks import imagenet_weights
 from ..models.weights import Weights, load_weights, seen_of, shared_images, weights_sha256
 from ..metrics.labels import several
 from ..training.heads import head_for
-from ..training.recipes import recipe_key, sized
+from ..training.recipes import recipe_key, sized, usual
 from ..training.engines import SECONDS, clock
 from ..training.checkpoints import undamaged
 from ..training.trainer import fit, guard
@@ -305,7 +305,7 @@ def all_folds(done, splits, images, earlier, saw=None, notes=()):
 def finetune(
     source_weights,          # None (random initialisation), "imagenet", a weights file, or arrays by name
     images,                  # datasets.images.Images of the target
-    recipe,                  # training.recipes.Recipe
+    recipe=None,             # training.recipes.Recipe; default: `usual` for this start
     protocol:str="grouped",  # "grouped", "described" or "published"
     folds:int=5,             # how many; an official split has its own number
     # of `How` (network or arch, ...), and of `Finetuning`: max_train, split_seed, workdir, start_of_fold, split
@@ -313,7 +313,7 @@ def finetune(
 )->Folds:
     """Cross-validated fine-tuning of the whole network on the target (section IV.A); the split and what the doctor
     finds are said. A `UserError` where folds cannot be cut, there is no official split, or a trainer does not fit."""
-    how = how_of(Finetuning, settings)
+    how, recipe = how_of(Finetuning, settings), recipe or usual(source_weights)
     splits = target_splits(how, images, choose("protocol", protocol, PROTOCOLS), folds)
     folds = len(splits)
     _warn_of_siblings(images, protocol, how.split)
