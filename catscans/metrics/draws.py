@@ -10,7 +10,7 @@ __all__ = ['MATTERS', 'VERDICTS', 'auc_parts', 'Start', 'start', 'start_of', 'co
 import math
 from dataclasses import dataclass
 import numpy as np, pandas as pd
-from ..core.basics import UserError, note, unpack
+from ..core.basics import UserError, note
 from .comparisons import holm
 from .labels import several
 from .ranking import sign_flips, together
@@ -98,10 +98,9 @@ def start_of(
 )->Start:
     "A start from its record. A record without groups is taken image by image, and that is said."
     a, name = predictions(rec), f"{rec['source']} -> {rec['target']}"
-    inside, by = rec["predictions"].get("group"), None
+    by = a.group
     if groups is not None: by = np.asarray(groups)[a.index]
-    elif inside is not None: by = unpack(inside)
-    else:
+    if by is None:
         note(f"{name}: its record names no groups of held-out images, each is taken by itself; where a patient has "
              "several images, intervals are too narrow")
     return start(a, by, name)

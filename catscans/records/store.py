@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'PLAIN', 'PHASES', 'ENV_KEYS', 'FOLD_KEYS', 'FORMAT', 'validate', 'checksum', 'whole', 'path_of', 'write',
-           'read', 'trained_sha', 'predictions', 'differences', 'equal']
+           'read', 'trained_sha', 'add_to_table', 'from_table', 'gather', 'predictions', 'differences', 'equal']
 
 # %% ../../nbs/records/01_store.ipynb #ce91fb72
-import hashlib, json, math
+import hashlib, json, math, zipfile
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
@@ -77,7 +77,9 @@ def validate(
         stop(f"schema received {rec.get('schema')!r}, allowed is {SCHEMA}; run it again with this version")
     if rec.get("kind") not in list(_SCHEMAS): stop(f"kind received {rec.get('kind')!r}, allowed are {', '.join(_SCHEMAS)}")
     head = ("schema", "kind", "profile") if rec["kind"] == "similarity" else _HEAD
-    missing = [k for k in head if k not in rec] + _missing(rec, _SCHEMAS[rec["kind"]])
+    need = _SCHEMAS[rec["kind"]]
+    if isinstance(p := rec.get("predictions"), dict) and "table" in p: need = need | dict(predictions=("table", "sha256"))
+    missing = [k for k in head if k not in rec] + _missing(rec, need)
     if rec["kind"] == "pretrain" and "folds" in rec: missing += _missing(rec["folds"], [("weights_sha256",)], "folds.")
     if missing: stop(f"missing keys: {', '.join(missing)}")
     try: wrong = _contradiction(rec)
@@ -151,11 +153,76 @@ def trained_sha(
     first = folds[0] if isinstance(folds, list) and folds else None
     return str(first.get("weights_sha256") or "") if isinstance(first, dict) else ""
 
+def _planes(a):
+    "the bytes of an array, first those that vary least: they pack better apart"
+    return np.ascontiguousarray(a).view("uint8").reshape(*a.shape, a.itemsize).transpose(-1, *range(a.ndim))
+
+def add_to_table(
+    table:str|Path,  # .npz, made where there is none
+    arrays:dict,     # slug of a record -> its arrays: index, fold, y, p and perhaps group
+)->dict: # slug -> sha256 of its arrays
+    """Put predictions of many records into one file; arrays that several records share are kept once.
+    What the file holds of other records stays."""
+    kept = dict(np.load(table)) if Path(table).exists() else {}
+    names, sums = json.loads(str(kept.pop("names", "{}"))), {}
+    for slug, these in arrays.items():
+        names[slug] = {k: dict(key=_sha(v)[:16], dtype=str(v.dtype)) for k, v in these.items()}
+        kept |= {names[slug][k]["key"]: _planes(v) for k, v in these.items()}
+        sums[slug] = _sum_of(these)
+    used = {v["key"] for of in names.values() for v in of.values()}
+    with atomic(table, durable=True) as tmp, zipfile.ZipFile(tmp, "w", zipfile.ZIP_LZMA) as z:
+        for k, v in dict(names=np.array(json.dumps(names)), **{k: kept[k] for k in sorted(used)}).items():
+            with z.open(zipfile.ZipInfo(f"{k}.npy"), "w") as f: np.lib.format.write_array(f, np.asanyarray(v))
+    return sums
+
+def _sha(a): return hashlib.sha256(f"{a.dtype} {a.shape}".encode() + np.ascontiguousarray(a).tobytes()).hexdigest()
+def _sum_of(arrays): return hashlib.sha256("".join(_sha(arrays[k]) for k in sorted(arrays)).encode()).hexdigest()
+
+def from_table(
+    rec:dict,  # a record whose predictions lie in a table
+)->dict: # name -> array
+    "The arrays of one record; `UserError` where the table is missing, damaged, or holds others."
+    said = rec["predictions"]
+    path = results_dir(rec["profile"])/said["table"]
+    try:
+        with np.load(path, allow_pickle=False) as z:
+            of = json.loads(str(z["names"]))[rec["slug"]]
+            out = {k: _whole_of(z[v["key"]], v["dtype"]) for k, v in of.items()}
+    except Exception as e:   # what is raised depends on the byte that is damaged
+        raise UserError(f"record {rec['slug']}: its predictions in {path} cannot be read ({type(e).__name__}: {e}); "
+                        "fetch the file again, or delete the record and run it again") from None
+    if _sum_of(out) == said["sha256"]: return out
+    raise UserError(f"record {rec['slug']}: {path} holds other predictions than were recorded; fetch the file again, or "
+                    "delete the record and run it again")
+
+def _whole_of(planes, dtype):
+    "the array of which `_planes` gave the bytes"
+    a = np.ascontiguousarray(planes.transpose(*range(1, planes.ndim), 0))
+    return a.view(dtype).reshape(planes.shape[1:])
+
+def gather(
+    profile:str,  # whose records of draws keep their predictions themselves
+)->int: # records that were changed
+    "Move the predictions of records of draws into one file for each target, results/PROFILE/predictions/TARGET.npz."
+    recs = [read(f) for f in sorted((results_dir(profile)/"records").glob("finetune-*.json"))]
+    mine = [r for r in recs if r["settings"].get("split") == "draws" and "table" not in r["predictions"]]
+    for target in dict.fromkeys(r["target"] for r in mine):
+        of = {r["slug"]: r for r in mine if r["target"] == target}
+        name = f"predictions/{target}.npz"
+        (results_dir(profile)/"predictions").mkdir(exist_ok=True)
+        sums = add_to_table(results_dir(profile)/name,
+                            {s: {k: unpack(v) for k, v in r["predictions"].items()} for s, r in of.items()})
+        for s, r in of.items(): write(r | dict(predictions=dict(table=name, sha256=sums[s])))
+    return len(mine)
+
 def predictions(
     rec:dict,   # a record
 )->SimpleNamespace: # .index (n,) image, .fold (n,), .y (n,) true class or (n, k) labels, .p (n, classes) probabilities
-    "The held-out predictions of a record. `UserError` where they differ in length."
-    a = SimpleNamespace(**{k: unpack(rec["predictions"][k]) for k in ("index", "fold", "y", "p")})
+    """The held-out predictions of a record, and `.group` (n,) of the images, or None.
+    `UserError` where they differ in length, or the table in which they lie is missing or another."""
+    said = rec["predictions"]
+    arrays = from_table(rec) if "table" in said else {k: unpack(v) for k, v in said.items()}
+    a = SimpleNamespace(**dict(group=None) | arrays)
     a.p = a.p.astype("float32")
     if not (len(a.index) == len(a.fold) == len(a.y) == len(a.p)):
         raise UserError(f"record {rec['slug']}: its predictions differ in length")
