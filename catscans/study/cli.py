@@ -52,6 +52,16 @@ def _run_options(subs):
     r.add_argument("--engine", default="local", metavar="E", help=f"{', '.join(ENGINES)} (default local)")
     r.add_argument("--verbose", action="store_true", help="show what the workflow engine says")
 
+# %% ../../nbs/study/10_cli.ipynb #eacf6923
+def _plan_options(subs):
+    p = _command(subs, "plan", "hours, memory, disk and energy of each step that is left, before anything starts", "toy")
+    p.add_argument("--engine", default="local", metavar="E", help=f"{', '.join(ENGINES)} (default local)")
+    p.add_argument("--jobs", type=whole_number, metavar="N", help="notebooks at once (default: as run has it)")
+    p.add_argument("--protocol", metavar="P", help="default: the profile's")
+    p.add_argument("--part", metavar="NAME", help="only this part of the grid")
+    p.add_argument("--all", action="store_true", help="name every step that is left, not only the first 40")
+    p.add_argument("--json", action="store_true", help="an object instead of a page")
+
 # %% ../../nbs/study/10_cli.ipynb #2656210d
 def _study_options(subs):
     s = _command(subs, "status", "what is done, what is left, how long it will take", "toy")
@@ -206,7 +216,7 @@ def _parser():
     top.add_argument("--version", action="version", version=catscans.__version__)
     subs = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     top.commands = subs.choices
-    for options in (_run_options, _study_options, _rank_options, _compare_options): options(subs)
+    for options in (_run_options, _plan_options, _study_options, _rank_options, _compare_options): options(subs)
     export = _command(_family(subs, "published", "the authors' record"), "export", "write the record as CSV files")
     export.add_argument("dir", metavar="DIR")
     _data_options(subs)

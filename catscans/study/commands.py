@@ -21,6 +21,7 @@ from .machine import check_backend
 from .status import in_clone, part_request
 from .data_commands import reading_of
 from .reports import report
+from .costs import plan_json, plan_text, planned
 from .engine import run
 from .sharing import export_source, source_run
 from .verify import verify
@@ -56,6 +57,13 @@ def _figures(profile, part=None):
     if part: return _figures_of_part(profile, part)
     _refuse_incomplete(profile, draw)
     return run(profile, only=draw, jobs=1, again=True) or tell(f"figures: {figures_dir(profile)}") or 0
+
+# %% ../../nbs/study/09_commands.ipynb #41ef2995
+def _plan(a):
+    p = planned(a.profile, a.engine, a.jobs, a.protocol, a.part)
+    if a.json: print(plan_json(p))
+    else: tell(plan_text(p, None if a.all else 40))
+    return 0
 
 # %% ../../nbs/study/09_commands.ipynb #810d8034
 def _audit(as_json, record):
@@ -103,6 +111,7 @@ def do(
                    strategies=a.strategy)
     if a.command == "figures": return _figures(a.profile, a.part)
     if a.command == "report": return _report(a.profile)
+    if a.command == "plan": return _plan(a)
     if a.command == "check": return _check(a.profile)
     if a.command == "audit": return _audit(a.json, a.record)
     if a.command == "rank": return _rank(a)

@@ -22,6 +22,7 @@ from .done import damaged_weights, left_of, looking, with_needs, Why
 from .machine import ENGINES, MARK, check_backend, gpus, jobs_for, only_one
 from .status import Watch, duration, first_line, part_request
 from .checks import check_data
+from .costs import gpus_asked
 from .reports import report
 
 # %% ../../nbs/study/07_engine.ipynb #1dcbf467
@@ -44,7 +45,7 @@ def _engine_command(request, steps, way):
     threads = threads_for(PROFILES[request["profile"]]) if request["profile"] in PROFILES else 1
     at_once = ["--cores", str(way.jobs*threads), "--resources", f"gpu={gpus()}"] if local else ["--jobs", str(way.jobs)]
     forks = local and len(steps) > 1 and can_fork(threads)
-    said = dict(request, gpus=gpus() if local else 1, forks=forks)
+    said = dict(request, gpus=gpus() if local else gpus_asked(), forks=forks, asks=not local)
     with atomic(here/"request.json") as tmp: tmp.write_text(json.dumps(said))
     return [sys.executable, "-m", "snakemake", "--snakefile", str(flow/"Snakefile"),
             "--workflow-profile", str(flow/"profiles"/ENGINES[way.engine]), "--directory", str(here),
@@ -267,7 +268,7 @@ def run(
         if not doing: return 0
         _set_aside(doing, left)
         _dated_now(steps)
-        way = _Way(jobs or jobs_for(profile), engine, verbose, lock, note, mark)
+        way = _Way(jobs or jobs_for(profile, engine), engine, verbose, lock, note, mark)
         with _whole_figures(profile, doing): return _run(request, steps, doing, way)
 
 # %% ../../nbs/study/07_engine.ipynb #05472646

@@ -156,6 +156,14 @@ def _execute(step, kernels=None)->str:
                                  work_dir(step.profile, "logs")/f"{step.slug}.log", kernels)
     except UserError as e: return f"UserError: {e}"
 
+# %% ../../nbs/study/02_notebooks.ipynb #bfb2eb7f
+def _peak_mb()->float|None:
+    "the most memory that this process or one of its ended children held, in MB; None where the system does not say"
+    try: from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+    except ImportError: return None
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return max(getrusage(who).ru_maxrss for who in (RUSAGE_CHILDREN, RUSAGE_SELF))/unit
+
 # %% ../../nbs/study/02_notebooks.ipynb #3a53db73
 def job(
     argv=None, # [plan as JSON, slug]
@@ -170,6 +178,6 @@ def job(
     error = _execute(step, kernels)
     if not error and not step.run and step.notebook != "similarity": _sign(step)
     if not error and not step.product.exists(): error = f"the notebook ended without writing {step.product}"
-    _mark(step, "failed" if error else "done", seconds=time.time()-start, error=error)
+    _mark(step, "failed" if error else "done", seconds=time.time()-start, error=error, peak_mb=_peak_mb())
     if error: tell(f"{slug}: {error}\nexecuted notebook: {step.executed}", file=sys.stderr)
     return 1 if error else 0
