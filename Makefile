@@ -6,11 +6,12 @@ STAMP  := $(VENV)/.installed
 PROFILE ?= toy
 export UV_COMPILE_BYTECODE = 1
 
-.PHONY: env paper quick test docs clean lock readme help
+.PHONY: env paper quick test docs manuscript numbers clean lock readme help
 
 help:
 	@echo "make paper   published figures and audit, then the whole toy grid (PROFILE=lite for the real miniature)"
 	@echo "make test    all tests: notebooks and tests/; make quick: those that take less than three minutes together"
+	@echo "make manuscript   the paper, examined again, as a PDF from finished records (make numbers: its slow sentences anew)"
 	@echo "make env     only set up .venv     make docs   the site     make lock   renew requirements.lock"
 
 env: $(STAMP)
@@ -57,9 +58,16 @@ readme: env
 	$(BIN)/python -c "from catscans.figures.readme import refresh; refresh('nbs/index.ipynb')"
 	@$(BIN)/python -m nbconvert --log-level WARN --to markdown --output-dir . --output README nbs/index.ipynb
 
+# every number in it is read from a record; an unknown or stale one stops the build
+manuscript: env
+	@$(BIN)/python -m catscans.manuscript
+
+numbers: env
+	@$(BIN)/python -m catscans.manuscript numbers
+
 lock:
 	$(BIN)/python -m pip install -q uv
-	$(BIN)/uv pip compile -q pyproject.toml --extra paper --extra dev --extra imagenet --extra safetensors --universal --generate-hashes --no-emit-index-url --no-header -o requirements.lock
+	$(BIN)/uv pip compile -q pyproject.toml --extra paper --extra dev --extra imagenet --extra safetensors --extra manuscript --universal --generate-hashes --no-emit-index-url --no-header -o requirements.lock
 
 clean:
 	rm -rf work results/toy figures/toy _site _proc jupyter_execute

@@ -13,7 +13,7 @@ from benchmarks import style
 from fakes import ROOT
 
 FOLDERS = ("core", "records", "metrics", "datasets", "models", "training", "task2vec", "transfer", "similarity", "published", "survey",
-           "recommend", "compare", "figures", "study", "slices")                                # from left to right
+           "recommend", "compare", "figures", "manuscript", "study", "slices")                  # from left to right
 HEAVY = {"keras", "tensorflow", "jax", "torch", "snakemake", "pandas", "matplotlib", "papermill"}   # may be imported late
 ASKS = r"keras\.(?:src\.)?(?:backend|config)"   # which backend, and how it is set
 BACKEND_FILES = {"models/backend.py", "training/engines.py"}
