@@ -180,7 +180,7 @@ def test_a_fork_server_says_no_where_it_cannot(tmp_path):
     for name in ("", "catscans-nobody-listens"):
         p = subprocess.run(step, env=dict(env, CATSCANS_FORKSERVER=name), capture_output=True, text=True)
         assert p.returncode == 1 and "KeyError: 'no-such-step'" in p.stderr, p.stderr
-    server = forkserver.Server(socket.socket(socket.AF_UNIX), work=lambda request: 0)
+    server = forkserver.Server(socket.socket(socket.AF_UNIX))
     server.parent = -1                                               # nobody started it: it ends at once
     server.serve()
 
@@ -202,18 +202,18 @@ def test_a_fork_server_outlives_a_client_that_is_gone_and_a_want_of_processes(tm
     def asked(door, stay):
         here = socket.socket(socket.AF_UNIX)
         here.connect(door.getsockname())
-        here.sendall(b"{}\n")
+        here.sendall(b'{"kind": "alone", "step": []}\n')
         if not stay: here.close()
         return here
     def no_room(): raise BlockingIOError(11, "Resource temporarily unavailable")
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(f"\0catscans-test-{os.getpid()}")
         door.listen()
-        server = forkserver.Server(door, work=lambda request: 0)
+        server = forkserver.Server(door, work=lambda stays: lambda step: (0, False))
         monkeypatch.setattr(forkserver, "threads_now", lambda: 1)    # a test process may have more
         asked(door, stay=False)
         server.enter(door)
-        wait_for(lambda: server.reap() or not any(server.steps.values()), 10)
+        wait_for(lambda: server.reap() or not server.workers, 10)
         monkeypatch.setattr(os, "fork", no_room)
         here = asked(door, stay=True)
         server.enter(door)

@@ -15,9 +15,9 @@ from ..core.strategies import strategy_of
 from ..records.store import read, whole, write
 from ..metrics.scores import summarise
 from ..datasets.splits import make_splits, single_split
-from ..datasets.loading import images_of
 from ..training.recipes import Recipe, in_force, recipe_for
-from ..training.trainer import Trainer
+from .reuse import images_of, trainer_for
+
 
 # %% ../../nbs/transfer/00_world.ipynb #17a5d3db
 @dataclass(frozen=True, repr=False)
@@ -28,7 +28,7 @@ class World:
     make_splits:Callable = make_splits   # as `datasets.splits.make_splits`
     single_split:Callable = single_split # as `datasets.splits.single_split`
     recipe_for:Callable = recipe_for     # as `training.recipes.recipe_for`
-    trainer:Callable = Trainer           # classes, size, recipe, architecture -> training.trainer.Trainer
+    trainer:Callable = trainer_for       # classes, size, recipe, architecture -> training.trainer.Trainer
     summarise:Callable = summarise       # labels, probabilities, classes -> dict of metrics
     read:Callable = read                 # path -> record
     write:Callable = write               # record -> path
