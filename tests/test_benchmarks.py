@@ -125,10 +125,13 @@ def test_a_difference_of_each_kind_between_two_checkouts_is_seen(tmp_path, capsy
 def test_forks_are_compared_only_where_both_ways_record_the_same(monkeypatch, capsys):
     from benchmarks import forks
     monkeypatch.setattr(forks, "adopt", lambda: None)
-    monkeypatch.setattr(forks, "once", lambda how, o: (4., 8., ["a"]) if how == "no" else (1., 6., ["a"]))
+    monkeypatch.setattr(forks, "once", lambda how, o: dict(no=(9., 4., 8., ["a"]), each=(4., 2., 8., ["a"]), yes=(3., 1., 6., ["a"]))[how])
     forks.main(["--json"])
-    assert json.loads(capsys.readouterr().out) == dict(cpu_alone=4., cpu_forks=1., cpu_ratio=.25, wall_alone=8., wall_forks=6., wall_ratio=.75, repeats=3)
-    monkeypatch.setattr(forks, "once", lambda how, o: (1., 1., [how]))
+    assert json.loads(capsys.readouterr().out) == dict(
+        fixed_no=9., fixed_each=4., fixed_yes=3., fixed_ratio=.33, cpu_no=4., cpu_each=2., cpu_yes=1., cpu_ratio=.25, wall_no=8., wall_each=8., wall_yes=6., wall_ratio=.75, runs=1, repeats=3)
+    forks.main(["--ways", "each", "yes"])
+    assert "4.0 each, 3.0 yes s; yes to each: 0.75" in capsys.readouterr().out
+    monkeypatch.setattr(forks, "once", lambda how, o: (1., 1., 1., [how]))
     with pytest.raises(SystemExit, match="the records differ"): forks.main([])
 
 
