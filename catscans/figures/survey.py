@@ -28,11 +28,11 @@ def example_pair(
     if not pairs: raise UserError(f"profile {st.profile} has no run that begins from a source")
     return next(((s, t) for s, t in pairs if origin(s) == "non-medical" and origin(t) == "medical"), pairs[0])
 
-# %% ../../nbs/figures/20_survey.ipynb #830f71d4
+# %% ../../nbs/figures/20_survey.ipynb #e873a846
 def way_frame(
     st:Study,  # what is shown
 )->pd.DataFrame: # way, begins, then, runs
-    "The three ways, and how many runs of a study go each: those of its grid, and of features those that it has records of."
+    "The three ways, and how many runs of a study go each: those of its grid; of features, those that it has."
     features = 0 if st.of_authors else sum(strategy_of(r).startswith("features") for r in st.records())
     n = {"from scratch": sum(s == "random" for s, _ in st.pairs)*len(st.seeds), "features": features,
          "fine-tuning": sum(s != "random" for s, _ in st.pairs)*len(st.seeds)}

@@ -69,18 +69,21 @@ def table1(
     return out.drop(columns=[c for c in needless if (out[c].isna() | (out[c] == "")).all()])
 
 # %% ../../nbs/figures/07_tables.ipynb #a66e0c8c
+_OWN_TASK = {"accuracy": "accuracy", "auc_ovr_weighted": "AUC", "average_precision_macro": "average precision"}
+
 @of_study
 def table2(
     st:Study|str,  # what is shown; a profile's name stands for all of it
 )->pd.DataFrame:
-    """Table II: accuracy and AUC of each source on its training, validation and test part, mean over seeds.
-    `UserError` where a pretraining is missing."""
+    """Table II: accuracy, AUC and average precision of each source on its training, validation and test part, mean over
+    seeds. `UserError` where a pretraining is missing."""
     if st.of_authors: return _printed(st, "table2").rename(columns=lambda c: c.replace("_", " ").replace("auc", "AUC"))
     frames.require(st.profile, st.protocol, "pretrain", st.sources, seeds=st.seeds[:1])
-    e = st.of_seeds(frames.evaluations).groupby(["source", "part"])[["accuracy", "auc_ovr_weighted"]].mean()
+    e = st.of_seeds(frames.evaluations)
+    e = e.groupby(["source", "part"])[[k for k in _OWN_TASK if k in e]].mean()
     parts = {"train": "train", "valid": "valid", "test": "test"}
     cols = {f"{p} {n}": [float(e.loc[(s, p), k]) for s in st.sources]
-            for n, k in (("accuracy", "accuracy"), ("AUC", "auc_ovr_weighted")) for p in parts}
+            for k, n in _OWN_TASK.items() if k in e for p in parts}
     return pd.DataFrame({"source": [label(s) for s in st.sources], **cols})
 
 # %% ../../nbs/figures/07_tables.ipynb #6486415d
@@ -121,18 +124,29 @@ def table3_finetuning(
     t = t.assign(source=t.source.map(label), target=t.target.map(label)).drop(columns=["date", "preprocessing"])
     return t.rename(columns={"lr": "learning rate", "image_size": "image size", "lrs_tried": "learning rates tried"})
 
+# %% ../../nbs/figures/07_tables.ipynb #4e7a90b1
+def _plus_minus(folds, metric):
+    "(source, target) -> mean and standard deviation of a metric in words; nothing where folds do not have it"
+    if metric not in folds: return {}
+    s = auc_summary(folds, metric).set_index(["source", "target"])
+    sd = s.sd_seeds if s.seeds.max() > 1 else s.sd_sample
+    return {p: f"{m:.3f} ± {d:.3f}" for p, m, d in zip(s.index, s["mean"], sd)}
+
 # %% ../../nbs/figures/07_tables.ipynb #088b6fdf
 @of_study
 def table4(
     st:Study|str,  # what is shown; a profile's name stands for all of it
 )->pd.DataFrame:
-    "AUC of every pair: mean ± sample standard deviation over folds, or over seeds where there are several."
-    s = auc_summary(st.fold_auc()).set_index(["source", "target"])
-    sd = s.sd_seeds if s.seeds.max() > 1 else s.sd_sample
-    text = {p: f"{m:.3f} ± {d:.3f}" for p, m, d in zip(s.index, s["mean"], sd)}
-    out = pd.DataFrame({"source": [label(r) for r in drawn_rows(st)],
-                        **{label(t): [text.get((r, t), "") for r in drawn_rows(st)] for t in st.targets}})
-    out.attrs["note"] = f"± standard deviation over {'seeds' if s.seeds.max() > 1 else 'folds'}."
+    """AUC of every pair, and average precision beside it where there are predictions: mean ± sample standard deviation
+    over folds, or over seeds where there are several."""
+    f, rows = st.fold_auc(), drawn_rows(st)
+    shown = {"": _plus_minus(f, "auc_ovr_weighted"), ", average precision": _plus_minus(f, "average_precision_macro")}
+    out = pd.DataFrame({"source": [label(r) for r in rows],
+                        **{f"{label(t)}{more}": [text.get((r, t), "") for r in rows]
+                           for t in st.targets for more, text in shown.items() if text}})
+    several = auc_summary(f).seeds.max() > 1
+    out.attrs["note"] = f"± standard deviation over {'seeds' if several else 'folds'}."
+    if shown[", average precision"]: out.attrs["note"] += " Average precision: mean over classes, each alike."
     return out
 
 # %% ../../nbs/figures/07_tables.ipynb #a594cb27

@@ -5,16 +5,25 @@
 # %% auto #0
 __all__ = ['stages', 'stage_features', 'first_filters', 'feature_maps']
 
-# %% ../../nbs/models/13_inside.ipynb #e0b3fc6f
+# %% ../../nbs/models/13_inside.ipynb #3fb38577
+import re
 import numpy as np
 from ..core.basics import UserError, choose
 from .networks import NETWORKS
 from .weights import as_array
 
-# %% ../../nbs/models/13_inside.ipynb #cad0a75b
+# %% ../../nbs/models/13_inside.ipynb #be9b3f19
+_BLOCK = re.compile(r"(.*block\d+[a-z]?)_(out|add|concat|pool)")   # the last layer of a block, whatever network it is of
+
+def _blocks(names):
+    "block -> its last layer, in the order of the network"
+    return {m[1]: n for n in names if (m := _BLOCK.fullmatch(n))}
+
+# %% ../../nbs/models/13_inside.ipynb #fe63823c
 def stages(
-    model,  # keras.Model with a head, as `network` makes it
-)->dict: # name of the cut, or "last" -> name of the layer
+    model,        # keras.Model with a head, as `network` makes it
+    blocks=False, # every block of layers, not the cuts alone
+)->dict: # name of the cut or block, or "last" -> name of the layer
     """The layers after which a network may be cut, and its last feature maps. `UserError` where it has no pooling over
     the whole image."""
     names = [l.name for l in model.layers]
@@ -22,11 +31,11 @@ def stages(
         raise UserError(f"{model.name} has no layer avg_pool, so its last feature maps are not known: give a network "
                         "made by catscans.models.network")
     known = [n for n in NETWORKS if model.name.startswith(n.replace("-", "_"))]
-    cuts = NETWORKS[max(known, key=len)].cuts if known else ()
+    cuts = _blocks(names).items() if blocks else NETWORKS[max(known, key=len)].cuts if known else ()
     last = names[names.index("avg_pool") - 1]
     return {cut: layer for cut, layer in cuts if layer in names and layer != last} | dict(last=last)
 
-# %% ../../nbs/models/13_inside.ipynb #424666c5
+# %% ../../nbs/models/13_inside.ipynb #8815a30b
 def _watched(model, layers):
     "a network that gives the outputs of these layers"
     import keras
@@ -36,10 +45,11 @@ def stage_features(
     model,    # keras.Model, as for `stages`
     x,        # (n, size, size, 3) images, 0..255
     batch=64, # images at once
+    blocks=False, # as for `stages`
 )->dict: # stage -> (n, channels) mean of each feature map
     """What each stage knows of the images, as the head would see it: the mean of each feature map.
     `UserError` as for `stages`."""
-    at = stages(model)
+    at = stages(model, blocks)
     watched, x = _watched(model, at.values()), np.asarray(x)
     parts = []
     for i in range(0, len(x), batch):
@@ -60,14 +70,15 @@ def first_filters(
     if any(l.name == "caffe_preprocess" for l in model.layers): k = k[..., ::-1]
     return .5 + .5*k/np.maximum(np.abs(k).max(axis=(1, 2, 3), keepdims=True), 1e-12)
 
-# %% ../../nbs/models/13_inside.ipynb #43f77419
+# %% ../../nbs/models/13_inside.ipynb #dfa0bbf2
 def feature_maps(
     model,  # keras.Model, as for `stages`
     image,  # (size, size, 3), 0..255
     stage:str, # of `stages`
+    blocks=False, # as for `stages`
 )->np.ndarray: # (channels, h, w)
     "What one stage makes of one image. `UserError` for an unknown stage."
-    at = stages(model)
+    at = stages(model, blocks)
     watched = _watched(model, [at[choose("stage", stage, at)]])
     out = watched(np.asarray(image)[None].astype("float32"), training=False)
     return as_array(out[0] if isinstance(out, (list, tuple)) else out)[0].transpose(2, 0, 1)

@@ -53,9 +53,10 @@ def votes()->dict: # vote -> names of the articles that cast it, in the order of
     of = [a for a in ARTICLES.values() if a.text == "survey"]
     return {v: tuple(a.key for a in of if a.vote == v) for v in VOTES}
 
-# %% ../../nbs/survey/00_articles.ipynb #5909e235
+# %% ../../nbs/survey/00_articles.ipynb #1ca4b395
 _MEANT = {"medical": "for medical sources", "non-medical": "for non-medical sources", "none": "for no difference",
-          "no verdict": "without a verdict"}
+          "no verdict": "without a verdict", "larger is not better": "that say larger is not better",
+          "similarity matters": "that say similarity matters"}
 
 def _minor(names):
     "how many of these votes are minor ones"
