@@ -39,7 +39,8 @@ def on_shares(
     "One cross-validation with training parts cut to each of `SHARES`; what is held out stays the same."
     def one(i, fold, share):
         train = smaller(images, fold.train, share, repeat, i)
-        inner = inner_folds(images.y, images.groups, train, repeat, i, share, classes=images.classes, name=images.name)
+        inner = inner_folds(images.y, images.groups, train, repeat, i, share, classes=images.classes,
+                            name=images.name)
         p = held_out_fold(f, images.y, train, fold.test, inner)[1]
         return auc_ovr_weighted(images.y[fold.test], p, **({} if several(images.y) else dict(hard=True)))
     try: return np.array([[one(i, fold, s) for s in SHARES] for i, fold in enumerate(outer_folds(images, repeat))])
@@ -54,7 +55,8 @@ def doubled(
     "What twice the images would bring, with a 95 % interval of the folds."
     error = np.maximum(1 - np.c_[part, whole], 1e-4)
     doublings = np.log2([*SHARES, 1])
-    fall = np.clip(-np.polyfit(doublings, np.log2(error).T, 1)[0], -1, 1)      # of the error, in doublings; at most by half
+    # of the error, in doublings; at most by half
+    fall = np.clip(-np.polyfit(doublings, np.log2(error).T, 1)[0], -1, 1)
     gain = error[:, -1]*(1 - 2.**-fall)
     t = corrected_t_test(gain, np.zeros(len(gain)), folds=k)
     return dict(mean=t["mean_difference"], lo=t["lo"], hi=t["hi"])

@@ -146,6 +146,9 @@ def _compare_options(subs):
     c.add_argument("--features", nargs="+", action="extend", default=[], metavar="NAME=FILE.npz",
                    help="what another network has computed: ids (the images' paths) and features (a row for each)")
     c.add_argument("--minutes", type=_minutes, default=10, metavar="M", help="how long it may take (default 10)")
+    c.add_argument("--test", metavar="PATH", help="images from elsewhere, another hospital's: how far the AUC falls there")
+    c.add_argument("--keep", metavar="FILE.keras", help="write the best start with its head, fitted on all images")
+    c.add_argument("--report", metavar="DIR", help="write compare.html there, a page that needs no file beside it")
     c.add_argument("--json", action="store_true", help="an object instead of a page")
     _reading_options(c)
 

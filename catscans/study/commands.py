@@ -6,6 +6,7 @@
 __all__ = ['do']
 
 # %% ../../nbs/study/09_commands.ipynb #5142d38d
+from pathlib import Path
 from ..core.basics import UserError, choose, columns, counted, tell
 from ..core.files import figures_dir
 from ..core.grid import PROFILES
@@ -14,6 +15,9 @@ from ..records.view import study
 from ..published.verdicts import audit, audit_json, audit_text
 from ..recommend.ranking import main_rank
 from ..compare.command import main_compare
+from ..datasets.doctor import examine, page
+from ..datasets.loading import opener
+from ..figures.comparison import write_page
 from ..figures.report import make
 from .plan import PUBLISHED, plan
 from .done import looking, other_images, problem
@@ -87,9 +91,17 @@ def _rank(a):
     return main_rank(a.images, a.probe, a.json, a.keep, a.verbose, group_duplicates=a.group_duplicates,
                      **reading_of(a))
 
+def _doctor_of(a)->str:
+    "the doctor's page of the images of a command"
+    if Path(a.images).expanduser().exists(): return page(examine(a.images, group_duplicates=True, **reading_of(a)))
+    what, span = opener(a.images)
+    return page(examine(what, range=span, group_duplicates=True))
+
 def _compare(a):
     check_backend()
-    return main_compare(a.images, a.json, a.features, sources=tuple(a.sources), minutes=a.minutes, **reading_of(a))
+    write = (lambda c: write_page(c, a.report, _doctor_of(a))) if a.report else None
+    return main_compare(a.images, a.json, a.features, a.test, a.keep, write, sources=tuple(a.sources),
+                        minutes=a.minutes, **reading_of(a))
 
 def _export(folder):
     tell(f"{len(export(folder))} files in {folder}; change them and do: catscans audit --record {folder}")
