@@ -40,7 +40,7 @@ def pictures(
     "The figures that a template shows."
     return list(dict.fromkeys(_PICTURES.findall(text)))
 
-# %% ../../nbs/manuscript/03_build.ipynb #f722814a
+# %% ../../nbs/manuscript/03_build.ipynb #dc9dcf8c
 # names that hold a digit and are no numbers
 _NAMES = ("ResNet50", "EfficientNet-Lite0", "STL-10", "STI-10", "ISIC2018", "KimiaPath960", "HAM10000", "LC25000",
           "DTD-10", "Task2Vec", "CC BY 4.0", "CC0", "Fig. 1", "Fig. 3", "Fig. 4")
@@ -49,9 +49,9 @@ def typed(
     text:str, # of a template
 )->list: # lines
     "Lines of the text that hold a number which is no fact; code, comments and names are left out."
-    code = r"^#(import|let|set|show|bibliography|lined|pairs-table|where-there)\b.*$|//.*$"
+    code = r"^#(import|let|set|show|bibliography|block|lined|pairs-table|where-there)\b.*$|//.*$"
     bare = re.sub(code, "", text, flags=re.M)
-    bare = re.sub(r"#[\w-]+\(.*?\)|@[\w-]+|`[^`]*`|<[\w-]+>|\$[^$]*\$|\b[\d.]+(mm|pt|em|%|fr)", "", bare)
+    bare = re.sub(r"#[\w-]+\(.*?\)|@[\w-]+|`[^`]*`|<[\w-]+>|\$[^$]*\$|\b[\d.]+(mm|pt|em|fr)", "", bare)
     for name in _NAMES: bare = bare.replace(name, "")
     return [line.strip() for line in bare.splitlines() if re.search(r"\d", line)]
 

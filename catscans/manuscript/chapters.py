@@ -8,8 +8,9 @@ __all__ = ['NOT_YET', 'of_record', 'design_facts', 'auc_facts', 'target_facts', 
            'transfer_facts', 'pair_facts', 'lite_facts', 'power_facts', 'trials', 'against_random', 'scarce_sentence',
            'strategies_sentence', 'scarce_facts', 'limit_facts', 'everything']
 
-# %% ../../nbs/manuscript/01_chapters.ipynb #54879111
+# %% ../../nbs/manuscript/01_chapters.ipynb #e5a78752
 import dataclasses, re
+from inspect import signature
 import pandas as pd
 from ..core.basics import counted, listed, p_text
 from ..core.files import results_dir
@@ -17,7 +18,7 @@ from ..core.grid import PROFILES, get_profile, part_of
 from ..core.protocols import OBEYED, PROTOCOL_SETTINGS
 from ..records import authors, store
 from ..records.view import Study, study
-from ..metrics.comparisons import excludes_zero
+from ..metrics.comparisons import corrected_t_test, excludes_zero
 from ..datasets.catalogue import label
 from ..published import findings
 from ..published.effects import copied
@@ -44,7 +45,7 @@ def of_record(
     "The authors' study, of their record or of a copy."
     return dataclasses.replace(study("published"), rec=authors.record(rec))
 
-# %% ../../nbs/manuscript/01_chapters.ipynb #05fd6396
+# %% ../../nbs/manuscript/01_chapters.ipynb #bf3b3745
 def design_facts(
     rec=None, # as for `of_record`
 )->list: # of `Fact`
@@ -54,7 +55,9 @@ def design_facts(
     which = _theirs("fold_auc", keys=True)
     number = lambda name, v: fact(name, int(v), authors.fold_auc, which, form=",d")
     names = lambda column: tuple((n, label(n)) for n in f[column].drop_duplicates())
-    return [fact("source-names", names("source"), label, which), fact("target-names", names("target"), label, which),
+    level = 100*signature(corrected_t_test).parameters["level"].default
+    return [fact("level", level, corrected_t_test, rows("catscans/metrics/comparisons.py"), form=".0f"),
+            fact("source-names", names("source"), label, which), fact("target-names", names("target"), label, which),
             number("sources", f.source.nunique()), number("targets", f.target.nunique()), number("folds", k),
             number("pairs", len(f.drop_duplicates(["source", "target"]))), number("cells", len(f)),
             fact("shared-by-folds", 100*(k - 2)/(k - 1), authors.fold_auc, which, form=".0f")]
