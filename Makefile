@@ -6,12 +6,13 @@ STAMP  := $(VENV)/.installed
 PROFILE ?= toy
 export UV_COMPILE_BYTECODE = 1
 
-.PHONY: env paper quick test docs manuscript numbers clean lock readme help
+.PHONY: env paper quick test docs manuscript numbers metadata clean lock readme help
 
 help:
 	@echo "make paper   published figures and audit, then the whole toy grid (PROFILE=lite for the real miniature)"
 	@echo "make test    all tests: notebooks and tests/; make quick: those that take less than three minutes together"
 	@echo "make manuscript   the paper, examined again, as a PDF from finished records (make numbers: its slow sentences anew)"
+	@echo "make metadata     what archives read: RO-Crate and Croissant files"
 	@echo "make env     only set up .venv     make docs   the site     make lock   renew requirements.lock"
 
 env: $(STAMP)
@@ -64,6 +65,11 @@ manuscript: env
 
 numbers: env
 	@$(BIN)/python -m catscans.manuscript numbers
+
+# for an archive: RO-Crates of results/ and figures/, a Croissant file per dataset; none of them is kept in git
+DATE ?= $(shell date +%F)
+metadata: env
+	@$(BIN)/python -c "import sys; from catscans.manuscript.metadata import write_metadata; print(len(write_metadata(sys.argv[1])), 'files')" $(DATE)
 
 lock:
 	$(BIN)/python -m pip install -q uv
