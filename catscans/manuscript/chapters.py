@@ -32,7 +32,7 @@ from ..figures.audit import verdicts_title
 from ..figures.distance import correlated, distance_finding, measures, transfer_frame
 from ..figures.readme import gains_sentence, named_sentence
 from ..figures.seeds import seeds_sentence
-from .facts import book, fact, rows
+from .facts import fact, rows
 
 # %% ../../nbs/manuscript/01_chapters.ipynb #0368d319
 def _theirs(name, keys=False, **where):

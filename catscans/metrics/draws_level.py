@@ -223,7 +223,8 @@ def too_bold(
     frame,        # of `level_table`
     method=MINE,  # a name of `METHODS` or `OVER`
 )->pd.DataFrame:
-    "The rows in which a method finds differences where there are none more often than `MOST`."
+    """The rows in which a method finds differences where there are none more often than `MOST`.
+    `UserError` where the table has no such method."""
     if not len(f := frame[frame.method == method]):
         raise UserError(f"the table has no method {method!r}: it has {', '.join(frame.method.unique())}")
     return f[f.level > MOST]

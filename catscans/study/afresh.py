@@ -6,7 +6,7 @@
 __all__ = ['ENOUGH', 'GROWN', 'NOW', 'import_all', 'State', 'resident', 'remember', 'afresh']
 
 # %% ../../nbs/study/13_afresh.ipynb #8ddb62c9
-import gc, importlib, os, pkgutil, random, sys, threading, warnings
+import gc, importlib, os, pkgutil, sys, threading, warnings
 from collections import Counter, OrderedDict, defaultdict
 from types import ModuleType, SimpleNamespace
 from ..core.basics import patch_to

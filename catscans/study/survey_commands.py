@@ -8,6 +8,7 @@ __all__ = ['survey']
 # %% ../../nbs/study/13_survey_commands.ipynb #eb9d53be
 import sys
 from ..core.basics import UserError, listed, tell
+from ..core.strategies import strategy_of
 from ..survey.articles import ARTICLES, article, count_text
 from ..survey.claims import lacking, requests
 from ..survey.verdicts import records_of, verdict_counts, verdict_table
@@ -49,6 +50,7 @@ def _run(
     codes, lost = [], []
     for r in requests(key, profile):
         try:
+            if "--strategy" in r.line: strategy_of(r.line[r.line.index("--strategy")+1])
             do = command(r.line)
             tell(f"catscans {' '.join(r.line)}")
             codes.append(do())
