@@ -40,13 +40,14 @@ def check_splits(
 def _check_shown(p, decode):
     "Fig. 1 shows the images: what it cannot show is said before anything is drawn"
     for name in dict.fromkeys((*p.sources, *p.targets)):
+        if name in p.ready: continue         # its network is public, its images need not be here
         if where(name) is None: raise absent(DATASETS[name])
         if decode: shown_images(name, 9, 96)
 
 def _read_by(p, s)->tuple:
     "names of the datasets that a step reads"
-    if s.run: return s.run.source, s.run.target
-    return (*p.sources, *p.targets) if s.notebook == "similarity" else ()
+    if s.run: return tuple(n for n in (s.run.source, s.run.target) if n not in p.ready)
+    return tuple(n for n in (*p.sources, *p.targets) if n not in p.ready) if s.notebook == "similarity" else ()
 
 # %% ../../nbs/study/05_checks.ipynb #3e4c6350
 def _needed(p, steps)->dict: # dataset -> image sides

@@ -7,6 +7,8 @@ __all__ = ['LAST', 'PENALTIES', 'layers_of', 'layer_features', 'Regression', 'ch
 
 # %% ../../nbs/transfer/06_frozen.ipynb #439d1a03
 import time
+from contextlib import suppress
+from types import SimpleNamespace
 import numpy as np
 from ..core.basics import UserError, choose, seed_for
 from ..datasets.splits import make_splits
@@ -76,9 +78,12 @@ class Regression:
 def _loss(p, y): return float(-np.log(p[np.arange(len(y)), y].clip(1e-7)).mean())
 
 def _inner(y, groups, k, seed):
-    "inner folds by group where they can be cut, else by image"
-    try: return make_splits(y, groups, "grouped", k, seed)
-    except UserError: return make_splits(y, None, "grouped", k, seed)
+    "inner folds by group where they can be cut, else fewer, else by image; a class too rare for that is in some only"
+    for by, n in ((groups, k), (groups, 2), (None, k), (None, 2)):
+        with suppress(UserError): return make_splits(y, by, "grouped", n, seed)
+    often = np.flatnonzero(np.bincount(y)[y] >= 2)
+    kept = _inner(np.unique(y[often], return_inverse=True)[1], None, k, seed)
+    return [SimpleNamespace(train=np.setdiff1d(np.arange(len(y)), often[s.test]), test=often[s.test]) for s in kept]
 
 def choose_layer(
     features:dict,  # layer -> (n, channels) of the training part
