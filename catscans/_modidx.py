@@ -3675,6 +3675,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'catscans.study.checks._check_seen': ('study/checks.html#_check_seen', 'catscans/study/checks.py'),
                                        'catscans.study.checks._check_shown': ('study/checks.html#_check_shown', 'catscans/study/checks.py'),
                                        'catscans.study.checks._counting': ('study/checks.html#_counting', 'catscans/study/checks.py'),
+                                       'catscans.study.checks._cut_now': ('study/checks.html#_cut_now', 'catscans/study/checks.py'),
                                        'catscans.study.checks._finished': ('study/checks.html#_finished', 'catscans/study/checks.py'),
                                        'catscans.study.checks._needed': ('study/checks.html#_needed', 'catscans/study/checks.py'),
                                        'catscans.study.checks._read_by': ('study/checks.html#_read_by', 'catscans/study/checks.py'),

@@ -19,6 +19,11 @@ from ..figures.design import shown_images
 from .done import expected_settings
 
 # %% ../../nbs/study/05_checks.ipynb #259d2a1c
+def _cut_now(images, split, protocol, k, seed, most):
+    "the folds, or draws, as they would be cut now"
+    if split == "draws": return draw_splits(images, most, k, seed)
+    return make_splits(images.y, images.groups, protocol, k, seed, most, images.classes, images.name)
+
 def check_splits(
     images,        # datasets.Images: a target
     records:list,  # of finished fine-tunings on it
@@ -26,10 +31,10 @@ def check_splits(
     "Refuse with a `UserError` where folds would be cut otherwise than finished runs met them, by another library say."
     now = {}
     for r in records:
-        how = r["splits"]["protocol"], r["splits"]["k"], r["seed"], r["settings"].get("max_train")
-        if r["settings"].get("split") == "official": continue      # the data's own: no library cuts it
-        if how not in now:
-            now[how] = make_splits(images.y, images.groups, *how, images.classes, images.name).fingerprint
+        split = r["settings"].get("split")
+        how = split, r["splits"]["protocol"], r["splits"]["k"], r["seed"], r["settings"].get("max_train")
+        if split == "official": continue      # the data's own: no library cuts it
+        if how not in now: now[how] = _cut_now(images, *how).fingerprint
         if (met := r["splits"]["fingerprint"]) == now[how]: continue
         raise UserError(f"{images.name} would be cut into other folds than those of {r['slug']} "
                         f"(fingerprints {met} and {now[how]}), though its images are the same: "
