@@ -12,6 +12,7 @@ from ..core.files import data_dir, results_dir
 from ..core.grid import PROFILES
 from ..records.store import read
 from ..datasets.catalogue import DATASETS
+from ..datasets.draws import draw_splits
 from ..datasets.splits import by_group, check_classes, make_splits
 from ..datasets.loading import absent, images_of, where
 from ..similarity.measure import SIZE
