@@ -108,15 +108,15 @@ def start_of(
 # %% ../../nbs/metrics/09_draws.ipynb #caaa9a5b
 def _widest(v, df, tail):
     "Student's quantiles of parts with these degrees of freedom, weighted by their variances"
-    from scipy.stats import t
-    return float(np.average(t.isf(tail, df), weights=v))
+    from scipy.special import stdtrit
+    return float(np.average(-stdtrit(df, tail), weights=v))
 
 def _p_value(mean, v, df):
     "two-sided p of a mean whose variance has such parts: the level at which its interval ends at 0"
     from scipy.optimize import brentq
     ratio = abs(mean)/math.sqrt(sum(v))
     if ratio < 1e-12: return 1.
-    least = 1e-300
+    least = 1e-15
     if _widest(v, df, least) <= ratio: return 2*least
     return 2*math.exp(brentq(lambda x: _widest(v, df, math.exp(x)) - ratio, math.log(least), math.log(.5), xtol=1e-10))
 
