@@ -172,6 +172,7 @@ def measure(
     images, starts, # datasets.Images, list of Start
     folder, clock,
     repeats:int=REPEATS,
+    spare:float=0., # seconds that are kept for what comes after
 )->tuple: # start -> features; start -> list of Held
     """Every start on as many cross-validations as there is time for: the first always, another where it fits into what
     is left."""
@@ -182,5 +183,5 @@ def measure(
         for s in starts:
             clock.say(f"folds, cut {r + 1} of at most {repeats}: {s.title}")
             held[s.name].append(held_of(f[s.name], images, s, r, folder, clock))
-        if not clock.fits(1.5*(time.monotonic() - began)): break
+        if not clock.fits(1.5*(time.monotonic() - began) + spare): break
     return f, held
