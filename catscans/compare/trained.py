@@ -145,7 +145,7 @@ def train_while(
     make=Trainer,
 )->list: # of Trained
     """Fold after fold of the first cut, kept, as long as another one fits into the time; one that does not end in it
-    is left."""
+    is left (a `TimeoutError` within)."""
     if len(pool_of(m, starts, 0)) < 2: return []
     def say(text):
         clock.say(text)
