@@ -85,8 +85,8 @@ def plan_of(
 def each_source(
     starts:dict,  # of `starts_of`
 )->list: # of metrics.draws.Statement
-    "Every source less random, and every source from ImageNet less ImageNet."
-    names = [s for s in dict.fromkeys(s for s, _ in starts) if s not in BASES]
+    "Every whole source less random, and every source from ImageNet less ImageNet."
+    names = [s for s in dict.fromkeys(s for s, _ in starts) if s not in BASES and not _parts(s)]
     base = lambda s: "imagenet" if s.startswith(DOUBLE) else "random"
     return [Statement(s, (s,), (base(s),)) for s in names]
 
