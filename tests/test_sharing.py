@@ -1,5 +1,6 @@
 "A source's network leaves the house: plain Keras loads it, its card says what it is, and a licence that binds is asked about."
 import importlib.util, json, os, subprocess, sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from catscans.models.networks import network
 from catscans.models.weights import named_weights, save_weights
 from catscans.records import store
 from catscans.study.cli import main
-from catscans.study.sharing import source_run
+from catscans.study import sharing
+from catscans.study.sharing import facts_of, held_groups, source_run
 from fakes import ROOT
 from test_networks import drawn, pixels, put
 
@@ -69,6 +71,28 @@ def test_a_shared_source_is_used_by_who_has_keras_alone(project, tmp_path, capsy
     for name in card["files"]:
         again = network("resnet50-conv2", 2, 32, weights=folder/name)
         for k, v in named_weights(model).items(): np.testing.assert_array_equal(named_weights(again)[k], v)
+
+
+def test_the_interval_of_a_card_is_by_group_where_groups_are_known(project, monkeypatch, recwarn):
+    run = source_run("kermany")
+    rec = store.read(run)
+    seen, held = rec["data"]["source"], store.predictions(rec)
+    images = SimpleNamespace(fingerprint=seen["fingerprint"], groups=np.arange(seen["n"])//10)
+    monkeypatch.setattr(sharing, "images_of", lambda *a: images)
+    groups = held_groups(run, rec)
+    assert np.array_equal(groups, held.index//10)
+    card = facts_of(rec, {}, groups)["auc"]
+    assert card["groups"] == len(np.unique(groups)) < card["images"] == len(held.y) and "groups" in card["how"]
+    images.groups = None
+    assert held_groups(run, rec) is None
+    assert not [w for w in recwarn if "by itself" in str(w.message)], "nothing to say where groups are known, or there are none"
+    images.groups, images.fingerprint = np.arange(seen["n"])//10, "another"
+    with pytest.warns(match="takes each image of kermany by itself.*others than those that the record names"): assert held_groups(run, rec) is None
+    def gone(*a): raise UserError("not fetched")
+    monkeypatch.setattr(sharing, "images_of", gone)
+    with pytest.warns(match="not fetched"): assert held_groups(run, rec) is None
+    by_image = facts_of(rec, {})["auc"]
+    assert by_image["groups"] is None and by_image["interval"] != card["interval"]
 
 
 @needed
