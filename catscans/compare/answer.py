@@ -210,7 +210,7 @@ def compare(
         f, held = measure(images, starts, folder, clock, a.repeats, spare)
         clock.say("what twice the images would bring")
         c = _concluded(images, _target(images, n, path), starts, f, held)
-        if spare: c.trained = train_while(images, c.measured, starts, f, folder, clock)
+        if spare: c.trained = train_while(images, (c.measured, starts, f), folder, clock)
     c.notes += [*said, *_no_better(c.worth)]
     c.settings |= dict(minutes=a.minutes, seconds=round(clock.spent, 1))
     return c

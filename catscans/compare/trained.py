@@ -119,12 +119,13 @@ def pool_of(
 
 def one_fold_trained(
     trainers:Trainers,
-    m:Measured, starts, f, # list of Start; start -> features
+    known:tuple,           # Measured; list of Start; start -> features
     i:int, fold,           # from 0; datasets.splits.Fold
     show=None,             # called with a line of progress
 )->Trained:
     """Choose among networks by training them inside a training part, then train the one that is left, and ask it of
     what was held out."""
+    m, starts, f = known
     im, pool = trainers.images, {s.name: s for s in pool_of(m, starts, i)}
     train = smaller(im, fold.train, min(1, IMAGES/len(fold.train)), "trained", i)
     inner = inner_folds(im.y, im.groups, train, "trained", i, classes=im.classes, name=im.name)
@@ -140,12 +141,14 @@ def one_fold_trained(
 
 # %% ../../nbs/compare/09_trained.ipynb #ecee48a0
 def train_while(
-    images, m, starts, f, # datasets.Images; Measured; list of Start; start -> features
+    images,               # datasets.Images
+    known:tuple,          # Measured; list of Start; start -> features
     folder, clock,        # of comparing
     make=Trainer,
 )->list: # of Trained
     """Fold after fold of the first cut, kept, as long as another one fits into the time; one that does not end in it
     is left (a `TimeoutError` within)."""
+    m, starts, _ = known
     if len(pool_of(m, starts, 0)) < 2: return []
     def say(text):
         clock.say(text)
@@ -157,7 +160,7 @@ def train_while(
         elif not clock.fits(longest): break
         else:
             before = clock.spent
-            try: done.append(one_fold_trained(trainers, m, starts, f, i, fold, say))
+            try: done.append(one_fold_trained(trainers, known, i, fold, say))
             except TimeoutError: break       # a fold that is not done in time is left
             longest = 1.1*(clock.spent - before)
             keep_fold(path, key, vars(done[-1]), np.zeros(0))
