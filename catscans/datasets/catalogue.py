@@ -149,7 +149,9 @@ def family(
 SHORT = {"imagenet": "ImageNet", "stl10": "STL-10", "sti10": "STI-10", "dtd": "DTD", "isic2018": "ISIC2018",
          "chest": "Chest X-ray", "pcam-middle": "PCam-middle", "pcam-small": "PCam-small", "kimia960": "KimiaPath960",
          "tinyimagenet": "Tiny ImageNet", "imagenette": "Imagenette", "dtd10": "DTD-10", "ham10000": "HAM10000",
-         "kermany": "Chest X-ray", "lc25000": "LC25000", "lc25000-lung2": "LC25000 lung", "random": "random init."}
+         "kermany": "Chest X-ray", "lc25000": "LC25000", "lc25000-lung2": "LC25000 lung", "random": "random init.",
+         "busi": "Breast ultrasound", "knee": "Knee X-ray",
+         "pbcmat": "Granulocytes", "pbc8": "Blood cells", "pocus": "Lung ultrasound", "covidct": "COVID-CT"}
 
 # %% ../../nbs/datasets/02_catalogue.ipynb #38a528e0
 def label(name:str)->str: # short name for an axis

@@ -12,8 +12,10 @@ import pandas as pd
 from ..core.basics import UserError, listed
 from ..core.files import atomic
 from ..metrics.comparisons import excludes_zero, told_from_zero, told_otherwise
+from ..records.frames import load_all
 from ..records.view import study
 from ..datasets.catalogue import label
+from ..published import scarce
 from ..published.verdicts import audit
 from ..published.findings import headline, in_short, numbers_frame, numbers_text, sentences
 from ..recommend import evidence
@@ -66,7 +68,8 @@ def named_sentence(
 def said()->dict: # name -> sentence
     "Every sentence of the README that states a result, from the records as they are."
     table, choice, lite = audit(profiles=()), evidence.said(), study("lite")
-    return dict(named=named_sentence(sentences()["coefficients"]),
+    few = scarce.headline(scarce.results(scarce.starts_of(load_all("scarce"))))
+    return dict(named=named_sentence(sentences()["coefficients"]), scarce=few,
                 numbers=numbers_text(numbers_frame(table)), headline=headline(table), paper=in_short(table),
                 lite=gains_sentence(gain_frame(lite), lite.fold_auc()), **choice)
 

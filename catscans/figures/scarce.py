@@ -106,7 +106,7 @@ def imagenet_finding(
     f, one = each[each.statement == HELPS], over[over.statement == HELPS].iloc[0]
     told = int(((f.p_holm <= .05) & (f.mean_difference > 0)).sum())
     return (f"ImageNet gives {100*one['mean']:+.1f} AUC points over {len(f)} targets, "
-            f"told from nothing on {told} of them").replace("-", "−")
+            f"more than chance explains on {told}").replace("-", "−")
 
 @styled
 def imagenet(

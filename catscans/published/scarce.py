@@ -199,8 +199,8 @@ def headline(
     return (f"With 200 training images, starting from ImageNet instead of from nothing changes the AUC by "
             f"{_points(one['mean'])} points on average over {one.targets} targets{_interval(one)}: from "
             f"{_points(least.mean_difference)} on {label(least.target)} to {_points(most.mean_difference)} on "
-            f"{label(most.target)}. On {len(told)} of {len(f)} targets the difference is told from nothing, and the "
-            f"half-width of its interval is 4 points or less on {(f.half <= .04).sum()}.")
+            f"{label(most.target)}. On {len(told)} of {len(f)} targets it is larger than chance explains (after Holm's "
+            f"correction); the half-width of its interval is 4 points or less on {(f.half <= .04).sum()}.")
 
 def statements_said(
     r:Results,
