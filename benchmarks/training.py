@@ -1,4 +1,4 @@
-"""Images per second of training a ResNet50: `python -m benchmarks.training [--json [--full]] [--sizes 64 96] [--batch N] [--repeats N] [--precision P] [--rows ...]`.
+"""Images per second of training a ResNet50 or EfficientNet-Lite0: `python -m benchmarks.training [--arch A] [--predict] [--json [--full]] [--sizes 64 96] [--batch N] [--repeats N] [--precision P] [--rows ...]`.
 
 engine           `catscans.training.trainer.Trainer.epoch` on a uint8 store, with the paper's augmentation and class weights
 bound            the same network and optimizer as one compiled step on one constant batch: no store, no augmentation, no reading of metrics
@@ -13,6 +13,7 @@ in the same framework and precision gives the peak that the shares refer to. All
 the processor time per image: on a CPU that others share it says more than images per second.
 `--json` prints a list of {row, size, precision, device, images_per_s, ratio_to_torch, ratio_to_bound, repeats}, null where a row did not run; with `--full` also what the table
 holds besides: quartiles, peak, memory, tracing, and why a row did not run.
+With `--predict` the rows engine and torch predict instead: probabilities of the same batches, without dropout, on the weights that they start from.
 The backend is Keras' (`KERAS_BACKEND`); PyTorch may lie in another environment (`--torch-python`). A row that cannot run is named, with the reason."""
 import argparse, importlib.util, json, os, platform, resource, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -23,12 +24,14 @@ JSON = ("row", "size", "precision", "device", "images_per_s", "ratio_to_torch", 
 ROWS = ("torch", "engine", "bound", "keras-array", "keras-generator")   # neighbours in the order of work are compared with each other
 STAGES = {"resnet50": 4, "resnet50-conv4": 3, "resnet50-conv3": 2, "resnet50-conv2": 1}
 WIDTHS = ((3, 64), (4, 128), (6, 256), (3, 512))                        # blocks and channels of each stage
+LITE0 = "efficientnet-lite0"
 
 def flops(
     size:int, arch:str="resnet50",
 )->int:
     "Operations of training on one image: a multiply-add is two; backward is twice forward, but for the image's own gradient."
     h = (size - 1)//2 + 1
+    if arch == LITE0: return _lite0_flops(h)
     first, body, c = 2*49*3*64*h*h, 0, 64
     h = (h - 1)//2 + 1
     for i, (blocks, w) in enumerate(WIDTHS[:STAGES[arch]]):
@@ -36,6 +39,17 @@ def flops(
         for b in range(blocks):
             body += 2*h*h*(c*w + 9*w*w + 4*w*w + (4*w*c if b == 0 else 0)); c = 4*w
     return 2*first + 3*(body + 2*c*CLASSES)
+
+def _lite0_flops(h):
+    "the same for EfficientNet-Lite0, whose first convolution leaves h x h pixels"
+    from catscans.models.lite import lite_blocks
+    first, body, c = 2*9*3*32*h*h, 0, 32
+    for b in lite_blocks():
+        wide = c*b["expansion"]
+        if b["expansion"] > 1: body += 2*h*h*c*wide
+        h = (h - 1)//b["stride"] + 1
+        body += 2*h*h*wide*(b["kernel"]**2 + b["filters"]); c = b["filters"]
+    return 2*first + 3*(body + 2*h*h*c*1280 + 2*1280*CLASSES)
 
 # ---- one row in its own process -------------------------------------------------------------------------------------------------------------
 def _keras(o):
@@ -56,7 +70,9 @@ def engine(o):
     _keras(o)
     x, y = _data(o)
     trainer, turn = _trainer(o), iter(range(10**9))
-    def repeat(steps): trainer.epoch(x, y, np.arange(steps*o.batch) % len(x), next(turn), 1)
+    def repeat(steps):
+        index = np.arange(steps*o.batch) % len(x)
+        trainer.predict(x, index, o.batch) if o.predict else trainer.epoch(x, y, index, next(turn), 1)
     return repeat, trainer.model.count_params()
 
 def _constant(o, net, batch):
@@ -105,8 +121,8 @@ def step(o):
     return repeat, trainer.model.count_params()
 
 def _network(o, loss):
-    from catscans.models.resnet import resnet50
-    net = resnet50(CLASSES, o.size, arch=o.arch, precision=o.precision)
+    from catscans.models.networks import network
+    net = network(o.arch, CLASSES, o.size, precision=o.precision)
     net.compile("adam", loss=loss, metrics=["accuracy"])
     return net
 
@@ -144,6 +160,36 @@ def _torch_resnet50(o):
         for b in range(blocks): layers.append(Block(c, w, 2 if i and b == 0 else 1, b == 0)); c = 4*w
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(.5), nn.Linear(c, CLASSES))
 
+def _torch_lite0(o):
+    "EfficientNet-Lite0 as efficientnet-lite-pytorch builds it: zeros as TensorFlow adds them, ReLU6, blocks that images pass by in training."
+    import torch as t
+    from torch import nn
+    from catscans.models.lite import lite_blocks
+    class Conv(nn.Conv2d):
+        def forward(self, x):
+            k, s, zeros = self.kernel_size[0], self.stride[0], []
+            for n in (x.shape[3], x.shape[2]):
+                add = max((-(-n//s) - 1)*s + k - n, 0); zeros += [add//2, add - add//2]
+            even = zeros[0] == zeros[1] == zeros[2] == zeros[3]
+            if not even: x = nn.functional.pad(x, zeros)
+            return nn.functional.conv2d(x, self.weight, None, s, zeros[0] if even else 0, 1, self.groups)
+    def normed(c, n, k=1, s=1, groups=1, bend=True):
+        return nn.Sequential(Conv(c, n, k, s, groups=groups, bias=False), nn.BatchNorm2d(n, eps=1e-3, momentum=.01), *([nn.ReLU6(True)] if bend else []))
+    class Block(nn.Module):
+        def __init__(self, c, b):
+            super().__init__()
+            wide = c*b["expansion"]
+            self.way = nn.Sequential(*([normed(c, wide)] if b["expansion"] > 1 else []), normed(wide, wide, b["kernel"], b["stride"], wide), normed(wide, b["filters"], bend=False))
+            self.adds, self.drop = b["stride"] == 1 and c == b["filters"], b["drop"]
+        def forward(self, x):
+            y = self.way(x)
+            if not self.adds: return y
+            if self.training and self.drop: y = y/(1 - self.drop)*(t.rand(len(y), 1, 1, 1, device=y.device) >= self.drop)
+            return x + y
+    layers, c = [normed(3, 32, 3, 2)], 32
+    for b in lite_blocks(): layers.append(Block(c, b)); c = b["filters"]
+    return nn.Sequential(*layers, normed(c, 1280), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(.5), nn.Linear(1280, CLASSES))
+
 def torch(o):
     import torch as t
     t.set_num_threads(o.threads); t.manual_seed(0)
@@ -153,11 +199,18 @@ def torch(o):
     t.set_float32_matmul_precision("high")                     # as TensorFlow and JAX do on a GPU; without effect on a CPU in float32
     x, y = map(np.array, _data(o))
     x, y = t.from_numpy(x).to(device), t.from_numpy(y).to(device)
-    net = _torch_resnet50(o).to(device, memory_format=t.channels_last).train()
+    net = (_torch_lite0 if o.arch == LITE0 else _torch_resnet50)(o).to(device, memory_format=t.channels_last).train()
     n = sum(v.numel() for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked"))
     run = t.compile(net) if gpu else net
     optimizer, loss_of = t.optim.Adam(net.parameters(), 1e-3, eps=1e-7, fused=True), t.nn.CrossEntropyLoss()
     mean, amp = t.tensor((103.939, 116.779, 123.68), device=device), o.precision != "float32"
+    def predict(steps):
+        net.eval()
+        with t.inference_mode(), t.autocast(device, t.bfloat16, enabled=amp):
+            for i in range(steps):
+                at = t.arange(i*o.batch, (i + 1)*o.batch, device=device) % len(x)
+                p = run((x[at].float().flip(-1) - mean).permute(0, 3, 1, 2)).softmax(-1).cpu().numpy()
+    if o.predict: return predict, n
     def repeat(steps):
         order = t.randperm(steps*o.batch, device=device) % len(x)
         for i in range(0, len(order), o.batch):
@@ -230,7 +283,7 @@ def worker(o):
             top, steps = peak(), int(line)
             wall, cpu = seconds(steps)
             used = device_of(kind)[1] or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == "darwin" else 1024)
-            answer(per_s=steps*o.batch/wall, share=steps*o.batch/wall*flops(o.size, o.arch)/top, busy=cpu/wall, cpu_ms=1e3*cpu/steps/o.batch, peak=top, memory=used)
+            answer(per_s=steps*o.batch/wall, share=steps*o.batch/wall*flops(o.size, o.arch)/(3 if o.predict else 1)/top, busy=cpu/wall, cpu_ms=1e3*cpu/steps/o.batch, peak=top, memory=used)
     except Exception as e: answer(error=f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else 'no message'}")
 
 # ---- the parent -----------------------------------------------------------------------------------------------------------------------------
@@ -244,7 +297,7 @@ class Row:
         env.setdefault("KERAS_BACKEND", "tensorflow")
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen([python, "-m", "benchmarks.training", "--worker", name, "--sizes", str(size), "--batch", str(a.batch), "--threads", str(a.threads),
-            "--precision", a.precision, "--arch", a.arch, "--folder", folder], cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True)
+            "--precision", a.precision, "--arch", a.arch, "--folder", folder, *["--predict"]*a.predict], cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True)
         self.info = self.hear()
     def hear(self):
         line = self.process.stdout.readline()
@@ -294,7 +347,7 @@ def summary(row, rows, a):
                 ratio_to_torch=None if row.why else torch_, ratio_to_bound=None if row.why else bound_, repeats=len(good),
                 ratio_to_torch_quartiles=torch_q, ratio_to_bound_quartiles=bound_q, share_of_peak=mid("share", 3), peak_gflops=round(statistics.median(r["peak"] for r in good)/1e9, 1) if good else None,
                 peak_memory_gb=round(max(r["memory"] for r in good)/1e9, 2) if good else None, tracing_s=round(row.info["tracing_s"], 1) if good else None,
-                start_s=round(row.info["start_s"], 1) if good else None, busy=mid("busy", 2), cpu_ms_per_image=mid("cpu_ms", 2), framework=row.info.get("framework"), threads=a.threads, batch=a.batch, arch=a.arch,
+                start_s=round(row.info["start_s"], 1) if good else None, busy=mid("busy", 2), cpu_ms_per_image=mid("cpu_ms", 2), framework=row.info.get("framework"), threads=a.threads, batch=a.batch, arch=a.arch, what="predict" if a.predict else "train",
                 images=steps_of(row.name, a)*a.batch, load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None, why=row.why, absent=row.absent)
 
 def steps_of(name, a): return a.generator_steps if name == "keras-generator" else a.steps
@@ -337,9 +390,10 @@ def options(argv=None):
     p.add_argument("--repeats", type=int, default=7); p.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
     p.add_argument("--rows", nargs="+", choices=(*ROWS, "step"), default=list(ROWS)); p.add_argument("--steps", type=int, default=4, help="batches of one measurement; on a GPU 100 or more")
     p.add_argument("--generator-steps", type=int, default=4, help="the same for keras-generator"); p.add_argument("--threads", type=int, default=cores)
-    p.add_argument("--arch", choices=tuple(STAGES), default="resnet50"); p.add_argument("--torch-python", default=sys.executable, help="an interpreter that has torch and numpy")
+    p.add_argument("--arch", choices=(*STAGES, LITE0), default="resnet50"); p.add_argument("--predict", action="store_true", help="predictions in place of training, for the rows engine and torch"); p.add_argument("--torch-python", default=sys.executable, help="an interpreter that has torch and numpy")
     p.add_argument("--worker", help=argparse.SUPPRESS); p.add_argument("--folder", help=argparse.SUPPRESS)
     a = p.parse_args(argv)
+    if a.predict and not a.worker: a.rows = [r for r in a.rows if r in ("torch", "engine")] or p.error("with --predict the rows are engine and torch")
     if min(a.batch, a.repeats, a.steps, a.generator_steps, a.threads) < 1 or min(a.sizes) < 32: p.error("batch, repeats, steps and threads must be at least 1, sizes at least 32")
     return a
 
@@ -350,7 +404,7 @@ def main(argv=None):
     if a.json: print(json.dumps(rows if a.full else [{k: r[k] for k in JSON} for r in rows], indent=1))
     else:
         one = next((r for r in rows if not r["why"]), rows[0])
-        print(f"{a.arch}, batch {a.batch}, {a.precision}, {one['device']}, {a.threads} threads, {a.repeats} rounds in turn; Keras on {os.environ.get('KERAS_BACKEND', 'tensorflow')}; load when it ended {one['load']}")
+        print(f"{a.arch}, {'predictions' if a.predict else 'training'}, batch {a.batch}, {a.precision}, {one['device']}, {a.threads} threads, {a.repeats} rounds in turn; Keras on {os.environ.get('KERAS_BACKEND', 'tensorflow')}; load when it ended {one['load']}")
         print(table(rows))
     return int(any(r["why"] and not r["absent"] for r in rows))   # a row that broke is a failure; PyTorch is optional
 

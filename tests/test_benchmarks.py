@@ -59,6 +59,19 @@ def test_operations_are_those_of_the_keras_network():
     assert training.flops(75) == 3*sum(forward.values()) - forward["conv1_conv"]
 
 
+def test_operations_of_efficientnet_lite0_are_those_of_the_keras_network():
+    from catscans.models.networks import multiply_adds, network
+    net = network(training.LITE0, training.CLASSES, 75)
+    first = 2*9*3*32*38*38
+    assert training.flops(75, training.LITE0) == 3*2*multiply_adds(net) - first
+
+
+def test_only_engine_and_torch_predict(capsys):
+    assert training.options(["--predict"]).rows == ["torch", "engine"] and not training.options([]).predict
+    with pytest.raises(SystemExit): training.options(["--predict", "--rows", "bound"])
+    assert "the rows are engine and torch" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("wrong", [["--sizes", "16"], ["--repeats", "0"], ["--rows", "jax"], ["--precision", "float16"]])
 def test_wrong_requests_are_refused(wrong):
     with pytest.raises(SystemExit) as e: training.options(wrong)
