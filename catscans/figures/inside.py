@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['stage_lines', 'filters', 'maps', 'steadiness_frame', 'steadiness_said', 'steadiness']
 
-# %% ../../nbs/figures/22_inside.ipynb #19d37e5b
+# %% ../../nbs/figures/22_inside.ipynb #18a6e202
 import numpy as np, pandas as pd
-from ..core.basics import UserError
+from ..core.basics import UserError, listed
 from ..records import frames
 from ..records.view import Study, of_study
 from ..datasets.catalogue import label
@@ -52,7 +52,7 @@ def _sheet(tiles, cols, gap=1):
         out[y*(h + gap):y*(h + gap) + h, x*(w + gap):x*(w + gap) + w] = tile
     return out
 
-# %% ../../nbs/figures/22_inside.ipynb #e6ac6486
+# %% ../../nbs/figures/22_inside.ipynb #623030c8
 @styled
 def filters(
     networks:dict,  # name -> (filters, h, w, 3), as from `models.inside.first_filters`
@@ -60,7 +60,7 @@ def filters(
     most:int=64,    # filters shown of each
 ):  # matplotlib Figure
     "The first filters of several networks side by side."
-    fig, [axes] = canvas(_plain_study(), "The first filters of " + " and ".join(networks), (7.2, 2.9), 1, len(networks),
+    fig, [axes] = canvas(_plain_study(), f"The first filters of {listed(list(networks))}", (7.2, 2.9), 1, len(networks),
         f"the first {min(most, *map(len, networks.values()))} filters",
         "Grey: indifferent; each filter is scaled by its largest weight.", where, said="Looking inside")
     for ax, (name, k) in zip(axes, networks.items()):
