@@ -209,7 +209,7 @@ def torch(o):
         with t.inference_mode(), t.autocast(device, t.bfloat16, enabled=amp):
             for i in range(steps):
                 at = t.arange(i*o.batch, (i + 1)*o.batch, device=device) % len(x)
-                p = run((x[at].float().flip(-1) - mean).permute(0, 3, 1, 2)).softmax(-1).cpu().numpy()
+                run((x[at].float().flip(-1) - mean).permute(0, 3, 1, 2)).softmax(-1).cpu().numpy()
     if o.predict: return predict, n
     def repeat(steps):
         order = t.randperm(steps*o.batch, device=device) % len(x)

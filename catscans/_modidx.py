@@ -2446,6 +2446,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'catscans/models/networks.py'),
                                           'catscans.models.networks._of_keras': ( 'models/networks.html#_of_keras',
                                                                                   'catscans/models/networks.py'),
+                                          'catscans.models.networks._of_resnet': ( 'models/networks.html#_of_resnet',
+                                                                                   'catscans/models/networks.py'),
                                           'catscans.models.networks._which_scaling': ( 'models/networks.html#_which_scaling',
                                                                                        'catscans/models/networks.py'),
                                           'catscans.models.networks._written_here': ( 'models/networks.html#_written_here',

@@ -536,7 +536,7 @@ def test_figures_are_old_when_a_record_or_their_notebook_is_newer(tmp_path, monk
     store.write(rec := examples.example_record(Run("random", "toy-chest")))
     now = done.drawn_from(step)
     assert now == done.drawn_from(step) and done._drawing_problem(step, dict(drawn_from=now), None) == ""
-    store.write(rec | dict(seed=1, strategy="another"))
+    store.write(rec | dict(notes=["another"]))
     newer = done.drawn_from(step)
     assert newer != now and done._drawing_problem(step, dict(drawn_from=now), None).kind == "drawn"
     book.write_text('{"cells": [{"cell_type": "code", "source": ["2"]}]}')

@@ -8,7 +8,7 @@ import pytest
 from catscans.study.cli import main
 from fakes import ROOT
 
-PRINTED = {"tell": 1, "_doctor": 2, "_audit": 1, "main_rank": 1, "main_compare": 1}   # function -> its calls of `print`: the one outlet, and JSON
+PRINTED = {"tell": 1, "_doctor": 2, "_audit": 1, "main_rank": 1, "main_compare": 1, "_plan": 1}   # function -> its calls of `print`: the one outlet, and JSON
 
 
 def printing(tree):

@@ -375,7 +375,7 @@ def test_settings_that_would_stop_a_step_are_refused_before_anything_is_paid_for
     assert "choose a folder without { and }" in said(*small, CATSCANS_PROJECT=folder/"a}")
     old = folder/"results"/"toy"/"records"/"pretrain-toy-dtd-grouped-s1.json"
     old.parent.mkdir(parents=True); old.write_text("{}")
-    assert "CATSCANS_FORKS: received 'never', allowed are yes, no" in said(*small, CATSCANS_FORKS="never")
+    assert "unknown CATSCANS_FORKS: received 'never', allowed are yes, each, no" in said(*small, CATSCANS_FORKS="never")
     assert old.exists()                                              # nothing was set aside for a run that cannot begin
     shutil.rmtree(folder/"results")
     lock = folder/"work"/"toy"/"run.lock"

@@ -19,7 +19,7 @@ from .cbr import CBR, cbr
 from .formats import fit_names, read_weights
 from .imagenet import checked, lite0_weights, missing, places
 from .lite import efficientnet_lite0
-from .resnet import resnet50, with_head
+from .resnet import ARCHS, resnet50, with_head
 from .scaling import SCALINGS, scaling_layer
 from .squeezenet import squeezenet_layers
 from .weights import is_head, named_weights, set_backbone
@@ -219,6 +219,11 @@ def _built(arch, n_classes, size, imagenet, how):
     return _classifier(base, n_classes, how, arch.replace("-", "_"))
 
 # %% ../../nbs/models/11_networks.ipynb #b01fe613
+def _of_resnet(name)->bool:
+    "is this a cut that was added to `resnet.ARCHS`, and that no card names?"
+    card = NETWORKS["resnet50"]
+    return name in ARCHS and name not in (card.name, *(f"{card.name}-{c}" for c, _ in card.cuts))
+
 def network(
     name:str,                    # key of NETWORKS, or with a cut: densenet121-block2
     n_classes:int,               # number of classes of the head
@@ -230,7 +235,9 @@ def network(
     """A network + GlobalAveragePooling2D + Dropout + Dense, as the paper's ResNet50 (section IV.A).
     A file with another head gives what is below it.
     `UserError` where there is no such network, or weights are not there or not its own."""
-    how, (card, cut) = Build(**settings), name_and_cut(name, cut)
+    how = Build(**settings)
+    if _of_resnet(name): return resnet50(n_classes, size, weights, how.dropout, name, how.precision, how.head)
+    card, cut = name_and_cut(name, cut)
     choose("head", how.head, ("softmax", "sigmoid"))
     if n_classes < 2: raise UserError(f"a classifier needs at least 2 classes, received {n_classes}")
     imagenet = weights == "imagenet"
@@ -248,13 +255,13 @@ def freeze(
 ):
     """Let the first blocks of a network stay as they are, BatchNorm at inference.
     `UserError` where it has not so many."""
+    if not blocks: return model
     card, cut = name_and_cut(arch)
     ends = [layer for name, layer in card.cuts]
     here = ends[:[n for n, _ in card.cuts].index(cut)] if cut else ends
     if not 0 <= blocks <= len(here):
         raise UserError(f"{card.title}{f', cut after {cut},' if cut else ''} has {len(here)} blocks that can be "
                         f"frozen with something left to train, received {blocks}")
-    if not blocks: return model
     names = [l.name for l in model.layers]
     for l in model.layers[:names.index(here[blocks-1])+1]: l.trainable = False
     return model
