@@ -230,7 +230,7 @@ def test_predictions_stand_beside_the_images_they_are_of(trainer, tmp_path, monk
         p = rng.dirichlet(np.ones(2), 60).astype("float32")
         said["p"] = p
         one = {m: .5 for m in store.FOLD_KEYS} | dict(weights_sha256="")
-        return folds._all_folds([(dict(metrics=dict(one), history=dict(loss=[1.], seconds=[0.])), p[i*12:(i+1)*12] if k == 5 else p) for i in range(k)], cut, images, {})
+        return folds.all_folds([(dict(metrics=dict(one), history=dict(loss=[1.], seconds=[0.])), p[i*12:(i+1)*12] if k == 5 else p) for i in range(k)], cut, images, {})
     monkeypatch.setattr(transfer_run, "finetune", fake)
     job = transfer_run.Job(Run("random", "toy-chest"), PROFILES["toy"], Recipe(), 32, world=SimpleNamespace(images_of=lambda *a: target))
     pred = {k: unpack(v) for k, v in transfer_run._finetune_run(job)["predictions"].items()}

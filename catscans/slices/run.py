@@ -18,7 +18,7 @@ from ..core.basics import UserError, choose, digest, pack, plain, tell, unpack
 from ..core.files import atomic, locked, results_dir, try_lock, work_dir
 from ..core.grid import PROFILES, PROTOCOLS, Profile, Run, get_profile
 from ..core.commands import Parser, whole_number
-from ..records.store import FOLD_KEYS, equal, read, validate, write
+from ..records.store import FOLD_KEYS, PLAIN, equal, read, validate, write
 from ..metrics.scores import HEADLINES, summarise
 from ..datasets.catalogue import DATASETS
 from ..datasets.splits import thaw
@@ -96,7 +96,9 @@ def fat(rec:dict)->dict:
     return rec
 
 # %% ../../nbs/slices/01_run.ipynb #dce73689
-def _run_of(rec)->Run: return Run(rec["source"], rec["target"], rec["profile"], rec["protocol"], rec["seed"])
+def _run_of(rec)->Run:
+    how = "" if (said := rec.get("strategy", "")) in PLAIN else said
+    return Run(rec["source"], rec["target"], rec["profile"], rec["protocol"], rec["seed"], how)
 
 def _put(rec)->Path:
     "the record as it is, metrics still to come"
@@ -320,11 +322,10 @@ def open_records(
 # %% ../../nbs/slices/01_run.ipynb #85f3e6cf
 @contextmanager
 def tempfile_record(rec):
-    "a record as a file"
+    "a record as the file that it would be, with a checksum of itself"
     import tempfile
     with tempfile.TemporaryDirectory() as d:
-        (f := Path(d)/"record.json").write_text(json.dumps(rec))
-        yield f
+        yield write(rec, Path(d)/"record.json")
 
 # %% ../../nbs/slices/01_run.ipynb #6fc27dc1
 def _completed(rec)->dict:
