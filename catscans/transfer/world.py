@@ -78,4 +78,4 @@ def settings_of(
                                  threads=threads, folds=folds_of(profile, run.source),
                                  max_train=dict(profile.max_train).get(run.target),
                                  max_images=dict(profile.max_images).get(run.target or run.source),
-                                 selection="last epoch")
+                                 selection="lowest validation loss" if recipe.patience and not run.target else "last epoch")
