@@ -72,10 +72,11 @@ def settings_of(
     threads:int, # of one notebook
 )->dict:
     "What a record says of how its run was done, and what is compared with it later."
+    chosen = "lowest validation loss" if recipe.patience and not run.target else "last epoch"
     augment = (f"rotation {recipe.rotation:g} degrees, shifts {recipe.shift:g}, "
                f"{'horizontal flip' if recipe.flip else 'no flip'}")
     return in_force(recipe) | dict(augment=augment, arch=arch_of(run, profile), size=recipe.size or profile.size,
                                  threads=threads, folds=folds_of(profile, run.source),
                                  max_train=dict(profile.max_train).get(run.target),
                                  max_images=dict(profile.max_images).get(run.target or run.source),
-                                 selection="lowest validation loss" if recipe.patience and not run.target else "last epoch")
+                                 selection=chosen)
