@@ -136,7 +136,7 @@ def test_records_are_placed_only_under_the_names_of_the_grid(both, tmp_path, mon
         r = rec | changed
         r["slug"] = slices_run._run_of(r).slug
         with pytest.raises(UserError, match="is no run of the profile tiny"): slices_run.unpack_records(archive(tmp_path/"a.zip", r))
-    for r, said in (({k: v for k, v in rec.items() if k != "seed"}, "does not say which run it is"), (["no record"], "does not say"), (rec | dict(folds={}), "is damaged|missing keys"),
+    for r, said in (({k: v for k, v in rec.items() if k != "seed"}, "does not say which run it is"), (["no record"], "is damaged"), (rec | dict(folds={}), "is damaged|missing keys"),
                     (rec | dict(predictions={}), "is damaged"), (rec | dict(slug="another"), "another holds|slug received")):
         with pytest.raises(UserError, match=said): slices_run.unpack_records(archive(tmp_path/"a.zip", r, names=[rec["slug"] if r is not rec and isinstance(r, list) else r.get("slug")]))
     assert [f.name for f in sorted(tmp_path.rglob("*"))] == ["a.zip", "home", "outside"]
