@@ -1,11 +1,12 @@
 "A source's network leaves the house: plain Keras loads it, its card says what it is, and a licence that binds is asked about."
-import importlib.util, json, os, subprocess, sys
+import importlib.util, json, os, subprocess, sys, warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from catscans.core.basics import UserError
+from catscans.datasets.images import Images, fingerprint
 from catscans.models.export import load_shared, share, stock
 from catscans.models.networks import network
 from catscans.models.weights import named_weights, save_weights
@@ -13,6 +14,8 @@ from catscans.records import store
 from catscans.study.cli import main
 from catscans.study import sharing
 from catscans.study.sharing import facts_of, held_groups, source_run
+from catscans.training.recipes import Recipe
+from catscans.transfer import finetune
 from fakes import ROOT
 from test_networks import drawn, pixels, put
 
@@ -27,10 +30,10 @@ print(json.dumps(np.asarray(model(np.array(json.load(sys.stdin), "float32")))[0]
 """
 
 
-def plain_keras(path, x, backend="tensorflow"):
+def plain_keras(path, x, backend="tensorflow", python=sys.executable):
     "probabilities that a network gives in a process that has Keras and nothing of ours"
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | dict(KERAS_BACKEND=backend, JAX_PLATFORMS="cpu")
-    p = subprocess.run([sys.executable, "-c", PLAIN, str(path)], input=json.dumps(x.tolist()), env=env, cwd=path.parent, capture_output=True, text=True)
+    p = subprocess.run([python, "-c", PLAIN, str(path)], input=json.dumps(x.tolist()), env=env, cwd=path.parent, capture_output=True, text=True)
     assert p.returncode == 0, p.stderr[-3000:]
     return json.loads(p.stdout.splitlines()[-1])
 
@@ -147,3 +150,18 @@ def test_a_network_is_loaded_by_plain_keras(name, tmp_path):
     stock(model).save(tmp_path/"n.keras")
     for backend in ("tensorflow", *(["jax"] if importlib.util.find_spec("jax") else [])):
         np.testing.assert_allclose(plain_keras(tmp_path/"n.keras", x, backend), np.asarray(model(x))[0], atol=1e-5)
+
+
+@pytest.mark.slow(15)
+def test_the_network_of_a_fold_is_used_by_who_has_keras_alone(tmp_path):
+    "as finetune kept it: the probabilities of the fold on TensorFlow, and on JAX where it is installed (CATSCANS_JAX_PYTHON: of a place that has Keras and JAX alone)"
+    x, y, names = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3)).astype("uint8"), np.arange(40) % 2, np.arange(40).astype(str)
+    target = Images(x, y, None, ["p", "q"], None, fingerprint(x, y, None, ["p", "q"]), "target", names)
+    f = finetune(None, target, Recipe(epochs=1), folds=2, network="efficientnet-lite0", workdir=tmp_path, keep=True)
+    at = np.flatnonzero(f.fold == 1)[:3]
+    others = [p for p in [os.environ.get("CATSCANS_JAX_PYTHON")] if p] or ([sys.executable] if importlib.util.find_spec("jax") else [])
+    if not others: warnings.warn("SKIPPED: JAX is not installed, the kept network was tested on TensorFlow alone")
+    for backend, python in (("tensorflow", sys.executable), *(("jax", p) for p in others)):
+        for i in at:
+            got = plain_keras(f.networks[0], target.x[f.index[[i]]], backend, python)
+            np.testing.assert_allclose(got, f.p[i], atol=1e-5, err_msg=backend)

@@ -13,10 +13,11 @@ from ..datasets.doctor import MANY, checks
 from ..datasets.images import Images
 from ..datasets.leaks import at_side
 from ..metrics.labels import several
-from .kept import elsewhere, network_of, write_network
+from .kept import elsewhere, network_of
 from .nested import Measured, each, probability_best, together, worth
 from .outlook import doubled, on_shares
 from .comparing import Asked, check_asked, Clock, folder_for, measure, own_images, starts_for
+from ..models.export import write_network
 from ..models.networks import NETWORKS
 from .starts import PIXELS, SIDE
 from .trained import train_while, trained_text
@@ -257,5 +258,8 @@ def keep(self,
 ):
     """Write the best start with its head, fitted on all images, as a network. `UserError` where there is no network to
     keep."""
-    self.kept = str(write_network(network_of(self.start, self.features, self.images), path, self.images.classes))
+    i = self.images
+    facts = dict(title=f"{self.start.title}, a regression on its features fitted on all of {i.name}", classes=i.classes,
+                 data=dict(name=i.name, images=len(i.y), fingerprint=i.fingerprint), auc=self.worth["auc"])
+    self.kept = str(write_network(network_of(self.start, self.features, i), path, facts))
     return self

@@ -11,16 +11,18 @@ import json, time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 import numpy as np
 from ..core.basics import UserError, choose, digest, nearest, note, seed_for
 from ..core.files import atomic, writing
 from ..core.grid import PROTOCOLS
 from ..datasets.splits import SPLITS, Splits, official_splits, say_split
+from ..datasets.catalogue import DATASETS
 from ..datasets.draws import draw_splits
 from ..datasets.leaks import unnamed
 from ..datasets.doctor import checks
+from ..models.export import is_written, write_network
 from ..models.networks import imagenet_weights
 from ..models.weights import Weights, load_weights, seen_of, shared_images, weights_sha256
 from ..metrics.labels import several
@@ -177,6 +179,7 @@ class Folds:
     # where the source was pretrained on some of these images: its name, and how many at least
     source_saw:dict=field(default_factory=dict)
     notes:tuple=()       # what the doctor says of the images
+    networks:tuple=()    # .keras file of each fold, where they are kept
     def frame(self):
         "One row per fold; what is looked at first stands first."
         import pandas as pd
@@ -197,6 +200,32 @@ def kept_fold(path, key):
     if path is None or not path.exists(): return None
     with undamaged(path, "compute this fold again"), np.load(path, allow_pickle=False) as z:
         return (json.loads(str(z["out"])), z["p"]) if str(z["key"]) == key else None
+
+# %% ../../nbs/transfer/01_folds.ipynb #e1ad1fe9
+def _networks_in(how)->Path|None:
+    "where the networks of folds are to lie"
+    if how.keep is False or how.keep is None: return None
+    folder = how.workdir if how.keep is True else how.keep
+    if folder: return Path(folder).expanduser()
+    raise UserError("keep=True writes the networks of the folds into workdir=, received none; give workdir=FOLDER, or "
+                    "keep=FOLDER")
+
+def _found(how, networks, i, key)->tuple: # file of a fold, file of its network, what is there already
+    "where a fold lies, and what an earlier call left of it"
+    path = Path(how.workdir)/f"fold{i+1}.npz" if how.workdir else None
+    net, kept = networks and networks/f"fold{i+1}.keras", kept_fold(path, key)
+    whole = net is None or kept is None or is_written(net, kept[0]["metrics"]["weights_sha256"])
+    return path, net, kept if whole else None
+
+def _write_fold(path, trainer, images, protocol, metrics):
+    "the network that a trainer holds, with what its card says"
+    data = dict(name=images.name, images=metrics["n_train"], fingerprint=images.fingerprint)
+    card = DATASETS.get(images.name)
+    bound = dict(licence=card.licence, noncommercial=card.noncommercial) if card else {}
+    write_network(trainer.model, path, dict(
+        title=f"{trainer.arch} fine-tuned on {images.name}", network=trainer.arch, classes=list(images.classes),
+        data=data, **bound, protocol=protocol, fold=int(path.stem.removeprefix("fold")),
+        auc_ovr_weighted=metrics["auc_ovr_weighted"], weights_sha256=metrics["weights_sha256"]))
 
 # %% ../../nbs/transfer/01_folds.ipynb #68bc3961
 @dataclass(frozen=True)
@@ -270,6 +299,7 @@ class Finetuning(How):
     # default: seed. One value for all sources of a target, so that they meet the same folds
     split_seed:int|None = None
     workdir:Path|None = None     # where finished folds and checkpoints lie; None: nothing is kept
+    keep:object = False          # the network of each fold, as .keras: in this folder, or (True) in workdir
     start_of_fold:object = None  # called with (trainer, fold, number) -> weights; overrules source_weights (self pairs)
     split:str = SPLITS[0]        # folds: cut anew; official: the one that the data carry; draws: see datasets.draws
 
@@ -308,7 +338,7 @@ def finetune(
     recipe=None,             # training.recipes.Recipe; default: `usual` for this start
     protocol:str="grouped",  # "grouped", "described" or "published"
     folds:int=5,             # how many; an official split has its own number
-    # of `How` (network or arch, ...), and of `Finetuning`: max_train, split_seed, workdir, start_of_fold, split
+    # of `How` (network or arch, ...), and of `Finetuning`: max_train, split_seed, workdir, keep, start_of_fold, split
     **settings,
 )->Folds:
     """Cross-validated fine-tuning of the whole network on the target (section IV.A); the split and what the doctor
@@ -326,10 +356,10 @@ def finetune(
     if how.show: guard(trainer, images.x, how.show, max(len(f.train) for f in splits))
     # of files; seeds are those of float32
     mine = key if trainer.precision == "float32" else digest(key, trainer.precision)
-    say, done, earlier = Progress(how.show, folds, sized(recipe, len(splits.folds[0].train)).epochs), [], Counter()
+    networks, earlier = _networks_in(how), Counter()
+    say, done = Progress(how.show, folds, sized(recipe, len(splits.folds[0].train)).epochs), []
     for i, f in enumerate(splits):
-        path = Path(how.workdir)/f"fold{i+1}.npz" if how.workdir else None
-        kept = kept_fold(path, mine)
+        path, net, kept = _found(how, networks, i, mine)
         if kept is None:
             start = how.start_of_fold(trainer, f, i) if how.start_of_fold else source_weights
             it = OneFold(images, f, start, seed_for(key, "fold", i), key,
@@ -337,6 +367,7 @@ def finetune(
             with _stoppable(i, folds, path):
                 kept = one_fold(trainer, recipe, it, lambda e, n, log: say(i, e, log, len(f.train)),
                                 how.world.summarise)
+            if net: _write_fold(net, trainer, images, splits.protocol, kept[0]["metrics"])
             if path:
                 keep_fold(path, mine, *kept)
                 it.checkpoint.unlink(missing_ok=True)
@@ -345,5 +376,6 @@ def finetune(
             if how.show: how.show(f"fold {i+1}/{folds}  found finished")
         done.append(kept)
         say.auc.append(kept[0]["metrics"]["auc_ovr_weighted"])
-    return all_folds(done, splits, images, earlier, saw, notes)
+    out = all_folds(done, splits, images, earlier, saw, notes)
+    return replace(out, networks=tuple(networks/f"fold{i+1}.keras" for i in range(folds))) if networks else out
 
