@@ -169,6 +169,8 @@ def verify(
         there = _there(profile)
         wrong = [f"{f}: {why}" for _, files, look in there for f in files for why in look(f, profile)]
         unsigned = len({*_figures(profile, {})} - {*_drawn(_notes(profile))})
+    if not any(files for _, files, _ in there):
+        return [], f"{profile}: nothing of it is here to be looked at (in {results_dir(profile).parent.parent})"
     seen = ", ".join(counted(len(files), what) for what, files, _ in there)
     came = f" ({unsigned} not drawn here: they were only opened)" if unsigned else ""
     bad = counted(len(wrong), "thing is", "things are") if wrong else "nothing is"
