@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['WIDE', 'NARROW', 'SAID', 'WHERE', 'DRAWS', 'ABSENT', 'NO_PAIR', 'heat_finding', 'heat', 'imagenet_finding',
-           'imagenet', 'quality_frame', 'quality_finding', 'quality', 'rankers_finding', 'rankers', 'aucs']
+           'imagenet', 'quality_frame', 'quality_finding', 'quality', 'rankers_finding', 'rankers', 'aucs',
+           'distance_finding', 'distance']
 
 # %% ../../nbs/figures/19_scarce.ipynb #f7705c63
 import numpy as np, pandas as pd
@@ -13,7 +14,8 @@ from ..records.view import Study
 from ..metrics.orders import CHANCE
 from ..datasets.catalogue import label
 from ..published.scarce import BASES, DOUBLE, HELPS, NATURAL, in_words
-from .style import GREY, ORIGIN, PALETTE, RED, canvas, legend, styled
+from ..published.scarce_tables import within
+from .style import GREY, ORIGIN, PALETTE, RED, canvas, legend, minus, styled
 
 # %% ../../nbs/figures/19_scarce.ipynb #ce453343
 WIDE, NARROW = 7.2, 3.5   # inches: two columns of a journal, and one
@@ -259,4 +261,48 @@ def aucs(
         ax.set(title=label(t), ylim=(len(rows) - .5, -.5))
     for ax in axes[:, 0]: ax.set_yticks(range(len(rows)), [in_words(s) for s in rows], fontsize=7)
     fig.frame = mean.reset_index()
+    return fig
+
+# %% ../../nbs/figures/19_scarce.ipynb #a6d555d4
+def distance_finding(
+    near,       # of `published.scarce_tables.near_frame`
+    names=None, # measure -> how it is called
+)->str:
+    "How closely the measures go with the gain; the closest was chosen after looking, which is said."
+    rho = {m: within(g) for m, g in near.groupby("measure", sort=False)}
+    most = max(rho, key=lambda m: abs(rho[m]) if rho[m] == rho[m] else -1)
+    name = (names or {}).get(most, most.replace("_", " "))
+    if len(rho) == 1: return minus(f"{name}: Spearman {rho[most]:.2f} with the gain, mean within targets")
+    return minus(f"Of {len(rho)} measures {name} goes with the gain most closely (Spearman {rho[most]:.2f}, mean within "
+                 "targets; chosen after looking)")
+
+def _near_panel(ax, one, name, colours):
+    "gain against one measure"
+    for t, g in one.groupby("target", sort=False):
+        ax.plot(g.value, 100*g.gain, "o", ms=3, color=colours[t], alpha=.8)
+    ax.axhline(0, color="#333333", lw=.8)
+    ax.set_title(minus(f"{name}\nρ within targets {within(one):.2f}"), fontsize=7.5)
+    ax.locator_params(nbins=4)
+    ax.tick_params(labelsize=7)
+
+# %% ../../nbs/figures/19_scarce.ipynb #bdcc62cd
+@styled
+def distance(
+    near,       # as for `distance_finding`
+    names=None,
+):  # matplotlib Figure
+    "What each source gives against every measure that has nearly all pairs."
+    from matplotlib.lines import Line2D
+    each, colours = list(dict.fromkeys(near.measure)), dict(zip(dict.fromkeys(near.target), PALETTE))
+    cols = min(4, len(each))
+    rows = -(-len(each)//cols)
+    fig, axes = _start(distance_finding(near, names), (WIDE, 1.2 + 1.5*rows), f"{len(near)} points",
+        "Vertical: AUC points more than random weights. Whether a measure is told from chance stands in the figure of "
+        "rankers.", rows, cols, sharey=True)
+    for ax in axes.flat[len(each):]: ax.set_visible(False)
+    for ax, m in zip(axes.flat, each):
+        _near_panel(ax, near[near.measure == m], (names or {}).get(m, m.replace("_", " ")), colours)
+    for ax in axes[:, 0]: ax.set_ylabel("AUC points", fontsize=7)
+    legend(fig, [Line2D([], [], ls="", marker="o", ms=4, color=c, label=label(t)) for t, c in colours.items()], 4)
+    fig.frame = near
     return fig

@@ -41,14 +41,16 @@ def load_all(
     profile:str,             # "toy", "lite", "paper"
     protocol:str|None=None,  # default: the profile's
     seed:int|None=None,      # default: the profile's
+    strategies=("",),        # slugs of `core.strategies`; "": fine-tuned whole, and their sources; None: every one
 )->list: # of records, in the order of the grid
     """Every record of a profile under one protocol and one seed.
     `UserError` where they are out of place or of different data."""
     p = get_profile(profile)
     protocol, seed = choose("protocol", protocol or p.protocol, PROTOCOLS), p.seed if seed is None else seed
     order = {r.slug: i for i, r in enumerate(runs(p, protocol=protocol))}
-    files = (f for kind in ("pretrain", "finetune")
-             for f in results_dir(profile).glob(f"records/{kind}-*-{protocol}-s{seed}.json"))
+    ends = ("", "-*") if strategies is None else [f"-{way}" if way else "" for way in strategies]
+    files = (f for kind in ("pretrain", "finetune") for end in ends
+             for f in results_dir(profile).glob(f"records/{kind}-*-{protocol}-s{seed}{end}.json"))
     recs = []
     for f in sorted(files, key=lambda f: (order.get(f.stem, len(order)), f.name)):
         recs.append(read(f))
