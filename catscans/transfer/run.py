@@ -266,7 +266,8 @@ def _finetune_run(job)->dict:
                   key=digest(run.slug), split_seed=run.seed, split=job.split, **job.how)
     folds = folds_of(profile, run.source)
     if job.strategy.way == "features":
-        out = on_features(start.weights, target, run.protocol, folds, layer=job.strategy.layer, **common)
+        out = on_features(start.weights, target, run.protocol, folds, layer=job.strategy.layer,
+                          classifier=job.strategy.classifier, **common)
     else: out = finetune(start.weights, target, job.recipe, run.protocol, folds, start_of_fold=start.per_fold,
                          **common)
     described = (dict(name=run.source, n=None, classes=[], fingerprint="weights that come with Keras") if ready
