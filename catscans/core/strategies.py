@@ -21,22 +21,34 @@ class Strategy:
     again:int = 0            # which repetition of the pretraining; 0: the first
     cut:str = ""             # where the network ends (a cut of its card); empty: whole
     frozen:int = 0           # blocks, from the image on, that stay as they are
+    last:int = 0             # blocks, from the head on, that are trained; 0: all
+    gradual:int = 0          # stages in which more and more blocks are trained, from the head on; 0: no stages
+    probe:bool = False       # a linear probe becomes the head before the fine-tuning
     way:str = "finetune"     # one of WAYS
     layer:str = ""           # for features: which; empty: chosen inside the training part
     classifier:str = ""      # for features: one of CLASSIFIERS; empty: logistic regression
 
     def __post_init__(self):
-        if self.way == "features" and (self.frozen or self.cut):
+        if self.way == "features" and (self.cut or self._training):
             raise UserError(f"strategy {self.slug}: features are taken from a network that is whole and fixed; "
-                            "leave out frozen and truncated, or name the layer (features-LAYER)")
+                            f"leave out {' and '.join(filter(None, (self._training, self.cut and 'truncated')))}, "
+                            "or name the layer (features-LAYER)")
+        if len(said := self._training.split()) > 1 and "gradual" in said or {"frozen", "last"} <= set(said):
+            raise UserError(f"strategy {self.slug}: {' and '.join(said)} do not go together; choose one")
         if self.classifier and self.way != "features":
             raise UserError(f"strategy {self.slug}: {self.classifier} classifies features; say features+{self.classifier}")
+    @property
+    def _training(self)->str:   # decisions on how a network is fine-tuned, in words
+        said = dict(frozen=self.frozen, last=self.last, gradual=self.gradual) | {"probe-first": self.probe}
+        return " ".join(k for k, v in said.items() if v)
     @property
     def slug(self)->str:
         "names files; empty for fine-tuning a whole network"
         via = "double" if self.via == "imagenet" else f"via-{self.via}"
         parts = (via if self.via else "", f"again{self.again}" if self.again else "",
                  f"truncated-{self.cut}" if self.cut else "", f"frozen{self.frozen}" if self.frozen else "",
+                 f"last{self.last}" if self.last else "", f"gradual{self.gradual}" if self.gradual else "",
+                 "probe-first" if self.probe else "",
                  "" if self.way == "finetune" else f"features-{self.layer}" if self.layer else "features", self.classifier)
         return "+".join(p for p in parts if p)
     @property
@@ -48,8 +60,11 @@ _FORMS = ((r"finetune", lambda m: {}), (r"features", lambda m: dict(way="feature
           (r"features-(.+)", lambda m: dict(way="features", layer=m[1])),
           (r"svm|lda|knn", lambda m: dict(classifier=m[0])), (r"double", lambda m: dict(via="imagenet")), (r"via-(.+)", lambda m: dict(via=m[1])),
           (r"again([1-9]\d*)", lambda m: dict(again=int(m[1]))),
-          (r"frozen([1-9]\d*)", lambda m: dict(frozen=int(m[1]))), (r"truncated-(.+)", lambda m: dict(cut=m[1])))
-_ALLOWED = "finetune, features, features-LAYER, svm, lda, knn, double, via-SOURCE, frozenN, truncated-CUT, againN, joined by +"
+          (r"frozen([1-9]\d*)", lambda m: dict(frozen=int(m[1]))), (r"last([1-9]\d*)", lambda m: dict(last=int(m[1]))),
+          (r"gradual([1-9]\d*)", lambda m: dict(gradual=int(m[1]))), (r"probe-first", lambda m: dict(probe=True)),
+          (r"truncated-(.+)", lambda m: dict(cut=m[1])))
+_ALLOWED = ("finetune, features, features-LAYER, svm, lda, knn, double, via-SOURCE, frozenN, lastN, gradualN, "
+            "probe-first, truncated-CUT, againN, joined by +")
 
 def strategy_of(
     slug:str, # as `Strategy.slug` gives it, in any order
@@ -67,6 +82,15 @@ def strategy_of(
 _CLASSIFIER = {"": "a logistic regression", "svm": "a support vector machine", "lda": "a linear discriminant",
                "knn": "the nearest neighbours"}
 
+def _trained(s)->str:
+    "how it is fine-tuned"
+    blocks = lambda n: f"{n} block{'s'*(n > 1)}" if n > 1 else "block"
+    said = [f", its first {s.frozen} block{'s'*(s.frozen > 1)} fixed"] if s.frozen else []
+    if s.last: said.append(f", its last {blocks(s.last)} and the head alone")
+    if s.gradual: said.append(f", from the head on in {s.gradual} stage{'s'*(s.gradual > 1)}")
+    if s.probe: said.append(", beginning with a linear probe as its head")
+    return "".join(said)
+
 def in_words(
     s:Strategy,
     network:str="its network", # how the network is called
@@ -76,6 +100,6 @@ def in_words(
     on = _CLASSIFIER[s.classifier]
     last = {"finetune": f"all of {network} is fine-tuned", "features": f"{on} on {layer} of {network}"}
     if s.cut: last["finetune"] = f"{network} ends after {s.cut} and is fine-tuned"
-    if s.frozen: last["finetune"] += f", its first {s.frozen} block{'s'*(s.frozen > 1)} fixed"
+    last["finetune"] += _trained(s)
     before = f"pretrained from {'ImageNet' if s.via == 'imagenet' else s.via}; " if s.via else ""
     return f"{before}{last[s.way]}" + (f" (pretrained again, time {s.again})" if s.again else "")

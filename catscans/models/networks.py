@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'BUILDERS', 'Network', 'read_networks', 'name_and_cut', 'trunk', 'multiply_adds', 'Build', 'network',
-           'freeze', 'imagenet_weights']
+           'blocks_of', 'frozen_for', 'freeze', 'imagenet_weights']
 
 # %% ../../nbs/models/11_networks.ipynb #0592621f
 import csv, io, math, warnings
@@ -248,6 +248,25 @@ def network(
     if found: set_backbone(model, fit_names(found, model), head=True)
     return model
 
+# %% ../../nbs/models/11_networks.ipynb #153d4f49
+def blocks_of(
+    arch:str, # a network, whole or cut
+)->int:
+    "How many blocks a network has, from the image on: one more than the cuts before its end."
+    card, cut = name_and_cut(arch)
+    return 1 + (len(card.cuts) if cut is None else [n for n, _ in card.cuts].index(cut))
+
+def frozen_for(
+    arch:str, # a network, whole or cut
+    last:int, # blocks that are trained, counted from the head
+)->int: # blocks, from the image on, that stay as they are
+    "How many blocks stay fixed where only the last ones are trained. `UserError` where there are not so many."
+    n = blocks_of(arch)
+    if 1 <= last <= n: return n - last
+    raise UserError(f"{arch} has {n} blocks, received last{last}: allowed are last1 to last{n} (all of them: full "
+                    "fine-tuning)")
+
+# %% ../../nbs/models/11_networks.ipynb #10211caf
 def freeze(
     model,       # of `network`
     arch:str,    # its name, whole or cut
@@ -257,8 +276,7 @@ def freeze(
     `UserError` where it has not so many."""
     if not blocks: return model
     card, cut = name_and_cut(arch)
-    ends = [layer for name, layer in card.cuts]
-    here = ends[:[n for n, _ in card.cuts].index(cut)] if cut else ends
+    here = [layer for _, layer in card.cuts][:blocks_of(arch)-1]
     if not 0 <= blocks <= len(here):
         raise UserError(f"{card.title}{f', cut after {cut},' if cut else ''} has {len(here)} blocks that can be "
                         f"frozen with something left to train, received {blocks}")

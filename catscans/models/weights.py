@@ -60,10 +60,10 @@ def shared_images(
 
 # %% ../../nbs/models/02_weights.ipynb #8f463e61
 class Weights(dict):
-    "Named weights, and what they were trained on, where that is known."
-    def __init__(self, weights, seen=None):
+    "Named weights, what they were trained on, where that is known, and whether a training that starts here keeps the head."
+    def __init__(self, weights, seen=None, head=False):
         super().__init__(weights)
-        self.seen = seen
+        self.seen, self.head = seen, head
 
 def _seen_attrs(weights):
     "what a file of weights says of the images"

@@ -59,11 +59,12 @@ class Trainer:
 # %% ../../nbs/training/05_trainer.ipynb #967b2fbf
 @patch_to(Trainer)
 def reset(self,
-    weights:dict|None=None,  # a backbone by name; None: random
+    weights:dict|None=None,  # a backbone by name, `Weights(head=True)` with its head; None: random
     seed:int=0,              # of everything that is random
 ):
-    "Back to the state before the first step: fresh head, given or random backbone, optimizer at its first value."
-    given = {k: v for k, v in (weights or {}).items() if not is_head(k)}
+    "Back to the state before the first step: fresh head (unless one is given to be kept), given or random backbone, optimizer at its first value."
+    keep = getattr(weights, "head", False)
+    given = {k: v for k, v in (weights or {}).items() if keep or not is_head(k)}
     set_backbone(
         self.model, random_weights(self.model, seed_for("init", seed), is_head if given else lambda k: True) | given,
         head=True)

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 from ..core.basics import UserError, choose, digest, pack, seed_for
 from ..core.files import work_dir
@@ -31,6 +32,7 @@ from ..training.engines import SECONDS
 from .world import HERE, World, arch_of, recipe_of, settings_of, threads_for
 from .folds import finetune, pretrain
 from .frozen import on_features
+from .stages import start_for
 
 # %% ../../nbs/transfer/02_run.ipynb #6bbae90c
 WATTS_PER_THREAD = 10.  # assumed where the processor's energy counters cannot be read
@@ -255,6 +257,23 @@ def _starting_point(job, source, target)->_Start:
     if ready: return _Start(imagenet_weights(job.profile.arch, job.size), None, how, shared)
     return _Start(None if source is None else _source_weights(job, source), None, how, shared)
 
+# %% ../../nbs/transfer/02_run.ipynb #e28c77f2
+def _with_stages(out, workdir):
+    "`Folds` whose histories begin with the stages before the last one"
+    for i, h in enumerate(out.history):
+        rows = [r for f in sorted(Path(workdir).glob(f"stage*-of-fold{i+1}.json"))
+                for r in json.loads(f.read_text())["history"]]
+        for k in h: h[k] = [r[k] for r in rows if k in r] + list(h[k])
+    return out
+
+def _tuned(job, start, target, folds, common):
+    "`Folds` of a fine-tuning, with what its strategy does before a fold's own training"
+    s, how = job.strategy, SimpleNamespace(**{k: common[k] for k in ("seed", "workdir", "world", "key")})
+    before, recipe = start_for(s, start.weights, target, job.recipe, common["arch"], how)
+    out = finetune(start.weights, target, recipe, job.run.protocol, folds, start_of_fold=before or start.per_fold,
+                   **common)
+    return _with_stages(out, job.checkpoints) if s.gradual else out
+
 # %% ../../nbs/transfer/02_run.ipynb #58e30b82
 def _finetune_run(job)->dict:
     "body of a fine-tuning's record"
@@ -268,8 +287,7 @@ def _finetune_run(job)->dict:
     if job.strategy.way == "features":
         out = on_features(start.weights, target, run.protocol, folds, layer=job.strategy.layer,
                           classifier=job.strategy.classifier, **common)
-    else: out = finetune(start.weights, target, job.recipe, run.protocol, folds, start_of_fold=start.per_fold,
-                         **common)
+    else: out = _tuned(job, start, target, folds, common)
     described = (dict(name=run.source, n=None, classes=[], fingerprint="weights that come with Keras") if ready
                  else _describe(source))
     plain = "random" if run.source == "random" else "self" if start.relation == "self" else "finetune"

@@ -15,6 +15,7 @@ from ..core.strategies import strategy_of
 from ..records.store import read, whole, write
 from ..metrics.scores import summarise
 from ..datasets.splits import make_splits, single_split
+from ..models.networks import frozen_for
 from ..training.recipes import Recipe, in_force, recipe_for
 from .reuse import images_of, trainer_for
 
@@ -63,7 +64,9 @@ def recipe_of(
     how = dict(strategy=run.strategy) if run.strategy else {}
     recipe = world.recipe_for(world.profile(run.profile).recipe, run.kind, run.target or run.source, run.protocol,
                               run.source, **how)
-    return replace(recipe, frozen=frozen) if (frozen := strategy_of(run.strategy).frozen) else recipe
+    s = strategy_of(run.strategy)
+    frozen = frozen_for(arch_of(run, world.profile(run.profile)), s.last) if s.last else s.frozen
+    return replace(recipe, frozen=frozen) if frozen else recipe
 
 def settings_of(
     run,         # core.grid.Run
