@@ -23,6 +23,7 @@ from .machine import ENGINES, MARK, check_backend, gpus, jobs_for, only_one
 from .status import Watch, duration, first_line, part_request
 from .checks import check_data
 from .costs import gpus_asked
+from .queue import Stuck, end_jobs, jobs_name
 from .reports import report
 
 # %% ../../nbs/study/07_engine.ipynb #1dcbf467
@@ -43,7 +44,8 @@ def _engine_command(request, steps, way):
         raise UserError(f"no workflow {flow/'Snakefile'}: the study runs inside a clone of its project; "
                         "go there, or name it in CATSCANS_PROJECT")
     threads = threads_for(PROFILES[request["profile"]]) if request["profile"] in PROFILES else 1
-    at_once = ["--cores", str(way.jobs*threads), "--resources", f"gpu={gpus()}"] if local else ["--jobs", str(way.jobs)]
+    at_once = ["--cores", str(way.jobs*threads), "--resources", f"gpu={gpus()}"]
+    if not local: at_once = ["--jobs", str(way.jobs), "--slurm-jobname-prefix", jobs_name(request["profile"])]
     forks = local and len(steps) > 1 and can_fork(threads)
     said = dict(request, gpus=gpus() if local else gpus_asked(), forks=forks, asks=not local)
     with atomic(here/"request.json") as tmp: tmp.write_text(json.dumps(said))
@@ -160,8 +162,8 @@ def _now(watch)->str:
     return f"left: {duration(watch.eta())}" + (f", now {now[0].title}{more}" if now else "")
 
 # %% ../../nbs/study/07_engine.ipynb #642c14e8
-def _follow(engine, watch, before, total):
-    "show progress until the engine ends"
+def _follow(engine, watch, before, total, stuck=lambda: False):
+    "show progress until the engine ends, or is stuck"
     from tqdm import tqdm
     tty = sys.stderr.isatty()
     say = lambda text: tqdm.write(wrapped(text, columns(sys.stderr)), file=sys.stderr)
@@ -179,6 +181,9 @@ def _follow(engine, watch, before, total):
                 if not tty: say(f"[{n:3}/{total}] {s.title} ({duration(m['seconds'])}; left: {duration(watch.eta())})")
             bar.set_description_str(_now(watch))
             if over: break
+            if stuck():
+                say("note: the engine has lost its jobs (was the cluster's controller away?) and is ended")
+                _stop(engine)
             time.sleep(.25)
 
 # %% ../../nbs/study/07_engine.ipynb #aa6cf032
@@ -263,6 +268,8 @@ def run(
         _check(profile, doing, engine)
     if profile in PROFILES and engine == "local": check_data(doing)
     with _said_in_one_line(), only_one(profile) as (lock, note, mark):
+        if engine == "slurm" and (n := end_jobs(profile)):
+            tell(f"{profile}: {counted(n, 'job')} of an earlier run, ended", file=sys.stderr)
         _settle_figures(profile, plan(**request))
         steps, left, doing = _asked(request, only, again, weights=True)      # another run may have just ended
         if not doing: return 0
@@ -291,9 +298,12 @@ def _run(request, steps, doing, way)->int:
     with open(log, "w") as out:
         p = _start(request, doing, way, out)
         way.note(p.pid)
-        try: _follow(p, watch, len(steps)-len(doing), len(steps))
+        stuck = Stuck(profile) if way.engine == "slurm" else lambda: False
+        try: _follow(p, watch, len(steps)-len(doing), len(steps), stuck)
         except KeyboardInterrupt:
             _stop(p, signal.SIGINT if way.engine == "slurm" else signal.SIGTERM)
+            with suppress(UserError):       # who cannot be reached now is ended before the next run
+                if way.engine == "slurm": end_jobs(profile, 30)
             tell(f"interrupted: {len(watch.which('done'))} of {len(doing)} steps were done; "
                   "the same command goes on from here", file=sys.stderr)
             return 130

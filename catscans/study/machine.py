@@ -6,7 +6,7 @@
 __all__ = ['MARK', 'JOBS', 'ENGINES', 'BACKENDS', 'only_one', 'cores', 'gpus', 'jobs_for', 'check_backend']
 
 # %% ../../nbs/study/03_machine.ipynb #b66d1b0b
-import json, os, time, uuid
+import json, os, platform, time, uuid
 from contextlib import contextmanager
 from pathlib import Path
 from ..core.basics import UserError
@@ -33,7 +33,7 @@ def _leftover(lock)->list:
     that it does not count: theirs is the engine that was created in the very moment noted, and whatever bears its mark."""
     import psutil
     old = read_json(lock)
-    if not isinstance(old, dict): return []
+    if not isinstance(old, dict) or old.get("host", _host()) != _host(): return []     # another machine's numbers
     def ours(p):
         try: return (p.pid, p.create_time()) == (old.get("engine"), old.get("created")) or _marked(p, old.get("mark"))
         except (psutil.Error, OSError): return False     # another user's, or gone
@@ -49,14 +49,17 @@ def _end(processes):
     psutil.wait_procs(processes, 5)
 
 # %% ../../nbs/study/03_machine.ipynb #8d410ff2
+def _host()->str: return platform.node()
+
 def _take(f, path, profile):
     "lock the open file of a profile, or say who holds it"
     for wait in range(20):         # a step that has lost its run holds it for an instant while it looks
         if try_lock(f): return
         time.sleep(.1)
     old = read_json(path)
-    owner = old.get("pid", "unknown") if isinstance(old, dict) else "unknown"
-    raise UserError(f"profile {profile} is being run already (process {owner}); wait for it, or stop it")
+    old = old if isinstance(old, dict) else {}
+    owner = f"process {old.get('pid', 'unknown')}" + (f" on {at}" if (at := old.get("host", _host())) != _host() else "")
+    raise UserError(f"profile {profile} is being run already ({owner}); wait for it, or stop it")
 
 # %% ../../nbs/study/03_machine.ipynb #2663c1ae
 @contextmanager
@@ -73,7 +76,8 @@ def only_one(
         _take(f, path, profile)
         _end(_leftover(path))
         def note(engine=None):
-            said = dict(pid=os.getpid(), engine=engine, created=_created(engine), mark=mark, started=time.time())
+            said = dict(pid=os.getpid(), host=_host(), engine=engine, created=_created(engine), mark=mark,
+                        started=time.time())
             path.write_text(json.dumps(said))
         note()
         try: yield path, note, mark
