@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['THIRD', 'finite_numbers', 'sd_population', 'sd_sample', 'fold_ratio', 'corrected_t_test', 'mean_share', 'ranking',
-           'critical_difference', 'friedman_nemenyi', 'holm', 'pairwise_tests', 'minus_baseline', 'excludes_zero',
-           'told_from_zero', 'told_otherwise']
+           'critical_difference', 'friedman_nemenyi', 'holm', 'corrected_pairs', 'pairwise_tests', 'minus_baseline',
+           'excludes_zero', 'told_from_zero', 'told_otherwise']
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #f60aaca9
 import itertools, math
@@ -194,8 +194,44 @@ def holm(
     p, # p-values, of any number
 ): # as many
     "Corrected by Holm's procedure."
-    from statsmodels.stats.multitest import multipletests
-    return multipletests(p, method="holm")[1] if len(p) else []
+    # statsmodels does the same, with a collection of garbage at each call: half of what the audit took
+    p = np.asarray(p, float)
+    order = np.argsort(p)
+    out = np.empty_like(p)
+    out[order] = np.minimum(np.maximum.accumulate(p[order]*np.arange(len(p), 0, -1)), 1)
+    return out
+
+# %% ../../nbs/metrics/02_comparisons.ipynb #8c69c0db
+def corrected_pairs(
+    frame,                    # as for `pairwise_tests`
+    target=None,
+    n_train=None,
+    n_test=None,
+    value="auc_ovr_weighted",
+    level=.95,
+)->pd.DataFrame: # one row per target and pair, `a` the source with the higher mean, by p
+    "Of `pairwise_tests` only the corrected test. `UserError` where folds are missing, double or mixed."
+    tables = []
+    for t in [target] if target is not None else pd.unique(frame.target):
+        w, how, rows = _wide(frame, t, value), _correction(frame, t, n_train, n_test), []
+        for a, b in itertools.combinations(w.mean().sort_values(ascending=False, kind="stable").index, 2):
+            nb = corrected_t_test(w[a].to_numpy(), w[b].to_numpy(), level=level, **how)
+            rows.append(dict(target=t, a=a, b=b, mean_difference=nb["mean_difference"], nb_t=nb["t"], nb_p=nb["p"],
+                             nb_lo=nb["lo"], nb_hi=nb["hi"]))
+        rows = pd.DataFrame(rows)
+        tables.append(rows.assign(nb_p_holm=holm(rows.nb_p)).sort_values("nb_p", kind="stable"))
+    return pd.concat(tables, ignore_index=True)
+
+# %% ../../nbs/metrics/02_comparisons.ipynb #671e8fb5
+def _other_tests(w, r, ranks, cd):
+    "of one pair, row `r` of `corrected_pairs`: what tests would have said that take folds for independent"
+    from scipy.stats import ttest_ind, ttest_rel
+    va, vb, apart = w[r.a].to_numpy(), w[r.b].to_numpy(), float(abs(ranks[r.a] - ranks[r.b]))
+    # without variance the libraries' t is undefined: the corrected p is then 0 or 1, and so are theirs
+    paired = r.nb_p if np.ptp(va - vb) == 0 else float(ttest_rel(va, vb).pvalue)
+    welch = r.nb_p if np.ptp(va) == np.ptp(vb) == 0 else float(ttest_ind(va, vb, equal_var=False).pvalue)
+    return dict(paired_t_p=paired, welch_p=welch, wilcoxon_p=_wilcoxon_p(va, vb), mean_rank_difference=apart,
+                nemenyi_separated=bool(apart > cd), wins=int((va > vb).sum()))
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #f1ea633b
 def pairwise_tests(
@@ -208,24 +244,12 @@ def pairwise_tests(
 )->pd.DataFrame: # one row per target and pair, `a` the source with the higher mean, by p
     """All pairs of sources of each target: `corrected_t_test` with Holm, beside paired t, Welch, Wilcoxon and Nemenyi.
     `UserError` where folds are missing, double or mixed."""
-    from scipy.stats import ttest_ind, ttest_rel
-    tables = []
-    for t in [target] if target is not None else pd.unique(frame.target):
+    corrected, tables = corrected_pairs(frame, target, n_train, n_test, value, level), []
+    for t, rows in corrected.groupby("target", sort=False):
         w = _wide(frame, t, value)
-        how, cd = _correction(frame, t, n_train, n_test), critical_difference(w.shape[1], len(w))
-        rows, rank = [], w.rank(axis=1, ascending=False).mean()
-        for a, b in itertools.combinations(w.mean().sort_values(ascending=False, kind="stable").index, 2):
-            va, vb = w[a].to_numpy(), w[b].to_numpy()
-            nb, apart = corrected_t_test(va, vb, level=level, **how), float(abs(rank[a] - rank[b]))
-            # without variance the libraries' t is undefined: the corrected p is then 0 or 1, and so are theirs
-            paired = nb["p"] if np.ptp(va - vb) == 0 else float(ttest_rel(va, vb).pvalue)
-            welch = nb["p"] if np.ptp(va) == np.ptp(vb) == 0 else float(ttest_ind(va, vb, equal_var=False).pvalue)
-            rows.append(dict(target=t, a=a, b=b, mean_difference=nb["mean_difference"], nb_t=nb["t"], nb_p=nb["p"],
-                             nb_lo=nb["lo"], nb_hi=nb["hi"], paired_t_p=paired, welch_p=welch,
-                             wilcoxon_p=_wilcoxon_p(va, vb), mean_rank_difference=apart,
-                             nemenyi_separated=bool(apart > cd), wins=int((va > vb).sum())))
-        rows = pd.DataFrame(rows)
-        tables.append(rows.assign(nb_p_holm=holm(rows.nb_p)).sort_values("nb_p", kind="stable"))
+        cd, ranks = critical_difference(w.shape[1], len(w)), w.rank(axis=1, ascending=False).mean()
+        others = pd.DataFrame([_other_tests(w, r, ranks, cd) for r in rows.itertuples()], rows.index)
+        tables.append(pd.concat([rows.drop(columns="nb_p_holm"), others, rows.nb_p_holm], axis=1))
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #658c7a19

@@ -116,7 +116,7 @@ def _permutation_p(stat, x, y, index, exact):
     "Two-sided p of `stat(x, y)` over the permutations `index` of y."
     observed = abs(stat(x, y))
     # in parts: Kendall needs n values per value
-    extreme = sum(int((np.abs(stat(np.broadcast_to(x, i.shape), y[i])) >= observed - 1e-12).sum())
+    extreme = sum(int((np.abs(stat(x, y[i])) >= observed - 1e-12).sum())
                   for i in np.array_split(index, index.size*len(x)//2_000_000 + 1))
     return extreme/len(index) if exact else (extreme+1)/(len(index)+1)
 

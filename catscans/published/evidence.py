@@ -30,7 +30,7 @@ class Undefined(NotThere):
 
 @lru_cache(maxsize=8)
 def _tests(cols, rows):
-    t = comparisons.pairwise_tests(pd.DataFrame(list(rows), columns=list(cols)))
+    t = comparisons.corrected_pairs(pd.DataFrame(list(rows), columns=list(cols)))
     p = {(r.a, r.b, r.target): (r.nb_p, r.nb_p_holm, r.nb_lo, r.nb_hi) for r in t.itertuples()}
     return p | {(b, a, t): (v, holm, -hi, -lo) for (a, b, t), (v, holm, lo, hi) in p.items()}
 

@@ -9,7 +9,7 @@ __all__ = ['main']
 import argparse, errno, os, signal, sys, threading
 from functools import partial
 import catscans
-from ..core.basics import UserError, tell
+from ..core.basics import UserError, columns, tell
 from ..core.grid import PROFILES, PROTOCOLS
 from ..core.commands import Parser, whole_number
 from ..datasets.doctor import MANY
@@ -227,6 +227,16 @@ def _parser():
     _survey_options(subs)
     return top
 
+# %% ../../nbs/study/10_cli.ipynb #5e22ec70
+def _audit(as_json, record)->int:
+    "the claims, without all that the other commands import: most of the wait was that"
+    import pandas   # noqa: F401
+    from catscans.published.verdicts import audit, audit_json, audit_text
+    table = audit(record)
+    if as_json: print(audit_json(table))
+    else: tell(audit_text(table, max(80, min(160, columns()))))
+    return 0
+
 # %% ../../nbs/study/10_cli.ipynb #0af325b2
 def _do(a)->int:
     "carry out a command; what needs pandas or draws is imported only then: help and errors come at once"
@@ -234,6 +244,7 @@ def _do(a)->int:
         tell(status(a.profile, a.protocol, a.part, None if a.all else 12))
         return 0
     if a.command == "data": return data(a)
+    if a.command == "audit": return _audit(a.json, a.record)
     import pandas   # noqa: F401 (half a second, which the other commands do not wait for)
     from catscans.study.commands import do
     if a.command != "survey": return do(a)

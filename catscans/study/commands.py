@@ -7,12 +7,11 @@ __all__ = ['do']
 
 # %% ../../nbs/study/09_commands.ipynb #5142d38d
 from pathlib import Path
-from ..core.basics import UserError, choose, columns, counted, tell
+from ..core.basics import UserError, choose, counted, tell
 from ..core.files import figures_dir
 from ..core.grid import PROFILES
 from ..records.authors import export
 from ..records.view import study
-from ..published.verdicts import audit, audit_json, audit_text
 from ..recommend.ranking import main_rank
 from ..compare.command import main_compare
 from ..datasets.doctor import examine, page
@@ -70,12 +69,6 @@ def _plan(a):
     return 0
 
 # %% ../../nbs/study/09_commands.ipynb #810d8034
-def _audit(as_json, record):
-    table = audit(record)
-    if as_json: print(audit_json(table))
-    else: tell(audit_text(table, max(80, min(160, columns()))))
-    return 0
-
 def _check(profile):
     wrong, said = verify(profile)
     tell("\n".join([*wrong, said]))
@@ -125,7 +118,6 @@ def do(
     if a.command == "report": return _report(a.profile)
     if a.command == "plan": return _plan(a)
     if a.command == "check": return _check(a.profile)
-    if a.command == "audit": return _audit(a.json, a.record)
     if a.command == "rank": return _rank(a)
     if a.command == "compare": return _compare(a)
     if a.command == "weights": return _share(a)
