@@ -123,7 +123,7 @@ _START = ("random", "imagenet")
 _each = lambda sources, *ways: tuple((s, t, how) for how in ways for s, t in _strange(sources))
 PROFILES["scarce"] = Profile("scarce", ("imagenet", *_SCARCE_SOURCES, *_SIZES), _SCARCE_TARGETS,
     _strange((*_START, *_SCARCE_SOURCES, *_SIZES)),
-    size=64, recipe="scarce", arch="efficientnet-lite0", threads=1, probe="efficientnet-lite0", folds=3,
+    size=64, recipe="scarce", arch="efficientnet-lite0", threads=1, probe="efficientnet-lite0", subsets=3, folds=3,
     split="draws", max_train=tuple((t, 200) for t in _SCARCE_TARGETS), more_folds=tuple((s, 6) for s in _START),
     ready=("imagenet",),
     cells=(*_each((*_START, *_SCARCE_SOURCES), "features"), *_each(_SCARCE_SOURCES, "double", "double+features"),

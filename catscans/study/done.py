@@ -19,6 +19,7 @@ from ..datasets import toy
 from ..datasets.images import fingerprint
 from ..datasets.loading import load
 from ..models.weights import load_weights
+from ..similarity.measure import compared_sources
 from ..transfer.world import HERE, World, recipe_of, settings_of, threads_for
 from .plan import Step, notebook, read_json
 
@@ -64,6 +65,13 @@ def _training_problem(step, got, world)->Why:
     return Why() if _trained(step, world) in ("", was) else Why("its source was trained again", "source")
 
 # %% ../../nbs/study/01_done.ipynb #0fbe54e5
+def _newer_networks(p, old)->list:
+    "sources whose networks a record of distances did not have, and which are here now"
+    had = old.get("networks")
+    if not isinstance(had, dict): return []
+    new = [s for s in compared_sources(p) if s not in (*had, *p.ready)]
+    return [s for s in new if Run(s, None, p.name, p.protocol, p.seed).weights.exists()]
+
 def _similarity_problem(step, got, world)->Why:
     "of the distances"
     p, old = world.profile(step.profile), got["settings"]
@@ -74,6 +82,7 @@ def _similarity_problem(step, got, world)->Why:
     seen = (got["settings"].get("probe") or {}).get("size")
     if p.probe_size and seen and seen != p.probe_size:
         return Why(f"its probe saw images of {seen} pixels, the profile asks for {p.probe_size}", "settings")
+    if came := _newer_networks(p, old): return Why(f"the network of {came[0]} is here, and it was not then", "source")
     return _changed(old, dict(subsets=p.subsets, threads=p.threads, probe=p.probe))
 
 # %% ../../nbs/study/01_done.ipynb #9078fb50
