@@ -22,7 +22,7 @@ def files(env): return {f for f in Path(env["CATSCANS_PROJECT"]).rglob("*") if f
 
 
 @pytest.mark.parametrize("line,says", [
-    ("run --profile tyo", "allowed are toy, lite, paper, power, scarce, published"),
+    ("run --profile tyo", "allowed are toy, lite, paper, power, scarce, size50, size200, size1000, truncated-cbr-tiny, truncated-cbr-largew, truncated-densenet121, truncated-resnet50, published"),
     ("run --profile toy --source cifar", "allowed are toy-imagenet"),
     ("run --profile toy --target dtd", "allowed are toy-isic2018, toy-chest, toy-pcam-middle"),
     ("run --profile toy --source pcam-small --target pcam-middle", "no pair"),

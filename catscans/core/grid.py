@@ -7,7 +7,7 @@ __all__ = ['PAPER_SOURCES', 'PAPER_TARGETS', 'NOT_RECORDED', 'PROTOCOLS', 'PROFI
            'cells_of', 'seeds_of', 'folds_of', 'part_of']
 
 # %% ../../nbs/core/04_grid.ipynb #f6d7c3c1
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from .basics import UserError, choose
 from .files import results_dir, work_dir
@@ -134,6 +134,35 @@ PROFILES["scarce"] = Profile("scarce", ("imagenet", *_SCARCE_SOURCES, *_SIZES), 
          "Each source is pretrained once: intervals speak for these networks.",
     budget="about four hours on two cores")
 
+# %% ../../nbs/core/04_grid.ipynb #9174e572
+_SIZE_TARGETS = ("busi", "lc25000", "ham10000")
+_WAYS = ("features", "features-avg_pool", "last1", "truncated-block5")   # best layer, last layer, last block, cut
+
+def _of_size(n:int)->Profile:
+    "every way of transfer at one number of training images"
+    ways = tuple(("imagenet", t, how) for how in _WAYS for t in _SIZE_TARGETS)
+    return Profile(f"size{n}", ("imagenet", "kermany"), _SIZE_TARGETS,
+        tuple((s, t) for s in _START for t in _SIZE_TARGETS), size=64, recipe="scarce", arch="efficientnet-lite0",
+        threads=1, probe="efficientnet-lite0", folds=3, split="draws", ready=("imagenet",), quick=True,
+        max_train=tuple((t, min(n, 350) if t == "busi" else n) for t in _SIZE_TARGETS),
+        cells=(*ways, *(("kermany", t, "double") for t in _SIZE_TARGETS)),
+        note=f"Ways of transfer with {n} training images (at most) of three targets, three draws: which is best at "
+             "which size of target?", budget="about 40 minutes on two cores")
+
+def _of_cuts(arch:str, *cuts)->Profile:
+    "whole and truncated, from random weights and from tiny-imagenet"
+    ways = tuple((s, t, f"truncated-{c}") for c in cuts for s in ("random", "tinyimagenet") for t in _SIZE_TARGETS)
+    return Profile(f"truncated-{arch}", ("tinyimagenet",), _SIZE_TARGETS,
+        tuple((s, t) for s in ("random", "tinyimagenet") for t in _SIZE_TARGETS), size=64, recipe="scarce", arch=arch,
+        threads=1, probe="source:tinyimagenet", folds=3, split="draws", quick=True,
+        max_train=tuple((t, 200) for t in _SIZE_TARGETS), cells=ways,
+        note=f"{arch} whole and cut, 200 training images of three targets, three draws: is a truncated network best, "
+             "and does pretraining help it?", budget="hours on two cores: not run yet")
+
+PROFILES |= {p.name: p for p in (*map(_of_size, (50, 200, 1000)), _of_cuts("cbr-tiny", "block2", "block3"),
+    _of_cuts("cbr-largew", "block2", "block3"), _of_cuts("densenet121", "block2", "block3"),
+    _of_cuts("resnet50", "conv3", "conv4"))}
+
 # %% ../../nbs/core/04_grid.ipynb #d45a7c12
 def get_profile(name:str)->Profile: return PROFILES[choose("profile", name, PROFILES)]
 
@@ -159,6 +188,13 @@ class Run:
         how = strategy_of(self.strategy).pretraining.slug
         return Run(self.source, None, self.profile, self.protocol, self.seed, how)
     @property
+    def members(self)->list: # of Run: those whose results, or weights, this one puts together
+        s = strategy_of(self.strategy)
+        if not self.target or s.together not in ("ensemble", "stacked", "averaged"): return []
+        names = (self.source, *s.others)
+        if s.together != "averaged": return [replace(self, source=n, strategy=s.member.slug) for n in names]
+        return [replace(self, source=n, target=None, strategy=s.pretraining.slug) for n in names]
+    @property
     def before(self): # of a pretraining that starts from another source: that one's, or None
         via = strategy_of(self.strategy).via
         return Run(via, None, self.profile, self.protocol, self.seed) if self.target is None and via else None
@@ -181,8 +217,10 @@ def runs(
     sources = [_resolve(p, "source", s, (*p.sources, "random")) for s in sources] if sources else (*p.sources, "random")
     targets = [_resolve(p, "target", t, p.targets) for t in targets] if targets else p.targets
     protocol = choose("protocol", p.protocol if protocol is None else protocol, PROTOCOLS)
-    cells = [(s, t, how) for s, t, how in cells_of(p, strategies) if s in sources and t in targets]
-    needed = [(s, None, "") for s in p.sources if s in sources and s not in p.ready and not strategies]
+    cells = [(s, t, how) for s, t, how in cells_of(p, strategies, sources) if s in sources and t in targets]
+    cells = [c for cell in cells for c in (*_member_cells(cell), cell)]
+    alone = {s for s, _ in p.pairs}    # others are pretrained by strategies only
+    needed = [(s, None, "") for s in p.sources if s in sources and s in alone - {*p.ready} and not strategies]
     needed += [(s, None, how) for s, _, how in _pretrained(p, cells)]
     return [Run(s, t, p.name, protocol, seed, how) for seed in seeds or seeds_of(p)
             for s, t, how in dict.fromkeys([*needed, *cells])]
@@ -190,10 +228,11 @@ def runs(
 def cells_of(
     p:Profile,
     strategies=None, # as slugs: every pair of the profile by each of these; default: its pairs and cells
+    sources=None,    # which stand together where a strategy takes several and names none; default: all
 )->list: # of (source, target, strategy)
     "The fine-tunings of a profile. `UserError` where a strategy is unknown."
     if not strategies: return [*((s, t, "") for s, t in p.pairs), *p.cells]
-    return [(s, t, how) for how in (strategy_of(h).slug for h in strategies) for s, t in p.pairs if _fits(p, s, how)]
+    return [cell for how in map(strategy_of, strategies) for cell in _pairs_by(p, how, sources)]
 
 def _fits(p, source, how)->bool:
     "a source that is not pretrained here can have nothing before it"
@@ -202,13 +241,36 @@ def _fits(p, source, how)->bool:
 
 def _pretrained(p, cells)->list:
     "the pretrainings that cells start from, each after the one before it"
-    of = [(s, strategy_of(how).pretraining) for s, _, how in cells if s not in ("random", *p.ready)]
+    of = [(s, strategy_of(how).pretraining) for first, _, how in cells for s in _read_together(first, how)
+          if s not in ("random", *p.ready)]
     return [(s, None, how) for source, pre in of
             for s, how in (*(((pre.via, ""),) if pre.via and pre.via not in p.ready else ()), (source, pre.slug))]
 
 def seeds_of(p:Profile)->tuple: return p.seeds or (p.seed,)
 
 def folds_of(p:Profile, source:str)->int: return dict(p.more_folds).get(source, p.folds)   # or draws
+
+# %% ../../nbs/core/04_grid.ipynb #d3c68973
+def _pairs_by(p, s, sources)->list: # of (source, target, strategy)
+    "every pair of a profile by a strategy; several sources without names are all that stand beside a target"
+    for n in s.others: choose(f"source of strategy {s.slug}", n, p.sources)
+    several = ("random", *s.others) if s.together else ()
+    fits = [(a, t) for a, t in p.pairs if _fits(p, a, s.slug) and a not in several]
+    if not s.together or s.others: return [(a, t, s.slug) for a, t in fits]
+    out = []
+    for t in p.targets:
+        names = [a for a, u in fits if u == t and a != t and a in (sources or p.sources)]
+        if names: out.append((names[0], t, replace(s, others=tuple(names[1:])).slug))
+    return out
+
+def _member_cells(cell)->list: # of (source, target, strategy)
+    "the fine-tunings whose predictions are put together"
+    return [(r.source, r.target, r.strategy) for r in Run(*cell[:2], strategy=cell[2]).members if r.target]
+
+def _read_together(source, how)->tuple: # of names
+    "the sources whose own weights a fine-tuning reads"
+    s = strategy_of(how)
+    return (source, *s.others) if s.together == "averaged" else (source,)
 
 # %% ../../nbs/core/04_grid.ipynb #0ff4743b
 def part_of(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'BUILDERS', 'Network', 'read_networks', 'name_and_cut', 'trunk', 'multiply_adds', 'Build', 'network',
-           'blocks_of', 'frozen_for', 'freeze', 'imagenet_weights']
+           'blocks_of', 'frozen_for', 'rate_shares', 'freeze', 'imagenet_weights']
 
 # %% ../../nbs/models/11_networks.ipynb #0592621f
 import csv, io, math, warnings
@@ -265,6 +265,20 @@ def frozen_for(
     if 1 <= last <= n: return n - last
     raise UserError(f"{arch} has {n} blocks, received last{last}: allowed are last1 to last{n} (all of them: full "
                     "fine-tuning)")
+
+# %% ../../nbs/models/11_networks.ipynb #d84c1207
+def rate_shares(
+    model,       # of `network`
+    arch:str,    # its name, whole or cut
+    decay:float, # from each block to the one before it
+)->list: # a factor of the learning rate for each trainable variable
+    "Discriminative learning rates: the head learns at the full rate, each block before it at a lower one."
+    card, _ = name_and_cut(arch)
+    names, n = [l.name for l in model.layers], blocks_of(arch)
+    ends = [names.index(layer) for _, layer in card.cuts[:n-1]]
+    steps = {layer: n - sum(names.index(layer) > e for e in ends) for layer in names} | {"predictions": 0}
+    of = {v.path: l.name for l in model.layers for v in l.trainable_variables}
+    return [decay**steps[of[v.path]] for v in model.trainable_variables]
 
 # %% ../../nbs/models/11_networks.ipynb #10211caf
 def freeze(

@@ -60,7 +60,7 @@ def shared_images(
 
 # %% ../../nbs/models/02_weights.ipynb #8f463e61
 class Weights(dict):
-    "Named weights, what they were trained on, where that is known, and whether a training that starts here keeps the head."
+    "Named weights, what they were trained on where that is known, and whether a training keeps their head."
     def __init__(self, weights, seen=None, head=False):
         super().__init__(weights)
         self.seen, self.head = seen, head

@@ -28,7 +28,7 @@ from ..training.trainer import Trainer, fit
 from ..transfer.world import World
 from ..transfer import run as transfer_run
 from ..study.plan import Step
-from ..study.done import damaged_weights, problem, starts_from, todo
+from ..study.done import all_needs, damaged_weights, problem, todo
 from .parcels import Inputs, folds_name, grid, pack_inputs, recipes_of, single_name
 
 # %% ../../nbs/slices/01_run.ipynb #1307e470
@@ -209,8 +209,10 @@ def _failed(run):
 def _next(steps, world):
     "the steps that can start now, and whether others may follow when those that run are done"
     open_ = [s for s in steps if not s.product.exists() and not _failed(s.run).exists()]
-    ready = [s for s in open_ if (r := starts_from(s, world)) is None or r.record.exists() and r.weights.exists()]
-    waits = [s for s in open_ if (r := starts_from(s, world)) and not r.record.exists() and not _failed(r).exists()]
+    there = lambda r: r.record.exists() and (r.target or r.weights.exists())
+    ready = [s for s in open_ if all(map(there, all_needs(s, world)))]
+    lacks = {s.slug: [r for r in all_needs(s, world) if not r.record.exists()] for s in open_}
+    waits = [k for k, rs in lacks.items() if rs and not any(_failed(r).exists() for r in rs)]
     return ready, bool(waits)
 
 # %% ../../nbs/slices/01_run.ipynb #25d72a87

@@ -10,9 +10,11 @@ import functools, time, warnings
 from collections import Counter
 from contextlib import contextmanager
 import numpy as np
+from ..core.basics import UserError
 from ..core.kernels import ONEDNN_TOO_LATE
 from ..models.backend import backend_name, norms_together, on_gpu
 from .augmentation import warp
+from .heads import same_block
 
 # %% ../../nbs/training/03_engines.ipynb #fded56bf
 @functools.cache
@@ -28,8 +30,9 @@ def _fused_adam():
                           beta1=number(self.beta_1), beta2=number(self.beta_2), epsilon=number(self.epsilon))
             for g, v in zip(grads, trainable_variables, strict=True):
                 i = self._get_variable_index(v)
+                own = shared | dict(lr=shared["lr"]*shares[i]) if (shares := getattr(self, "shares", None)) else shared
                 tf.raw_ops.ResourceApplyAdam(var=handle(v), m=handle(self._momentums[i]),
-                                             v=handle(self._velocities[i]), grad=g, **shared)
+                                             v=handle(self._velocities[i]), grad=g, **own)
             self.iterations.assign_add(1)
     return FusedAdam
 
@@ -48,6 +51,7 @@ def _jitted_adam():
         def update_step(self, gradient, variable, learning_rate):
             i = self._get_variable_index(variable)
             state = variable, self._momentums[i], self._velocities[i]
+            if (shares := getattr(self, "shares", None)): learning_rate = learning_rate*shares[i]
             new = moved(gradient, *(v.value for v in state), keras.ops.convert_to_tensor(learning_rate),
                         self.iterations.value, self.beta_1, self.beta_2, self.epsilon)
             for old, value in zip(state, new): old.assign(value)
@@ -92,7 +96,45 @@ def _of_labels()->tuple:
     loss = lambda y, p, w: mean(ops.binary_crossentropy(ops.where(w > 0, y, ops.zeros_like(y)), p)*w, w)
     return loss, lambda y, p, w: mean(number(ops.equal(p >= .5, y > .5))*number(w > 0), w)
 
+def _within(blocks):
+    "f(classes of images, probabilities) -> probabilities among the classes of each image's own source"
+    import keras
+    ops, same = keras.ops, same_block(blocks)
+    def own(y, p):
+        p = p*ops.take(ops.convert_to_tensor(same), ops.reshape(ops.cast(y, "int32"), (-1,)), axis=0)
+        return p/ops.maximum(ops.sum(p, -1, keepdims=True), 1e-30)
+    return own
+
+def _of_sources(blocks)->tuple:
+    "(loss, share of right answers) where each image is compared with the classes of its own source"
+    (loss, right), own = _of_classes(), _within(blocks)
+    return (lambda y, p, w: loss(y, own(y, p), w)), lambda y, p, w: right(y, own(y, p), w)
+
 _LOSSES = dict(softmax=_of_classes, sigmoid=_of_labels)   # of a head: f() -> (loss, share of right answers)
+
+def _smooth(loss, share):
+    "a loss of classes in which a share of each label is spread over all of them"
+    import keras
+    ops = keras.ops
+    spread = lambda p, w: ops.mean(-ops.mean(ops.log(ops.clip(p, 1e-7, 1.)), -1)*w)
+    return lambda y, p, w: (1-share)*loss(y, p, w) + share*spread(p, w)
+
+def _losses(head, recipe)->tuple: # (loss, share of right answers)
+    "what a head is trained by. `UserError` where labels are to be smoothed that are no classes."
+    loss, right = _of_sources(head.blocks) if head.blocks else _LOSSES[head.name]()
+    if not recipe.smoothing: return loss, right
+    if head.blocks or head.name != "softmax":
+        raise UserError("smoothing is for one class an image of one source: set smoothing to 0")
+    return _smooth(loss, recipe.smoothing), right
+
+def _mixed(engine, images, theta, y, w)->tuple: # images; f(probabilities) -> loss
+    "a batch whose images are mixed with those from its other end, by the share that the last column of `theta` says"
+    import keras
+    ops = keras.ops
+    if not engine.t.recipe.mixup: return images, lambda p: engine.loss(y, p, w)
+    share, back = theta[0, 6], lambda v: ops.flip(v, 0)
+    return (share*images + (1-share)*back(images),
+            lambda p: share*engine.loss(y, p, w) + (1-share)*engine.loss(back(y), p, back(w)))
 
 # %% ../../nbs/training/03_engines.ipynb #42543f72
 class Engine:
@@ -116,7 +158,7 @@ class TensorFlowEngine(Engine):
                           "or set TF_ENABLE_ONEDNN_OPTS=1")
         tf.get_logger().setLevel("ERROR")    # it warns of each further network in a process, which is no mistake
         graph = functools.partial(tf.function, autograph=False, jit_compile=on_gpu() or None)
-        self.t, (self.loss, self.right) = trainer, _LOSSES[trainer.head.name]()
+        self.t, (self.loss, self.right) = trainer, _losses(trainer.head, trainer.recipe)
         # for each shape its own graph: one for any shape rounds differently, and a resumed training would end elsewhere
         self.train, self.averages = graph(self._train), graph(self._averages)
         self.probabilities = graph(self._probabilities,
@@ -127,8 +169,9 @@ class TensorFlowEngine(Engine):
         self.t.traces.update(["train"])
         to = self.t.model.trainable_variables
         with norms_together(), tf.GradientTape() as tape:
-            p = self.t.model(warp(x, theta, self.t.size), training=True)
-            loss = self.loss(y, p, w)
+            images, loss_of = _mixed(self, warp(x, theta, self.t.size), theta, y, w)
+            p = self.t.model(images, training=True)
+            loss = loss_of(p)
         self.t.optimizer.apply(tape.gradient(loss, [v.value for v in to]), to)
         return loss, self.right(y, p, w)
 
@@ -162,6 +205,8 @@ class KerasEngine(Engine):
     "What a trainer does on any backend that Keras has."
     def __init__(self, trainer):
         import keras
+        if odd := [k for k in ("decay", "smoothing", "mixup") if getattr(trainer.recipe, k)]:
+            raise UserError(f"{odd[0]} is for TensorFlow and JAX: set KERAS_BACKEND to one of them, or {odd[0]} to 0")
         self.t, n = trainer, trainer.size
         image, theta = keras.Input((n, n, 3), dtype="uint8"), keras.Input((6,))
         moved = keras.layers.Lambda(lambda a: warp(*a, n), output_shape=(n, n, 3), dtype="float32")([image, theta])
@@ -170,6 +215,11 @@ class KerasEngine(Engine):
 
     def _loss(self, keras)->dict:
         "Keras' own for classes; labels come with their weights, side by side"
+        if self.t.head.blocks:
+            own, one = _within(self.t.head.blocks), keras.losses.sparse_categorical_crossentropy
+            right = keras.metrics.sparse_categorical_accuracy
+            return dict(loss=lambda y, p: one(y, own(y, p)), metrics=[keras.metrics.MeanMetricWrapper(
+                lambda y, p: right(y, own(y, p)), name="accuracy")])
         if self.t.head.name == "softmax":
             return dict(loss=keras.losses.SparseCategoricalCrossentropy(),
                         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
@@ -204,7 +254,7 @@ class _Compiled(Engine):
     def __init__(self, trainer):
         import jax
         self.t, self.k, (self.loss, self.right), self.host = (
-            trainer, STEPS if on_gpu() else 1, _LOSSES[trainer.head.name](), None)
+            trainer, STEPS if on_gpu() else 1, _losses(trainer.head, trainer.recipe), None)
         self.train, self.averages, self.probabilities = (
             jax.jit(self._train, donate_argnums=0), jax.jit(self._averages), jax.jit(self._probabilities))
 
@@ -214,8 +264,9 @@ class _Compiled(Engine):
         def step(i, carry):
             (tv, nv, ov), logs = carry
             def loss(tv):
-                p, new = self.t.model.stateless_call(tv, nv, warp(x[at[i]], theta[i], self.t.size), training=True)
-                return self.loss(y[i], p, w[i]), (p, new)
+                images, loss_of = _mixed(self, warp(x[at[i]], theta[i], self.t.size), theta[i], y[i], w[i])
+                p, new = self.t.model.stateless_call(tv, nv, images, training=True)
+                return loss_of(p), (p, new)
             (l, (p, new)), grads = jax.value_and_grad(loss, has_aux=True)(tv)
             tv, ov = self.t.optimizer.stateless_apply(ov, grads, tv)
             return (list(tv), list(new), list(ov)), logs.at[i].set(jnp.stack([l, self.right(y[i], p, w[i])]))

@@ -17,6 +17,14 @@ from ..records.authors import record
 from ..models.backend import on_gpu
 from .schedules import lr_at
 
+# %% ../../nbs/training/01_recipes.ipynb #e3e97688
+def _check_options(r):
+    "a `UserError` where an option that is off in the paper cannot be as it is said"
+    if not 0 <= r.decay <= 1: raise UserError(f"decay: received {r.decay}, allowed is a factor up to 1, or 0: off")
+    if not 0 <= r.smoothing < 1: raise UserError(f"smoothing: received {r.smoothing}, allowed is a share from 0 to 1")
+    if not (math.isfinite(r.mixup) and r.mixup >= 0):
+        raise UserError(f"mixup: received {r.mixup}, allowed is a number from 0 (off) upwards, usually 0.2")
+
 # %% ../../nbs/training/01_recipes.ipynb #f3077f69
 @dataclass(frozen=True)
 class Recipe:
@@ -40,6 +48,9 @@ class Recipe:
     # share of all epochs without a lower validation loss after which training ends, with the best weights; 0: never
     patience:float = 0.
     frozen:int = 0              # blocks of the network, from the image on, that stay as they are
+    decay:float = 0.            # from each block to the one before it the learning rate is so much lower; 0: the same
+    smoothing:float = 0.        # share of each label that is spread over all classes
+    mixup:float = 0.            # images are mixed in pairs, by a share drawn from Beta(mixup, mixup); 0: never
 
     def __post_init__(self):
         numbers = self.lr, self.epochs, self.batch, self.dropout, self.rotation, self.shift
@@ -54,6 +65,7 @@ class Recipe:
                 and 0 <= self.patience < 1):
             raise UserError("a recipe needs whole numbers steps >= 0 and passes >= 0, and 0 <= patience < 1, received "
                             f"{self}")
+        _check_options(self)
         choose("BatchNorm policy", self.batchnorm, ("recalibrate", "keras"))
         choose("optimizer", self.optimizer, ("adam",))
         choose("precision", self.precision, ("auto", "float32", "mixed_bfloat16"))
@@ -65,7 +77,8 @@ def settled(recipe:Recipe)->Recipe:
     return recipe if recipe.precision != "auto" else replace(
         recipe, precision="mixed_bfloat16" if on_gpu() else "float32")
 
-_OPTIONS = ("steps", "passes", "patience", "frozen")   # newer than the first records: unsaid where they are off
+# newer than the first records: unsaid where they are off
+_OPTIONS = ("steps", "passes", "patience", "frozen", "decay", "smoothing", "mixup")
 
 def in_force(recipe:Recipe)->dict:
     "The settings of a recipe, without options that are off."

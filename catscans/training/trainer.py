@@ -10,17 +10,17 @@ import os, time
 from collections import Counter
 from pathlib import Path
 import numpy as np
-from ..core.basics import choose, digest, patch_to, seed_for, UserError
+from ..core.basics import digest, patch_to, seed_for, UserError
 from ..core.files import remove_halves
 from ..models.backend import available_memory, backend_name, keep_compiled, uncollected
-from ..models.networks import freeze, network
+from ..models.networks import freeze, network, rate_shares
 from ..models.resnet import random_weights, undrawn
 from ..models.weights import is_head, load_weights, named_weights, save_weights, set_backbone
 from .schedules import lr_at
 from .recipes import Recipe, recipe_key, settled
 from .augmentation import draw_affine
 from .engines import SECONDS, adam, clock, engine_for
-from .heads import HEADS
+from .heads import head_of, same_block
 from .checkpoints import load_checkpoint, save_checkpoint
 
 # %% ../../nbs/training/05_trainer.ipynb #158b8d48
@@ -31,25 +31,28 @@ class Trainer:
         size:int,             # image side in pixels
         recipe:Recipe,
         arch:str="resnet50",
-        head:str="softmax",   # or sigmoid, where an image can have several labels
+        head:str="softmax",   # as for `heads.head_of`: sigmoid where an image can have several labels
     ):
         self.n_classes, self.size, self.recipe, self.arch, self.precision, self.head = (
-            n_classes, size, recipe, arch, settled(recipe).precision, HEADS[choose("head", head, HEADS)])
+            n_classes, size, recipe, arch, settled(recipe).precision, head_of(head))
         # checked: for which images memory was counted; saving: seconds of the last checkpoint
         self.traces, self.resident, self.checked, self.saving = Counter(), True, None, 0.
         with clock("build"), uncollected():
             if backend_name() == "jax": keep_compiled()
             with undrawn():
-                self.model = network(arch, n_classes, size, dropout=recipe.dropout, precision=self.precision, head=head)
+                self.model = network(arch, n_classes, size, dropout=recipe.dropout, precision=self.precision,
+                                     head=self.head.name)
             freeze(self.model, arch, recipe.frozen)
             self.optimizer = adam(recipe.lr)
             self.optimizer.build(self.model.trainable_variables)
+            if recipe.decay: self.optimizer.shares = rate_shares(self.model, arch, recipe.decay)
             self.engine = engine_for(self)
 
     def use(self, recipe:Recipe):
         """Go on with another recipe: learning rate, schedule, epochs,
         augmentation and class weights need nothing compiled anew. `UserError` where it asks for another network."""
-        built = lambda r: (r.dropout, r.optimizer, r.frozen, settled(r).precision)
+        options = lambda r: (r.decay, r.smoothing, r.mixup > 0)
+        built = lambda r: (r.dropout, r.optimizer, r.frozen, settled(r).precision, *filter(any, [options(r)]))
         if built(recipe) != built(self.recipe):
             raise UserError("this network was built with (dropout, optimizer, frozen, precision) "
                             f"{built(self.recipe)}, received {built(recipe)}; make another Trainer")
@@ -62,7 +65,8 @@ def reset(self,
     weights:dict|None=None,  # a backbone by name, `Weights(head=True)` with its head; None: random
     seed:int=0,              # of everything that is random
 ):
-    "Back to the state before the first step: fresh head (unless one is given to be kept), given or random backbone, optimizer at its first value."
+    """Back to the state before the first step: fresh head (unless one is given to be kept), given or random backbone,
+    optimizer at its first value."""
     keep = getattr(weights, "head", False)
     given = {k: v for k, v in (weights or {}).items() if keep or not is_head(k)}
     set_backbone(
@@ -87,6 +91,12 @@ def _dropout_state(self, *key):
             own = () if layer.name == "dropout" else (layer.name,)
             layer.seed_generator.state.assign(np.array([seed_for("dropout", *key, *own), 0], "uint32"))
 
+# %% ../../nbs/training/05_trainer.ipynb #d2d87233
+def _with_share(theta, r, rng):
+    "maps of a batch; where its images are mixed, with the share of each image's own pixels as one more column"
+    if not r.mixup: return theta
+    return np.c_[theta, np.full(len(theta), rng.beta(r.mixup, r.mixup))].astype("float32")
+
 # %% ../../nbs/training/05_trainer.ipynb #a3f4606a
 @patch_to(Trainer)
 def epoch(self,
@@ -107,7 +117,7 @@ def epoch(self,
     self.optimizer.learning_rate.assign(lr)
     # reading a memory map in order is faster, and a batch has no order
     at = [np.sort(order[i:i+batch]) for i in range(0, len(order)-batch+1, batch)]
-    theta = [draw_affine(batch, r, self.size, rng) for _ in at]
+    theta = [_with_share(draw_affine(batch, r, self.size, rng), r, rng) for _ in at]
     logs = self.engine.steps(x, at, theta, [y[i].astype(self.head.dtype) for i in at], [weigh(y[i]) for i in at])
     mean = {k: float(np.mean([l[j] for l in logs])) for j, k in enumerate(("loss", "accuracy"))}
     if not np.isfinite(mean["loss"]):
@@ -210,6 +220,9 @@ def valid_loss(
     weigh = trainer.head.weigh(y[train], trainer.n_classes, trainer.recipe.class_weight)
     p, t = trainer.predict(x, valid).astype(float).clip(1e-7, 1-1e-7), y[valid]
     w = weigh(t)
+    if trainer.head.blocks:   # among the classes of an image's own source
+        p = p*same_block(trainer.head.blocks)[t]
+        p /= p.sum(1, keepdims=True)
     if trainer.head.name == "softmax": loss = -np.log(p[np.arange(len(t)), t])
     else: loss = -np.where(t == 1, np.log(p), np.log(1-p))
     return float((loss*w).sum()/max((w > 0).sum(), 1))

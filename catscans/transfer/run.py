@@ -8,7 +8,7 @@ __all__ = ['WATTS_PER_THREAD', 'energy', 'fold_means', 'Job', 'execute']
 # %% ../../nbs/transfer/02_run.ipynb #939d5e75
 import json, os, shutil, time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,8 +30,10 @@ from ..training.heads import head_for
 from ..training.recipes import Recipe, recipe_key, settled
 from ..training.engines import SECONDS
 from .world import HERE, World, arch_of, recipe_of, settings_of, threads_for
-from .folds import finetune, pretrain
+from .folds import finetune, pretrain, target_splits, how_of, Finetuning
 from .frozen import on_features
+from .joint import as_whole, averaged, equalled, mixed, pretrain_union
+from .ensembles import averaged_probabilities, inner_splits, put_together, said_by, stacked
 from .stages import start_for
 
 # %% ../../nbs/transfer/02_run.ipynb #6bbae90c
@@ -145,6 +147,24 @@ def execute(
     shutil.rmtree(job.checkpoints, ignore_errors=True)
     return path
 
+# %% ../../nbs/transfer/02_run.ipynb #ee8ed142
+def _learned(job, images)->list: # of Images, at least one
+    "what a pretraining learns from: the source, a part of it, or several sources together"
+    s, names = job.strategy, [n for n in job.profile.sources if n not in (job.run.source, *job.profile.ready)]
+    several = [images, *(job.images(n) for n in s.others)]
+    if s.equal:   # to each other; one source to all of its profile
+        rest = several if s.others else [images, *map(job.images, names)]
+        several = [equalled(x, rest, job.run.seed) for x in several]
+    if s.together == "mixed": return mixed(*several, s.share, job.run.seed)
+    return several
+
+def _seen_of(images, learned)->tuple: # the whole source that was scored; settings of the record
+    "what a record says of the images of a pretraining"
+    if len(learned) == 1 and learned[0] is images: return images, {}
+    whole = images if learned[0].name == images.name else learned[0]
+    own = dict(own_fingerprint=images.fingerprint) if whole is not images else {}
+    return whole, own | dict(learned=[dict(name=x.name, n=len(x), classes=len(x.classes)) for x in learned])
+
 # %% ../../nbs/transfer/02_run.ipynb #e2fcf017
 def _one_split(s, images, protocol)->dict:
     "a record's `splits` of a pretraining"
@@ -162,21 +182,26 @@ def _pretrain_run(job)->dict:
     "body of a pretraining's record; writes the weights"
     run, images = job.run, job.images(job.run.source)
     before = _before(job)
-    out = pretrain(images, job.recipe, run.protocol, seed=seed_for(run.slug), key=digest(run.slug, images.fingerprint),
-                   checkpoint=job.checkpoints/"checkpoint.npz", start=before, **job.how)
+    learned = _learned(job, images)
+    learn = (lambda *a, **k: pretrain_union(learned, *a[1:], **k)) if job.strategy.together else pretrain
+    out = learn(learned[0], job.recipe, run.protocol, seed=seed_for(run.slug), start=before,
+                checkpoint=job.checkpoints/"checkpoint.npz",
+                key=digest(run.slug, *(s.fingerprint for s in learned)), **job.how)
+    images, settings = _seen_of(images, learned)
     sha = save_weights(out.weights, run.weights, source=run.source,
-                       classes=json.dumps(list(map(str, images.classes))),
+                       classes=json.dumps(list(map(str, learned[0].classes))),
                        licence=str(getattr(images.card, "licence", "") or ""))
     s, test = out.split, out.evaluation["test"]
     fold = dict(fold=1, n_train=len(s.train), n_valid=len(s.valid), n_test=len(s.test),
                 weights_sha256=sha) | test
-    begun = dict(settings=dict(source_weights_sha256=weights_sha256(before))) if before else {}
-    return begun | dict(strategy=run.strategy or "pretrain", notes=list(out.notes),
+    if before: settings |= dict(source_weights_sha256=weights_sha256(before))
+    index, y, p = as_whole(learned[0], images, s.test, out.predictions)
+    return dict(settings=settings, strategy=run.strategy or "pretrain", notes=list(out.notes),
                 data=dict(source=_describe(images), target=None), evaluation=out.evaluation, folds=[fold],
-                metrics=fold_means([fold]), splits=_one_split(s, images, run.protocol),
+                metrics=fold_means([fold]), splits=_one_split(s, learned[0], run.protocol),
                 history=[{k: [h[k] for h in out.history] for k in out.history[0]}],
-                predictions=dict(index=pack(s.test.astype("int32")), fold=pack(np.ones(len(s.test), "int8")),
-                                 y=pack(images.y[s.test].astype("int16")), p=pack(out.predictions)))
+                predictions=dict(index=pack(index.astype("int32")), fold=pack(np.ones(len(s.test), "int8")),
+                                 y=pack(y.astype("int16")), p=pack(p)))
 
 # %% ../../nbs/transfer/02_run.ipynb #ffa913c8
 def _pretrain_without(
@@ -213,7 +238,9 @@ def _source_weights(job, source)->dict:
     # in `paper` some sources are larger than the target's images
     if rec["settings"]["size"] != source.x.shape[1]:
         source = job.images(run.source, rec["settings"]["size"])
-    if (seen := rec["data"]["source"]["fingerprint"]) != source.fingerprint:
+    # of a source that another took the place of: its own
+    seen = rec["settings"].get("own_fingerprint") or rec["data"]["source"]["fingerprint"]
+    if seen != source.fingerprint:
         raise UserError(f"{run.source} was pretrained on other images than those at hand "
                         f"(fingerprints {seen} and {source.fingerprint}): "
                         f"put the first ones back, or delete {before.record} to pretrain again")
@@ -233,8 +260,11 @@ def _check_chain(job, how, target):
     via = job.strategy.via
     if via and via not in job.profile.ready: met = relation(job.images(via), target)[0]
     else: met = "none"
-    if job.run.strategy and {how, met} != {"none"}:
-        raise UserError(f"{job.run.slug}: {via if met != 'none' else job.run.source} and {target.name} come from one "
+    others = [n for n in job.strategy.others if n not in job.profile.ready]
+    akin = [n for n in others if relation(job.images(n), target)[0] != "none"]
+    if job.run.strategy and {how, met} != {"none"} or akin:
+        odd = akin[0] if akin else via if met != "none" else job.run.source
+        raise UserError(f"{job.run.slug}: {odd} and {target.name} come from one "
                         "collection, and strategies are not run on such pairs: choose another source")
 
 def _starting_point(job, source, target)->_Start:
@@ -254,6 +284,11 @@ def _starting_point(job, source, target)->_Start:
             job, source, unseen(ids_of(target)[fold.test]), f"source-fold{i+1}", trainer), how, shared)
     if how == "shared":
         return _Start(_pretrain_without(job, source, unseen(list(shared)), "source-cleaned"), None, how, shared)
+    # members start by themselves
+    if job.strategy.together in ("ensemble", "stacked"): return _Start(None, None, how, shared)
+    if job.strategy.together == "averaged":
+        jobs = [replace(job, run=replace(run, source=r.source)) for r in run.members]
+        return _Start(averaged([_source_weights(j, j.images(j.run.source)) for j in jobs]), None, how, shared)
     if ready: return _Start(imagenet_weights(job.profile.arch, job.size), None, how, shared)
     return _Start(None if source is None else _source_weights(job, source), None, how, shared)
 
@@ -272,7 +307,39 @@ def _tuned(job, start, target, folds, common):
     before, recipe = start_for(s, start.weights, target, job.recipe, common["arch"], how)
     out = finetune(start.weights, target, recipe, job.run.protocol, folds, start_of_fold=before or start.per_fold,
                    **common)
-    return _with_stages(out, job.checkpoints) if s.gradual else out
+    return _with_stages(out, common["workdir"]) if s.gradual else out
+
+# %% ../../nbs/transfer/02_run.ipynb #c349f94d
+def _moved(job, start, target, folds, common):
+    "`Folds` of one source, by the way of its strategy"
+    s = job.strategy
+    if s.way != "features": return _tuned(job, start, target, folds, common)
+    return on_features(start.weights, target, job.run.protocol, folds, layer=s.layer, classifier=s.classifier, **common)
+
+def _from_one(job, start)->bool:   # are these the weights of one pretraining?
+    return bool(start.weights) and job.strategy.together != "averaged"
+
+def _inside(job, member, of, target, common)->list: # what it says of each third
+    "a member of a stacked ensemble, trained on two thirds of each training part"
+    own = replace(job, run=member)
+    source = None if member.source in ("random", *job.profile.ready) else job.images(member.source)
+    world = replace(job.world, make_splits=lambda *a, **k: of)
+    workdir = job.checkpoints/f"inside-{member.source}"
+    more = dict(workdir=workdir, world=world, split=SPLITS[0], max_train=None, key=digest(member.slug, "inside"))
+    out = _moved(own, _starting_point(own, source, target), target, len(of), common | more)
+    return [out.p[out.fold == i+1] for i in range(len(of))]
+
+def _ensemble(job, start, target, folds, common):
+    "`Folds` of finished runs, put together"
+    members = job.run.members
+    recs = [job.world.read(m.record) for m in members]
+    settings = {k: v for k, v in common.items() if k not in ("workdir", "key")}
+    splits = target_splits(how_of(Finetuning, settings), target, job.run.protocol, min(len(r["folds"]) for r in recs))
+    said, combine = [said_by(r, splits) for r in recs], averaged_probabilities
+    if job.strategy.together == "stacked":
+        of = inner_splits(target, splits, seed_for(job.run.slug))
+        combine = stacked([_inside(job, m, of, target, common) for m in members], of, target)
+    return put_together(said, splits, target, job.world.summarise, combine)
 
 # %% ../../nbs/transfer/02_run.ipynb #58e30b82
 def _finetune_run(job)->dict:
@@ -284,16 +351,13 @@ def _finetune_run(job)->dict:
     common = dict(seed=seed_for(run.slug), max_train=dict(profile.max_train).get(run.target), workdir=job.checkpoints,
                   key=digest(run.slug), split_seed=run.seed, split=job.split, **job.how)
     folds = folds_of(profile, run.source)
-    if job.strategy.way == "features":
-        out = on_features(start.weights, target, run.protocol, folds, layer=job.strategy.layer,
-                          classifier=job.strategy.classifier, **common)
-    else: out = _tuned(job, start, target, folds, common)
+    out = (_ensemble if job.strategy.together in ("ensemble", "stacked") else _moved)(job, start, target, folds, common)
     described = (dict(name=run.source, n=None, classes=[], fingerprint="weights that come with Keras") if ready
                  else _describe(source))
     plain = "random" if run.source == "random" else "self" if start.relation == "self" else "finetune"
     return dict(strategy=run.strategy or plain,
                 settings=dict(source_relation=start.relation, shared_groups=len(start.shared),
-                              source_weights_sha256=weights_sha256(start.weights) if start.weights else None,
+                              source_weights_sha256=weights_sha256(start.weights) if _from_one(job, start) else None,
                               **(dict(source_saw=out.source_saw) if out.source_saw else {}),
                               **(dict(split=job.split, folds=len(out.splits)) if official else {})),
                 data=dict(source=described, target=_describe(target)), folds=out.folds, metrics=fold_means(out.folds),

@@ -55,7 +55,8 @@ def probed(
     start = dict(weights) if weights is not None else random_weights(network(arch, 2, images.x.shape[1]), seed)
     f = layer_features(start, images.x[train], arch, [LAST])[LAST]
     _, penalty, _ = choose_layer({LAST: f}, y, groups, seed=seed)
-    return Weights(start | head_of(Fitted(f, y, penalty), len(images.classes)), getattr(weights, "seen", None), head=True)
+    head = head_of(Fitted(f, y, penalty), len(images.classes))
+    return Weights(start | head, getattr(weights, "seen", None), head=True)
 
 # %% ../../nbs/transfer/07_stages.ipynb #e7e16961
 def stages_of(
@@ -79,7 +80,7 @@ def share_of(
 # %% ../../nbs/transfer/07_stages.ipynb #21ae510d
 @dataclass(frozen=True)
 class Stages:
-    "All stages but the last one of a fold's training, called as `start_of_fold`; each is kept in a file, and found again."
+    "All stages but the last one of a fold's training, called as `start_of_fold`; each is kept in a file."
     weights:object   # arrays by name of the source, or None: random ones
     images:object    # datasets.images.Images of the target
     recipe:object    # training.recipes.Recipe of one stage
