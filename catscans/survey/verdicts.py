@@ -7,7 +7,7 @@ __all__ = ['SUPPORTED', 'CONTRADICTED', 'CANNOT_TELL', 'MARGIN', 'strategy_of', 
            'differences', 'mean_interval', 'judged', 'power_of', 'verdict', 'verdict_table', 'verdict_counts']
 
 # %% ../../nbs/survey/02_verdicts.ipynb #25b477e8
-import math
+import math, re
 from fnmatch import fnmatchcase
 import numpy as np, pandas as pd
 from ..core.basics import counted
@@ -23,7 +23,8 @@ def strategy_of(
 )->str:
     "The strategy of a run, as claims name it."
     if rec["source"] == "random": return "scratch"
-    return {"random": "scratch", "": "finetune"}.get(rec["strategy"], rec["strategy"])
+    how = {"random": "scratch", "": "finetune"}.get(rec["strategy"], rec["strategy"])
+    return re.sub(r"^(union|ensemble|stacked)-[^+]*", r"\1", how)   # whichever sources they were
 
 # %% ../../nbs/survey/02_verdicts.ipynb #a353d6bb
 # runs that agree in these are compared fold by fold
