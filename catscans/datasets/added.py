@@ -77,11 +77,13 @@ def _store_of(images):
 
 # %% ../../nbs/datasets/11_added.ipynb #df79e069
 def _register(name, path, what, images, columns):
-    base = data_home()
+    base, columns = data_home(), dict(columns)
+    origin = columns.pop("origin", None)
     entry = dict(path=str(path.relative_to(base) if path.is_relative_to(base) else path), kind=what, size=CHECK_SIZE,
                  resample="draft", fingerprint=images.fingerprint, images=len(images), counts=images.counts,
                  group_key=getattr(images.card, "group_key", None) if images.groups is not None else None,
-                 content=images.content, **_store_of(images), **({"range": list(images.range)} if images.range else {}),
+                 content=images.content, **(dict(origin=origin) if origin else {}),
+                 **_store_of(images), **({"range": list(images.range)} if images.range else {}),
                  **({"labels": facts} if (facts := label_facts(images)) else {}),
                  **({"columns": columns} if columns else {}), **({"checks": said} if (said := checks(images)) else {}))
     save_json(base/REGISTER, {**entries(), name: entry})
@@ -101,24 +103,26 @@ def add(
     name:str|None=None, # default: the file's name
     say=None,           # told what was left out
     range=None,         # bits or (lo, hi) that become black to white, for files of more than 8 bits
-    **columns,          # parts and rename of readers.general; path_col, class_col, group_col of a CSV; group_duplicates
+    **columns,          # parts and rename of readers.general; path_col, class_col, group_col of a CSV; group_duplicates;
+                        # origin, one of catalogue.ORIGINS
 )->dict: # what is remembered of it
     "Check a user's images and remember them under a name; `UserError` where they cannot be read or the name is taken."
     base, path = data_home(), there(path, "data add")
     refuse_unread(path)
     what, span = kind(path), as_range(range)
+    reading = {k: v for k, v in columns.items() if k != "origin"}
     if what == "unknown": what = kind_of_file(path)                # by its suffix
     name = check_name((path.name if what == "folder" else path.name.split(".")[0]) if name is None else name, path)
     with alone_in(base):
         if what not in ARCHIVES:
             return _register(name, path, what,
-                             _read(path, what, name, CHECK_SIZE, say, range=span, **_columns(path, what, columns)), columns)
+                             _read(path, what, name, CHECK_SIZE, say, range=span, **_columns(path, what, reading)), columns)
         with hidden_folder(base, "adding") as tmp:
             got = _contents(extract(path, tmp/"all"))
             what = kind(got)
             told = say and (lambda m: say(m.replace(str(got), str(path))))       # what is unpacked is moved afterwards
             try: images = _read(got, what, name, CHECK_SIZE, told, range=span, inside=True,
-                                      **_columns(got, what, columns))
+                                      **_columns(got, what, reading))
             except UserError as e: raise UserError(str(e).replace(str(got), str(path))) from e
             place = base/(name if got.is_dir() else f"{name}.{'npz' if what == 'npz' else 'csv'}")
             got.rename(place)

@@ -12,6 +12,7 @@ import catscans
 from ..core.basics import UserError, columns, tell
 from ..core.grid import PROFILES, PROTOCOLS
 from ..core.commands import Parser, whole_number
+from ..datasets.catalogue import ORIGINS
 from ..datasets.doctor import MANY
 from ..datasets.multi_hot import UNCERTAIN
 from .plan import PUBLISHED
@@ -158,6 +159,8 @@ def _add_options(subs):
     add.epilog = _TABLE
     add.add_argument("path", metavar="FOLDER|CSV|NPZ|ARCHIVE", help="told apart by their content")
     add.add_argument("--name", metavar="N", help="default: the file's name")
+    add.add_argument("--origin", choices=ORIGINS, default=ORIGINS[0], help="what the images show, for the colours and "
+                     f"comparisons of a study (default {ORIGINS[0]})")
     add.add_argument("--group-duplicates", action="store_true",
                      help="images that are there more than once, as the same file or nearly, are one group from now on: "
                           "no fold has one in training and the other held out")
@@ -212,6 +215,14 @@ def _survey_options(subs):
     run = _command(s, "run", "make the runs that an article's comparison needs, on a profile; see catscans run", "toy")
     for p in (show, run): p.add_argument("article", metavar="ARTICLE", help="a name of catscans survey list: Menegola2017")
 
+# %% ../../nbs/study/10_cli.ipynb #022d8833
+def _profile_options(subs):
+    s = _family(subs, "profile", "profiles of your own: what a study compares, as a file in the folder profiles")
+    new = _command(s, "new", "write a profile with comments: profiles/NAME.toml")
+    new.add_argument("name", metavar="NAME")
+    check = _command(s, "check", "name file and line of what is wrong in profiles")
+    check.add_argument("names", nargs="*", metavar="NAME|FILE", help="default: all in the folder profiles")
+
 # %% ../../nbs/study/10_cli.ipynb #3987534e
 def _parser():
     top = Parser(prog="catscans", allow_abbrev=False, description="Which source should I pretrain on? "
@@ -224,6 +235,7 @@ def _parser():
     export.add_argument("dir", metavar="DIR")
     _data_options(subs)
     _weights_options(subs)
+    _profile_options(subs)
     _survey_options(subs)
     return top
 

@@ -26,6 +26,7 @@ from .data_commands import reading_of
 from .reports import report
 from .costs import plan_json, plan_text, planned
 from .engine import run
+from .profile_commands import profile
 from .sharing import export_source, source_run
 from .verify import verify
 
@@ -121,4 +122,5 @@ def do(
     if a.command == "rank": return _rank(a)
     if a.command == "compare": return _compare(a)
     if a.command == "weights": return _share(a)
+    if a.command == "profile": return profile(a)
     return _export(a.dir)

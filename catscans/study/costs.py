@@ -15,7 +15,7 @@ from statistics import median
 from ..core.basics import UserError, choose, counted
 from ..core.files import project_dir
 from ..core.grid import get_profile
-from ..datasets.catalogue import DATASETS
+from ..datasets.catalogue import DATASETS, own_card
 from ..models.networks import NETWORKS
 from ..training.recipes import recipe_for
 from ..transfer.run import WATTS_PER_THREAD
@@ -91,7 +91,7 @@ class Work:
 # %% ../../nbs/study/13_costs.ipynb #8600717f
 def _images(p, name)->int:
     "images that a profile takes of a dataset"
-    n = DATASETS[name].n if name in DATASETS else 0
+    n = c.n if (c := DATASETS[name] if name in DATASETS else own_card(name)) else 0
     return min(n, dict(p.max_images).get(name, n))
 
 def _shared(p, kind, name)->int:
