@@ -10,7 +10,7 @@ PUBLIC = {
     "datasets": ["DATASETS", "load", "from_folder", "from_csv", "from_npz"],
     "models": ["resnet50", "network", "NETWORKS"],
     "training": ["Recipe", "RECIPES", "fit"],
-    "transfer": ["pretrain", "finetune"],
+    "transfer": ["pretrain", "finetune", "fit_final"],
     "metrics": ["auc_ovr_weighted", "auc_ovr_macro", "average_precision", "corrected_t_test"],
     "task2vec": ["embed", "cosine"],
     "similarity": ["ESTIMATORS", "check_probe", "score", "transferability", "transrate_floor"],

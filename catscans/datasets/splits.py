@@ -371,6 +371,8 @@ def split_text(
     if splits.protocol == "draws":
         return (f"{splits.k} draws of {len(f.train):,} training images, scored on the same {len(f.test):,} held-out "
                 f"images, seed {splits.seed}")
+    if splits.protocol == "given": 
+        return f"{splits.k} folds as they were given" if splits.k > 1 else f"the split that was given: {sizes}"
     if splits.protocol != "official":
         what = f"{splits.k} folds" if splits.k > 1 else f"one split ({sizes})"
         return f"{what} cut anew, protocol {splits.protocol}, seed {splits.seed}"
@@ -385,7 +387,7 @@ def say_split(
 )->Splits: # the same
     "Note which split a run uses, what it leaks, and that an official one is not used."
     both = 0 if images.groups is None else shared_group_rate(splits, images.groups)
-    unused = splits.protocol != "official" and images.split is not None and len(set(images.split)) > 1
+    unused = splits.protocol not in ("official", "given") and images.split is not None and len(set(images.split)) > 1
     note(f"{images.name}: {split_text(splits)}" + (f"; {100*both:.0f} % of its held-out images have a group that is "
                                                    "trained on, too" if both else "")
          + ("; the official split that the data carry is not used (split='official' would)" if unused else ""))

@@ -257,7 +257,7 @@ def fit(
     checkpoint:Path|None=None, # file for resuming
     every:float|None=None,     # seconds between checkpoints (0: every epoch); default: CATSCANS_CHECKPOINT_EVERY
     key:str="",                # what makes this training different from any other
-    on_epoch=None,             # called with (epoch, epochs, log)
+    on_epoch=None,             # called with (epoch, epochs, log); true ends the training
     valid=None,                # (v,) validation images, where the recipe has patience
 )->list:  # one dict per epoch: loss, accuracy, lr, seconds, valid_loss where validation images were watched
     """Train `recipe.epochs` epochs from the start or from the checkpoint. Where nobody says how often, saving takes
@@ -280,9 +280,9 @@ def fit(
         log = trainer.epoch(x, y, index, e, seed)
         if watch: log |= dict(valid_loss=watch.look(history))
         history.append(log | dict(seconds=time.time()-start))
-        stop = None
+        stop = enough = None
         try:
-            if on_epoch: on_epoch(e, trainer.recipe.epochs, history[-1])
+            if on_epoch: enough = on_epoch(e, trainer.recipe.epochs, history[-1])
         except BaseException as why: stop = why     # the end of a slice, Ctrl-C: this epoch is not lost
         if checkpoint and (stop or time.time()-last > (20*trainer.saving if every is None else every)
                            and e+1 < trainer.recipe.epochs):
@@ -291,5 +291,6 @@ def fit(
             last = time.time()
             trainer.saving = last - before
         if stop: raise stop
+        if enough: break
     if watch: watch.back()
     return history

@@ -9,7 +9,7 @@ __all__ = []
 from ..core.faces import lazy
 
 __all__, __getattr__, __dir__ = lazy(__name__, dict(
-    folds="Folds Pretrained finetune pretrain",
+    folds="Folds Pretrained finetune fit_final pretrain",
     run="World execute",
     extraction="classify extract",
     curves="learning_curve",

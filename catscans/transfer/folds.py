@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Progress', 'How', 'how_of', 'weights_of', 'Pretrained', 'Pretraining', 'pretrain', 'Folds', 'keep_fold', 'kept_fold',
-           'OneFold', 'halved', 'one_fold', 'Finetuning', 'target_splits', 'all_folds', 'finetune']
+           'OneFold', 'halved', 'one_fold', 'Finetuning', 'target_splits', 'all_folds', 'fit_final', 'finetune']
 
 # %% ../../nbs/transfer/01_folds.ipynb #dfe0036c
 import json, time
@@ -12,19 +12,22 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 import numpy as np
-from ..core.basics import UserError, choose, digest, nearest, note, seed_for
+from ..core.basics import UserError, choose, digest, nearest, note, patch_to, seed_for
 from ..core.files import atomic, writing
 from ..core.grid import PROTOCOLS
 from ..datasets.splits import SPLITS, Splits, official_splits, say_split
 from ..datasets.catalogue import DATASETS
 from ..datasets.draws import draw_splits
+from ..datasets.given import given_splits
 from ..datasets.leaks import unnamed
 from ..datasets.doctor import checks
-from ..models.export import is_written, write_network
+from ..models.export import is_written, stock, write_network
 from ..models.networks import imagenet_weights
 from ..models.weights import Weights, load_weights, seen_of, shared_images, weights_sha256
+from ..metrics.comparisons import corrected_t_test
 from ..metrics.labels import several
 from ..training.heads import head_for
 from ..training.recipes import recipe_key, sized, usual
@@ -32,6 +35,8 @@ from ..training.engines import SECONDS, clock
 from ..training.checkpoints import undamaged
 from ..training.trainer import fit, guard
 from .world import HERE, World
+from .outside import auc_parts, compared, Fitted, same_classes, scored_there, spread, within
+from .callbacks import called, callbacks_of
 
 # %% ../../nbs/transfer/01_folds.ipynb #df1cf88e
 class Progress:
@@ -164,7 +169,7 @@ def pretrain(
 
 
 # %% ../../nbs/transfer/01_folds.ipynb #8a263412
-@dataclass
+@dataclass(repr=False)
 class Folds:
     "Cross-validated fine-tuning: metrics, histories and raw held-out predictions of every fold."
     folds:list           # one dict of metrics per fold
@@ -179,15 +184,53 @@ class Folds:
     # where the source was pretrained on some of these images: its name, and how many at least
     source_saw:dict=field(default_factory=dict)
     notes:tuple=()       # what the doctor says of the images
+    groups:np.ndarray|None=None # (m,) group of each held-out image, where known
+    there:dict=field(default_factory=dict) # AUC on images from elsewhere, and the drop, where test= was given
     networks:tuple=()    # .keras file of each fold, where they are kept
     def frame(self):
         "One row per fold; what is looked at first stands first."
         import pandas as pd
         f = pd.DataFrame([{k: v for k, v in f.items() if not isinstance(v, dict)} for f in self.folds])
-        first = [c for c in ("fold", "auc_ovr_weighted", "average_precision_macro", "balanced_accuracy") if c in f]
+        f = f.assign(**_ends(self, f)) if "auc_ovr_weighted" in f else f
+        first = [c for c in ("fold", "auc_ovr_weighted", "auc_lo", "auc_hi", "average_precision_macro",
+                             "balanced_accuracy") if c in f]
         return f[[*first, *(c for c in f if c not in first)]]
     @property
     def auc(self): return np.array([f["auc_ovr_weighted"] for f in self.folds])
+
+# %% ../../nbs/transfer/01_folds.ipynb #46e7bbb2
+def _ends(folds, frame)->dict: # column -> (k,)
+    "of each fold's AUC: the ends of its 95 % interval, from its own held-out images"
+    of = [folds.fold == i for i in frame["fold"]]
+    half = [spread(auc_parts(folds.y[at], folds.p[at])[1], _group(folds)[at]) for at in of]
+    ends = [within(a, h) for a, h in zip(frame["auc_ovr_weighted"], half)]
+    return {f"auc_{k}": [e[k] for e in ends] for k in ("lo", "hi")}
+
+def _group(folds): return folds.index if folds.groups is None else folds.groups
+
+# %% ../../nbs/transfer/01_folds.ipynb #d7363551
+@patch_to(Folds)
+def interval(self)->dict: # mean, lo, hi
+    """Mean AUC of the folds with a 95 % interval. Where each image is held out once, from the spread of folds that
+    share training images (Nadeau and Bengio 2003, Eq. 9); otherwise from the spread of the held-out images."""
+    k, m = len(self.folds), float(np.mean(self.auc))
+    if not np.isfinite(m): return dict(mean=m, lo=np.nan, hi=np.nan)
+    if k > 1 and len(set(self.index)) == len(self.index):
+        n = {part: [f[f"n_{part}"] for f in self.folds] for part in ("train", "test")}
+        t = corrected_t_test(self.auc, np.zeros(k), n["train"], n["test"])
+        return within(m, t["hi"] - m)
+    parts = [auc_parts(self.y[at], self.p[at])[1] for at in (self.fold == f["fold"] for f in self.folds)]
+    return within(m, spread(np.concatenate(parts)/k, _group(self)))
+
+# %% ../../nbs/transfer/01_folds.ipynb #608e1dd6
+@patch_to(Folds)
+def __repr__(self):
+    n, a, d = len(self.folds), self.interval(), self.there
+    text = (f"AUC {a['mean']:.3f} (95 %: {a['lo']:.3f} to {a['hi']:.3f}), {n} fold{'s'*(n > 1)} "
+            f"({', '.join(f'{v:.3f}' for v in self.auc)}), {len(set(self.index)):,} held-out images")
+    if not d: return text
+    return (f"{text}\nelsewhere: AUC {d['mean']:.3f} ({d['lo']:.3f} to {d['hi']:.3f}), {d['images']:,} images; "
+            f"lower by {d['drop']:+.3f} ({d['drop_lo']:+.3f} to {d['drop_hi']:+.3f})")
 
 # %% ../../nbs/transfer/01_folds.ipynb #883eb71f
 def keep_fold(path, key, out, p):
@@ -237,6 +280,7 @@ class OneFold:
     seed:int
     key:str                     # what makes it different from any other
     checkpoint:Path|None = None # file for resuming
+    callbacks:tuple = ()        # Keras', called in training
     half:bool = False           # probabilities are kept, and scored, with the three digits of float16
 
 # %% ../../nbs/transfer/01_folds.ipynb #328d87fe
@@ -255,7 +299,9 @@ def one_fold(
     images, fold = it.images, it.fold
     trainer.use(recipe := sized(recipe, len(fold.train)))
     before, begun = Counter(SECONDS), time.time()
-    history = fit(trainer, images.x, images.y, fold.train, it.seed, it.start, it.checkpoint, key=it.key, on_epoch=say)
+    of = images.x, images.y, fold.train, fold.valid
+    with called(it.callbacks, trainer, of, say) as told:
+        history = fit(trainer, *of[:3], it.seed, it.start, it.checkpoint, key=it.key, on_epoch=told)
     y, out = images.y[fold.test], {}
     if recipe.batchnorm == "recalibrate":
         out["auc_ovr_weighted_as_trained"] = summarise(
@@ -301,11 +347,16 @@ class Finetuning(How):
     workdir:Path|None = None     # where finished folds and checkpoints lie; None: nothing is kept
     keep:object = False          # the network of each fold, as .keras: in this folder, or (True) in workdir
     start_of_fold:object = None  # called with (trainer, fold, number) -> weights; overrules source_weights (self pairs)
-    split:str = SPLITS[0]        # folds: cut anew; official: the one that the data carry; draws: see datasets.draws
+    # folds: cut anew; official: the one that the data carry; draws: see datasets.draws; or what `given_splits` takes
+    split:object = SPLITS[0]
+    test:object = None           # datasets.images.Images from elsewhere, for a network trained on all images here
+    callbacks:object = None      # Keras callbacks; or a function that gives those of a fold (from 1; 0: all images)
 
 def target_splits(how, images, protocol, folds)->Splits:
     "the folds of a target, said"
     seed = how.seed if how.split_seed is None else how.split_seed
+    if not isinstance(how.split, str) or how.split.endswith(".json"):
+        return say_split(images, given_splits(images, how.split))
     if choose("split", how.split, SPLITS) == "official":
         return say_split(images, official_splits(images, how.max_train, seed))
     if how.split == "draws":
@@ -328,8 +379,46 @@ def all_folds(done, splits, images, earlier, saw=None, notes=()):
                  [out["history"] for out, _ in done],
                  cat([f.test for f in splits]), cat([np.full(len(f.test), i+1) for i, f in enumerate(splits)]),
                  cat([images.y[f.test] for f in splits]), cat([p for _, p in done]), splits, dict(earlier), saw or {},
-                 notes)
+                 notes, None if (g := getattr(images, "groups", None)) is None else cat([g[f.test] for f in splits]))
 
+
+# %% ../../nbs/transfer/01_folds.ipynb #5504f0ce
+def fit_final(
+    source_weights, # None (random initialisation), "imagenet", a weights file, or arrays by name
+    images,         # datasets.images.Images
+    recipe=None,    # training.recipes.Recipe; default: `usual` for this start
+    **settings,     # of `finetune`; what concerns folds is not used
+)->Fitted:
+    """The network for use: trained on all images as each fold was, its quality is what the folds say.
+    A `UserError` where a trainer does not fit the images."""
+    how, recipe = how_of(Finetuning, settings), recipe or usual(source_weights)
+    weights, at = weights_of(source_weights, how, images), np.arange(len(images.y))
+    trainer = _trainer_for(how, images, recipe).use(recipe := sized(recipe, len(at)))
+    key = digest(how.key, "all", how.seed, recipe_key(recipe), images.fingerprint, trainer.arch,
+                 weights_sha256(weights) if weights else "")
+    show = Progress(how.show, 1, recipe.epochs, "all images")
+    file, calls = how.workdir and Path(how.workdir)/"all-checkpoint.npz", callbacks_of(how.callbacks, 0)
+    with (_stoppable(0, 1, file),
+          called(calls, trainer, (images.x, images.y, at, at[:0]), lambda e, n, log: show(0, e, log, len(at))) as told):
+        history = fit(trainer, images.x, images.y, at, seed_for(key), weights, file, key=key, on_epoch=told)
+    if recipe.batchnorm == "recalibrate": trainer.recalibrate(images.x, at, seed_for(key))
+    if file: file.unlink(missing_ok=True)
+    data = dict(name=images.name, images=len(at), fingerprint=images.fingerprint)
+    return Fitted(stock(trainer.model), list(images.classes), history=history, facts=dict(
+        title=f"{trainer.arch} fine-tuned on all of {images.name}", network=trainer.arch, classes=list(images.classes),
+        data=data))
+
+# %% ../../nbs/transfer/01_folds.ipynb #6351c574
+def _there(out, how, key, images, final)->dict:
+    "what a network trained on all images is worth elsewhere; kept, since it costs a fold's training"
+    there = how.test
+    path = Path(how.workdir)/"elsewhere.npz" if how.workdir else None
+    same_classes(images, there)      # refused before it is trained
+    key = digest(key, "elsewhere", there.fingerprint)
+    if (kept := kept_fold(path, key)) is None:
+        kept = {}, final().predict(there)
+        if path: keep_fold(path, key, *kept)
+    return compared(scored_there(images, there, kept[1]), out.interval())
 
 # %% ../../nbs/transfer/01_folds.ipynb #ba54afc7
 def finetune(
@@ -338,7 +427,8 @@ def finetune(
     recipe=None,             # training.recipes.Recipe; default: `usual` for this start
     protocol:str="grouped",  # "grouped", "described" or "published"
     folds:int=5,             # how many; an official split has its own number
-    # of `How` (network or arch, ...), and of `Finetuning`: max_train, split_seed, workdir, keep, start_of_fold, split
+    # of `How` (network or arch, ...), and of `Finetuning`: max_train, split_seed, workdir, keep, start_of_fold, split,
+    # test, callbacks
     **settings,
 )->Folds:
     """Cross-validated fine-tuning of the whole network on the target (section IV.A); the split and what the doctor
@@ -363,7 +453,8 @@ def finetune(
         if kept is None:
             start = how.start_of_fold(trainer, f, i) if how.start_of_fold else source_weights
             it = OneFold(images, f, start, seed_for(key, "fold", i), key,
-                         path and path.with_name(f"fold{i+1}-checkpoint.npz"), splits.protocol == "draws")
+                         path and path.with_name(f"fold{i+1}-checkpoint.npz"), callbacks_of(how.callbacks, i+1),
+                         splits.protocol == "draws")
             with _stoppable(i, folds, path):
                 kept = one_fold(trainer, recipe, it, lambda e, n, log: say(i, e, log, len(f.train)),
                                 how.world.summarise)
@@ -377,5 +468,8 @@ def finetune(
         done.append(kept)
         say.auc.append(kept[0]["metrics"]["auc_ovr_weighted"])
     out = all_folds(done, splits, images, earlier, saw, notes)
+    if how.test is not None:
+        out = replace(out, there=_there(out, how, mine, images, partial(fit_final, source_weights, images, recipe,
+                                                                        **settings)))
     return replace(out, networks=tuple(networks/f"fold{i+1}.keras" for i in range(folds))) if networks else out
 
