@@ -111,3 +111,19 @@ def test_the_command_writes_and_checks(project, capsys):
     (project/"profiles"/"odd.toml").write_text("size = none")
     assert main(["profile", "check"]) == 1 and "odd.toml:1: " in capsys.readouterr().out
     assert main(["profile", "new", "mine"]) == 2 and "is there already" in capsys.readouterr().err
+
+
+def test_images_of_ones_own_stand_in_a_profile_and_have_a_colour(project, monkeypatch, capsys):
+    import numpy as np
+    from catscans.figures.style import ORIGIN, colour
+    monkeypatch.setenv("CATSCANS_DATA", str(project/"data"))
+    (project/"data").mkdir()
+    rng = np.random.default_rng(0)
+    np.savez(project/"scans.npz", train_images=rng.integers(0, 255, (24, 8, 8), dtype=np.uint8), train_labels=np.arange(24) % 2)
+    path = project/"profiles"/"mine.toml"
+    path.write_text(RIGHT.replace("toy-chest", "brain"))
+    with pytest.raises(UserError, match="mine.toml:3: sources: unknown dataset: received 'brain'"): check_profile(path)
+    with pytest.raises(UserError): colour("brain")
+    assert main(["data", "add", str(project/"scans.npz"), "--name", "brain", "--origin", "non-medical"]) == 0
+    assert ("brain", "toy-pcam-middle") not in check_profile(path).pairs and ("random", "brain") in check_profile(path).pairs
+    assert colour("brain") == ORIGIN["non-medical"]

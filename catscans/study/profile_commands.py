@@ -76,6 +76,15 @@ def _check_recipe(f, p):
         _told(f, "recipe", None, lambda: recipe_for(p.recipe, "pretrain", s, p.protocol))
     for s, t in p.pairs: _told(f, "recipe", None, lambda: recipe_for(p.recipe, "finetune", t, p.protocol, s))
 
+def _check_ready(f, p):
+    "refuse as ready what is not, and ImageNet where it would be trained"
+    if odd := [s for s in p.ready if s != "imagenet"]:
+        raise f.fault(f"ready: received {odd[0]!r}, allowed is imagenet: of others no weights are published", "ready",
+                      odd[0])
+    if "imagenet" in p.sources and not p.ready:
+        raise f.fault('sources: imagenet is not trained here, its weights are published: add ready = ["imagenet"]',
+                      "sources", "imagenet")
+
 def check_profile(
     path, # .toml
 )->Profile:
@@ -83,12 +92,7 @@ def check_profile(
     line of the first thing that is not so."""
     f, p = read_profile(path), Profile(**profile_fields(path))
     if (path := Path(path).resolve()).parent == (project_dir()/"profiles").resolve(): _file_of(path.stem)
-    if odd := [s for s in p.ready if s != "imagenet"]:
-        raise f.fault(f"ready: received {odd[0]!r}, allowed is imagenet: of others no weights are published", "ready",
-                      odd[0])
-    if "imagenet" in p.sources and not p.ready:
-        raise f.fault('sources: imagenet is not trained here, its weights are published: add ready = ["imagenet"]',
-                      "sources", "imagenet")
+    _check_ready(f, p)
     for key in ("sources", "targets"):
         for n in (n for n in getattr(p, key) if n not in p.ready): _told(f, key, n, lambda: known_name(n))
     _told(f, "network", None, lambda: name_and_cut(p.arch))
