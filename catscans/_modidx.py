@@ -270,6 +270,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'catscans.core.grid.part_of': ('core/grid.html#part_of', 'catscans/core/grid.py'),
                                     'catscans.core.grid.runs': ('core/grid.html#runs', 'catscans/core/grid.py'),
                                     'catscans.core.grid.seeds_of': ('core/grid.html#seeds_of', 'catscans/core/grid.py')},
+            'catscans.core.plugins': {'catscans.core.plugins.load_plugins': ('core/plugins.html#load_plugins', 'catscans/core/plugins.py')},
             'catscans.core.profile_files': { 'catscans.core.profile_files.ProfileFile': ( 'core/profile_files.html#profilefile',
                                                                                           'catscans/core/profile_files.py'),
                                              'catscans.core.profile_files.ProfileFile.fault': ( 'core/profile_files.html#profilefile.fault',

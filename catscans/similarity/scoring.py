@@ -9,6 +9,7 @@ __all__ = ['registry', 'score', 'scores', 'cards']
 import inspect
 import numpy as np
 from ..core.basics import UserError, choose, digest
+from ..core.plugins import load_plugins
 from ..datasets.images import image_statistics
 from ..models.probes import Probe
 from . import controls, distances, estimators, transport
@@ -21,7 +22,8 @@ _ORDER = tuple(m.__name__ for m in (estimators, transport, controls, distances))
 
 # %% ../../nbs/similarity/08_scoring.ipynb #5151a555
 def registry()->dict: # name -> Estimator
-    "Every estimator of the package, and those that were added."
+    "Every estimator of the package, and those that were added, by other packages too."
+    load_plugins("estimators")
     return dict(sorted(ESTIMATORS.items(), key=lambda e: (
         _ORDER.index(m) if (m := e[1].call.__module__) in _ORDER else len(_ORDER))))
 
