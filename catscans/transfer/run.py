@@ -35,6 +35,7 @@ from .frozen import on_features
 from .joint import as_whole, averaged, equalled, mixed, pretrain_union
 from .ensembles import averaged_probabilities, inner_splits, put_together, said_by, stacked
 from .stages import start_for
+from .tracking import track, tracker
 
 # %% ../../nbs/transfer/02_run.ipynb #6bbae90c
 WATTS_PER_THREAD = 10.  # assumed where the processor's energy counters cannot be read
@@ -128,6 +129,7 @@ def execute(
 )->Path:  # the record
     """One pretraining or one cross-validated fine-tuning of a profile, resumable; writes its record.
     A `UserError` says what cannot be run."""
+    tracker()     # refused now rather than after hours
     profile, clock = world.profile(run.profile), _Clock()
     _check_split(run, split := split or profile.split, profile.split)
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -144,6 +146,7 @@ def execute(
                protocol=run.protocol, seed=run.seed,
                settings=settings, env=environment(), timing=clock.read(train_s, threads, import_s, earlier)) | body
     path = world.write(rec)
+    track(rec, (path, run.weights) if run.kind == "pretrain" else (path,))
     shutil.rmtree(job.checkpoints, ignore_errors=True)
     return path
 
