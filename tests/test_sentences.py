@@ -200,8 +200,8 @@ def test_names_on_a_map_keep_their_colour_and_stay_inside():
     ax, frame = fig.axes[0], fig.axes[0].get_window_extent()
     shown = {t.get_text(): t for t in ax.texts if t.get_text() and not t.get_text()[0].isdigit()}
     from catscans.datasets.catalogue import label
-    from catscans.figures.style import colour
-    assert set(shown) == {label(n) for n in names} and all(shown[label(n)].get_color() == colour(n) for n in names)
+    from catscans.figures.style import colour, ink
+    assert set(shown) == {label(n) for n in names} and all(shown[label(n)].get_color() == ink(colour(n), 6) for n in names)
     for t in shown.values():
         b = t.get_window_extent()
         assert frame.x0 - 1 <= b.x0 and b.x1 <= frame.x1 + 1 and frame.y0 - 1 <= b.y0 and b.y1 <= frame.y1 + 1, t.get_text()

@@ -14,7 +14,7 @@ from ..core.protocols import setting
 from ..records.view import of_study, Study
 from ..metrics.comparisons import excludes_zero, friedman_nemenyi, minus_baseline, pairwise_tests
 from ..datasets.catalogue import DATASETS, label, origin
-from .style import ORIGIN, canvas, colour, legend, styled
+from .style import GREY, ORIGIN, canvas, colour, ink, ink_on, legend, styled
 
 # %% ../../nbs/figures/01_auc.ipynb #db033890
 def auc_summary(
@@ -133,9 +133,9 @@ def _fig3_panel(ax, st, target, d, each, sd):
     ax.scatter(d.loc[got, "mean"], at, s=26, ec=tones, lw=1.2, zorder=3, gid="means",
                fc=["white" if s == target else c for s, c in zip(got, tones)])
     for i, s in enumerate(rows):
-        where = dict(transform=ax.get_yaxis_transform(), va="center", fontsize=6.8)
+        where = dict(transform=ax.get_yaxis_transform(), va="center", fontsize=7)
         if i in at: ax.text(1, i, f"{d.loc[s, 'mean']:.3f}", ha="right", **where)
-        else: ax.text(.98, i, _absent(st, s, target), ha="right", color="#777777", style="italic", **where)
+        else: ax.text(.98, i, _absent(st, s, target), ha="right", color=GREY, style="italic", **where)
     if (base := st.baseline_of(target)) in d.index:
         ax.axvline(d.loc[base, "mean"], color="#333333", lw=.8, ls=(0, (3, 2)), zorder=0)
 
@@ -189,7 +189,7 @@ def _fig3_extra(st):
         out.append(Line2D([], [], ls="", marker="o", mfc="white", mec="#555555", mew=1.2, ms=5, label="self pair"))
     if any((st.baseline_of(t), t) in st.pairs for t in st.targets):
         out.append(Line2D([], [], color="#333333", lw=.9, ls=(0, (3, 2)),
-                          label="baseline AUC($D_T$)" + (": self pair" if st.baseline == "self" else "")))
+                          label="AUC of the baseline" + (": self pair" if st.baseline == "self" else "")))
     return out
 
 # %% ../../nbs/figures/01_auc.ipynb #8e6015db
@@ -225,13 +225,13 @@ def rank_heatmap(
                          _counted(data),
         "Rank 1 is the highest mean AUC (small print). Colour: AUC points below the target's best, dark is 0, light "
         f"{top:.1f}.{seeds_note(folds)}", sub="Rank of the sources by mean AUC")
-    ax.imshow(below, cmap=mpl.colormaps["YlGnBu_r"].with_extremes(bad="#F4F4F4"), vmin=0, vmax=top*1.15, aspect="auto")
+    image = ax.imshow(below, cmap=mpl.colormaps["YlGnBu_r"].with_extremes(bad="#F4F4F4"), vmin=0, vmax=top*1.15, aspect="auto")
     for i, s in enumerate(rows):
         for j, t in enumerate(st.targets): _heat_cell(ax, (j, i), (rank.loc[s, t], mean.loc[s, t]),
-                                                      below.loc[s, t]/top, _absent(st, s, t))
+                                                      image.cmap(image.norm(below.loc[s, t])), _absent(st, s, t))
     ax.set_xticks(range(len(st.targets)), [label(t) for t in st.targets])
     ax.set_yticks(range(len(rows)), [label(s) for s in rows])
-    for text, s in zip(ax.get_yticklabels(), rows): text.set_color(colour(s))
+    for text, s in zip(ax.get_yticklabels(), rows): text.set_color(ink(colour(s)))
     ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     ax.spines[:].set_visible(False)
     ax.set_xticks(np.arange(len(st.targets)-1)+.5, minor=True)
@@ -242,15 +242,14 @@ def rank_heatmap(
     return fig
 
 # %% ../../nbs/figures/01_auc.ipynb #7b8fb52e
-def _heat_cell(ax, xy, cell, share, why):
-    "a rank and its AUC, or why there is none; `share`: of the largest distance from the best"
+def _heat_cell(ax, xy, cell, behind, why):
+    "a rank and its AUC on the colour `behind`, or why there is none"
     (x, y), (rank, mean) = xy, cell
     if np.isnan(rank):
-        ax.text(x, y, why, ha="center", va="center", color="#777777", fontsize=6.5, style="italic")
+        ax.text(x, y, why, ha="center", va="center", color=GREY, fontsize=7, style="italic")
         return
-    ink = "white" if share <= .55 else "black"
-    ax.text(x-.05, y, f"{rank:.0f}", ha="right", va="center", color=ink, fontsize=10, weight="bold")
-    ax.text(x+.05, y, f"{mean:.3f}", ha="left", va="center", color=ink, fontsize=6.5)
+    ax.text(x-.05, y, f"{rank:.0f}", ha="right", va="center", color=ink_on(behind), fontsize=10, weight="bold")
+    ax.text(x+.05, y, f"{mean:.3f}", ha="left", va="center", color=ink_on(behind), fontsize=7)
 
 # %% ../../nbs/figures/01_auc.ipynb #262c42b8
 @of_study
@@ -291,7 +290,7 @@ def _gain_panel(ax, st, t, rows, data):
     for i, s in enumerate(rows):
         if s not in set(d.source):
             ax.text(0, i, " baseline" if s == st.baseline_of(t) else f" {_absent(st, s, t)}", va="center",
-                    fontsize=6.8, color="#777777", style="italic")
+                    fontsize=7, color=GREY, style="italic")
         for r in d[d.source == s].itertuples():
             y = i + (seeds.index(r.seed) - (len(seeds)-1)/2)*.24
             c = "black" if s == "mean of sources" else colour(s)
@@ -398,7 +397,7 @@ def _cd_axis(ax, d, k, cd, most):
         ax.plot([r, r], [0, -.18], color="#333333", lw=1)
         ax.text(r, -.25, r, ha="center", va="bottom", fontsize=7)
     ax.plot([k-cd, k], [-1., -1.], color="#333333", lw=1.4)
-    ax.text(k + .12, -1., f"critical difference {cd:.2f}", va="center", fontsize=6.8)
+    ax.text(k + .12, -1., f"critical difference {cd:.2f}", va="center", fontsize=7)
     for i, g in enumerate(groups):
         r = d.mean_rank[[g in gs.split() for gs in d.groups]]
         ax.plot([r.min()-.06, r.max()+.06], [.32+.3*i]*2, color="#333333", lw=3, solid_capstyle="butt")
@@ -409,4 +408,4 @@ def _cd_axis(ax, d, k, cd, most):
         ax.plot([r.mean_rank, r.mean_rank, x], [0, y, y], color=colour(r.source), lw=.9)
         ax.text(x-.08 if left else x+.08, y,
                 f"{label(r.source)}  {r.mean_rank:.1f}" if left else f"{r.mean_rank:.1f}  {label(r.source)}",
-                ha="right" if left else "left", va="center", fontsize=7.5, color=colour(r.source))
+                ha="right" if left else "left", va="center", fontsize=7.5, color=ink(colour(r.source)))

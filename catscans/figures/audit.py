@@ -25,7 +25,7 @@ from ..published.findings import draw_numbers, geometry_frame, geometry_numbers,
 from ..published.findings import norms_title, obeyed, own, power_frame, rate_frame, rate_title, rho_text, size_frame
 from ..published.findings import tests_frame, tests_title, turned
 from ..published.grades import CLASSES, grades
-from .style import GREY, ORIGIN, RED, TARGETS, canvas, colour, legend, markdown, save, small
+from .style import GREY, ORIGIN, RED, TARGETS, canvas, colour, ink, ink_on, legend, markdown, save, small
 from .style import styled, write_csv
 from .auc import critical_difference
 
@@ -103,7 +103,7 @@ def verdicts(
             continue
         ax.add_patch(FancyBboxPatch((x - .24, y - .28), .62, .56, boxstyle="round,pad=.06,rounding_size=.12",
                                     fc=VERDICT_COLOUR[verdict], ec="none"))
-        ax.text(x + .07, y, VERDICT_SYMBOL[verdict], ha="center", va="center", color="white", fontsize=8)
+        ax.text(x + .07, y, VERDICT_SYMBOL[verdict], ha="center", va="center", color=ink_on(VERDICT_COLOUR[verdict]), fontsize=8)
         ax.text(x + .75, y, text, ha="left", va="center", fontsize=8)
     ax.set(xlim=(-.5, 19.5), ylim=(max(y for _, y, *_ in rows) + .6, -.7))
     ax.axis("off")
@@ -114,12 +114,18 @@ def verdicts(
     return fig
 
 # %% ../../nbs/figures/14_audit.ipynb #f1f7cba2
+def _counts(ax, counts, at, color):
+    "dots at counts, each with its number beside it: a count has no interval"
+    ax.scatter(counts, at, s=26, color=color, zorder=3, clip_on=False, gid="counts")
+    for v, y in zip(counts, at):
+        ax.annotate(f"{v:,.0f}", (v, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=7)
+
 @styled
 def tests(rec=None):
     "Pairs of sources that each test tells apart."
     rec, d = authors.record(rec), tests_frame(rec)
     k, most = rec.fold_auc.fold.nunique(), d.of.max()
-    fig, [[ax]] = _canvas(rec, tests_title(d), (7.2, 2.7),
+    fig, [[ax]] = _canvas(rec, tests_title(d), (7.2, 3.5),
         what=f"{most} pairs of sources on each of {d.target.nunique()} targets",
         more=f"Told apart: p below {ALPHA:g}. Folds share training images: the paired t-test ignores it, the "
              "corrected one does not. "
@@ -127,13 +133,13 @@ def tests(rec=None):
     names = list(dict.fromkeys(d.test))
     for i, (t, c) in enumerate(TARGET_COLOUR.items()):
         e = d[d.target == t].set_index("test").loc[names]
-        x = np.arange(len(names)) + .26*(i-1)
-        ax.bar(x, e.significant, .24, color=c)
-        for a, v in zip(x, e.significant): ax.text(a, v + .4, v, ha="center", fontsize=7)
-    ax.axhline(most, color="#BBBBBB", lw=.8, zorder=0)
-    ax.text(len(names)-.55, most + .4, f"all {most}", fontsize=7, color=GREY, ha="right")
-    ax.set(xticks=range(len(names)), xticklabels=names, ylabel="pairs told apart", ylim=(0, most*1.12))
-    legend(fig, [_dot(f"target {label(t)}", marker="s", color=c) for t, c in TARGET_COLOUR.items()], 3)
+        _counts(ax, e.significant, np.arange(len(names)) + .29*(i-1), c)
+    ax.axvline(most, color="#BBBBBB", lw=.8, zorder=0)
+    ax.set(yticks=range(len(names)), yticklabels=names, xlabel=f"pairs told apart, of {most}", xlim=(-.5, most*1.06),
+           ylim=(len(names)-.5, -.5))
+    ax.grid(axis="x")
+    ax.tick_params(axis="y", length=0)
+    legend(fig, [_dot(f"target {label(t)}", color=c) for t, c in TARGET_COLOUR.items()], 3)
     fig.frame = d
     return fig
 
@@ -246,7 +252,7 @@ def power(rec=None):
     for r, c in zip(sorted(d.rho.unique()), mpl.colormaps["viridis"](np.linspace(.8, .1, d.rho.nunique()))):
         e = d[d.rho == r]
         ax.plot(e.n, e.power, color=c)
-        ax.text(np.exp(np.interp(.55, e.power, np.log(e.n))), .55, f"ρ = {r:g}", color=c, fontsize=7.5, ha="center",
+        ax.text(np.exp(np.interp(.55, e.power, np.log(e.n))), .55, f"ρ = {r:g}", color=ink(mpl.colors.to_hex(c)), fontsize=7.5, ha="center",
                 va="center", bbox=dict(boxstyle="square,pad=.15", fc="white", ec="none"))
     for k, text, ha, x in ((one, f"one target: {one}", "center", 0),
                            (others, f"without self pairs: {others}", "right", 3), (n, f"all pairs: {n}", "left", -3)):
@@ -333,13 +339,13 @@ def _boxes(ax, triple):
 
 def _map(ax, d, title, form):
     d, top = d.to_numpy(float), np.nanmax(d.to_numpy(float))
-    ax.imshow(np.ma.masked_invalid(d), cmap="YlGnBu", aspect="auto", vmin=0, vmax=(top or 1)*1.15)
+    image = ax.imshow(np.ma.masked_invalid(d), cmap="YlGnBu", aspect="auto", vmin=0, vmax=(top or 1)*1.15)
     for (i, j), v in np.ndenumerate(d):
         if np.isnan(v):
-            ax.text(j, i, "not recorded", ha="center", va="center", fontsize=6.5, color="#777777", style="italic")
+            ax.text(j, i, "not recorded", ha="center", va="center", fontsize=7, color=GREY, style="italic")
         else:
             ax.text(j, i, form.format(v), ha="center", va="center", fontsize=8,
-                    color="white" if v > .55*top else "#222222")
+                    color=ink_on(image.cmap(image.norm(v))))
     ax.set(title=title, xticks=range(3), xticklabels=[label(t) for t in PAPER_TARGETS], yticks=range(9),
            yticklabels=[label(s) for s in PAPER_SOURCES])
     for sp in ax.spines.values(): sp.set_visible(False)
@@ -416,14 +422,15 @@ def _norms(ax, g, n):
            .translate(MINUS), xscale="log", yscale="log", xlabel="classes", ylabel="norm of the mean embedding",
            xlim=(ticks[0]/1.4, ticks[-1]*1.7), ylim=(g.norm.min()/2, g.norm.max()*2), xticks=ticks, xticklabels=ticks)
     ax.minorticks_off()
+    ax.yaxis.set_major_formatter("{x:g}")     # 0.1, not a power with a small exponent
 
 def _dimensions(ax, g, filters):
     "effective dimensions of each mean embedding"
     top = g.effective_dimensions.max()
-    ax.barh([label(d) for d in g.dataset], g.effective_dimensions, color=[colour(d) for d in g.dataset], height=.65)
-    ax.invert_yaxis()
-    for y, v in enumerate(g.effective_dimensions): ax.text(v + .012*top, y, f"{v:,.0f}", va="center", fontsize=7)
-    ax.set(title=f"Effective dimensions of {filters:,}",
+    _counts(ax, g.effective_dimensions, range(len(g)), [colour(d) for d in g.dataset])
+    ax.grid(axis="x")
+    ax.set(yticks=range(len(g)), yticklabels=[label(d) for d in g.dataset], ylim=(len(g)-.5, -.5),
+           title=f"Effective dimensions of {filters:,}",
            xlabel="(sum)² / sum of squares of the mean embedding", xlim=(0, 1.18*top))
     ax.xaxis.set_major_formatter("{x:,.0f}")
 
@@ -508,6 +515,15 @@ def sizes(rec=None):
 KINDS = {"setting": "#44546A", "reporting": "#A9B4C2", "unrecoverable": "#7A6A5A"}
 
 # %% ../../nbs/figures/14_audit.ipynb #58dd40bb
+def _one_by_one(ax, y, d):
+    "each difference as a disc that bears its number in the audit's list"
+    d = d.sort_values("class", key=lambda c: c.map(list(KINDS).index), kind="stable")
+    for x, r in enumerate(d.itertuples()):
+        kind = d["class"].iloc[x]
+        ax.plot(x, y, "o", ms=15, color=KINDS[kind])
+        ax.text(x, y, r.number, ha="center", va="center", fontsize=7.5,
+                color=ink_on(KINDS[kind]))
+
 @styled
 def differences(rec=None):
     "The differences of paper and code by class and by how much they matter."
@@ -521,20 +537,15 @@ def differences(rec=None):
     fig, [[ax]] = _canvas(rec, f"Of {len(d)} differences between paper and code we judge the effect of {many} as "
                                f"{effects[0]}",
         (7.2, 2.5), what=f"{len(d)} differences; source files and commits",
-        more="The effect is our judgement, not a measurement. A setting has a value in each protocol, published and "
+        more="Numbers: those of the audit's list. The effect is our judgement, not a measurement. A setting has a value in each protocol, published and "
              "described: "
              f"{int((o == 'obeyed').sum())} are obeyed by code, {int((o == 'declared only').sum())} are declared only "
              "and change nothing yet. Reporting and unrecoverable differences cannot be chosen.")
-    left = np.zeros(len(n))
-    for k, c in KINDS.items():
-        ax.barh(n.index, n[k], left=left, color=c, height=.6)
-        for y, (v, l) in enumerate(zip(n[k], left)):
-            if v:
-                ax.text(l + v/2, y, v, ha="center", va="center", color="white" if k != "reporting" else "#222222",
-                        fontsize=8)
-        left += n[k].to_numpy()
-    ax.invert_yaxis()
-    ax.set(xlabel="differences", ylabel="effect, we judge", xlim=(0, left.max()*1.05))
+    for y, e in enumerate(effects): _one_by_one(ax, y, d[d.effect == e])
+    ax.set(yticks=range(len(n)), yticklabels=[f"{e} ({v})" for e, v in n.sum(axis=1).items()], xticks=[],
+           ylabel="effect, we judge", xlim=(-.6, n.sum(axis=1).max() - .4), ylim=(len(n)-.5, -.5))
+    ax.spines["bottom"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
     legend(fig, [_dot(f"{k}: {int(n[k].sum())}", marker="s", ms=7, color=c) for k, c in KINDS.items()], 3)
     fig.frame = n.rename_axis(columns=None).reset_index()
     return fig

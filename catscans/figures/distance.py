@@ -176,7 +176,7 @@ def fig4(
     per, sd = "self pair" if st.baseline == "self" else "random initialisation", _fig4_sd(st)
     fig, [axes] = canvas(st, distance_finding(data, titles), (7.2, 4.5), 1, len(there),
         f"{data.groupby('measure').size().max()} pairs",
-        f"Baseline AUC($D_T$): {per}. Lines: standard deviation over folds (divisor "
+        f"Baseline: AUC of the {per}. Lines: standard deviation over folds (divisor "
         f"{'n' if sd == 'sd_population' else 'n-1'}). Intervals: 95 % by Fisher's z, as if pairs were independent."
         + " Within targets: sources of one target compared, p by permutation."
         + (" Points at one whole number of answers are spread sideways." if "experts" in there else "")

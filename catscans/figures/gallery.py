@@ -359,7 +359,7 @@ def estimators(
     from matplotlib.lines import Line2D
     t = agreement_of(st, **kw)
     targets = list(dict.fromkeys(u for e in t.regret_each for u in e))
-    fig, [axes] = canvas(st, agreement_finding(t), (7.2, 1.75 + .17*len(t)), 1, 3, f"{int(t.pairs.max())} pairs",
+    fig, [axes] = canvas(st, agreement_finding(t), (7.2, 2.15 + .17*len(t)), 1, 3, f"{int(t.pairs.max())} pairs",
                          sharey=True,
         sub="How far each score agrees with transfer, rows by their mean τ",
         more="Dots: one target each; black bars: means"

@@ -59,7 +59,7 @@ def _tables(ax):
                 ax.text(x, y - .085*(i + 1), text, va="top", transform=ax.transAxes, fontsize=7.5)
         ax.text(0, y - .35, f"precision {n['true_positive']}/{c.top} = {t['true_positive']/c.top:.2f}, "
                 f"false positive rate {n['false_positive']}/{c.negative} = {t['false_positive']/c.negative:.3f}",
-                va="top", transform=ax.transAxes, fontsize=6.8, color=GREY)
+                va="top", transform=ax.transAxes, fontsize=7, color=GREY)
 
 # %% ../../nbs/figures/21_imbalance.ipynb #2d8060a1
 def _example_title():

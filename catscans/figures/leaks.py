@@ -13,7 +13,7 @@ from ..records.view import Study, study
 from ..datasets.catalogue import label
 from ..metrics.comparisons import excludes_zero
 from ..metrics.leak_price import price, ranking_change
-from .style import canvas, colour, styled
+from .style import GREY, canvas, colour, styled
 
 # %% ../../nbs/figures/13_leaks.ipynb #5df002ca
 def pretty(
@@ -105,7 +105,7 @@ def figure(
             ax.set_title(label(t), pad=33)
             said = "\n".join(_verdict(r).replace("; ", "\n") for r in change.itertuples() if r.target == t).replace(
                 ", without", ",\nwithout")
-            ax.text(0, 1.04, said, transform=ax.transAxes, fontsize=6.5, va="bottom",
+            ax.text(0, 1.04, said, transform=ax.transAxes, fontsize=7, va="bottom",
                     linespacing=1.2).set_in_layout(False)
             ax.set(xlabel="AUC published − grouped")
             ax.grid(axis="x")
@@ -123,12 +123,12 @@ def figure(
 def _dot(ax, i, color, r):
     "One pair of the figure, or that it is not there"
     if not len(r):
-        ax.text(.5, i, "not run under both", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=6.8,
-                color="#999999", style="italic")
+        ax.text(.5, i, "not run under both", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=7,
+                color=GREY, style="italic")
         return
     r = r.iloc[0]
     ax.plot([r.lo, r.hi], [i, i], color=color, lw=1.6, solid_capstyle="butt")
     ax.plot(r.price, i, "o", ms=5, color=color, mfc=color if r.lo > 0 or r.hi < 0 else "white", mew=1.2)
     moved = r.rank_published != r.rank_grouped
     ax.text(1.01, i, f"{r.rank_published:g} → {r.rank_grouped:g}", transform=ax.get_yaxis_transform(), ha="left",
-            va="center", fontsize=6.3, weight="bold" if moved else "normal", color="#222222" if moved else "#777777")
+            va="center", fontsize=7, weight="bold" if moved else "normal", color="#222222" if moved else GREY)

@@ -12,7 +12,7 @@ from ..records import authors
 from ..records.view import of_study, Study
 from ..datasets.catalogue import CATALOGUE, label, origin
 from ..similarity.measure import matrix, plane
-from .style import GREY, ORIGIN, canvas, colour, legend, styled
+from .style import GREY, ORIGIN, canvas, colour, ink, legend, styled
 from .distance import MEASURES, observed
 from .gallery import TITLES, names_of, similarity_record
 
@@ -67,7 +67,7 @@ def _box_of(ax, x, y, names, size, where):
     return x0, y0, x0 + w, y0 + h
 
 # %% ../../nbs/figures/08_maps.ipynb #56fa4784
-def _place(ax, spots, size=6.8):
+def _place(ax, spots, size=7):
     """Write the labels, (x, y, dataset names), where they overlap least and stay inside: each tries eight places near
     its point and further off, most crowded spots first. Each name has the colour of its kind."""
     taken = [(*(ax.transData.transform((x, y)) - 5), *(ax.transData.transform((x, y)) + 5)) for x, y, _ in spots]
@@ -92,7 +92,7 @@ def _place(ax, spots, size=6.8):
         for i, (n, line) in enumerate(zip(names, lines)):
             ax.annotate(line, share((x0 if best[0] >= 0 else x1, y1 - (i + .5)*size*1.25*dpi)),
                         xycoords="figure fraction", fontsize=size,
-                        color=colour(n), ha="left" if best[0] >= 0 else "right", va="center",
+                        color=ink(colour(n), 6), ha="left" if best[0] >= 0 else "right", va="center",
                         zorder=5).set_in_layout(False)
 
 # %% ../../nbs/figures/08_maps.ipynb #73aad413
@@ -114,7 +114,7 @@ def _map(ax, xy, within, title):
     bar = float(f"{side/5:.0e}")
     x0, y0 = cx - side*.46, cy - side*.455
     ax.plot([x0, x0 + bar], [y0, y0], color=GREY, lw=1.2, solid_capstyle="butt")
-    ax.text(x0 + bar/2, y0 + side*.012, f"{bar:g}", ha="center", va="bottom", fontsize=6.5, color=GREY)
+    ax.text(x0 + bar/2, y0 + side*.012, f"{bar:g}", ha="center", va="bottom", fontsize=7, color=GREY)
 
 # %% ../../nbs/figures/08_maps.ipynb #6d5c8967
 def _images_of(name):

@@ -48,7 +48,7 @@ def sources(
     ax.plot(mean, range(len(mean)), "|", ms=11, mew=2, color="black", label="mean over targets")
     for s, i in at.items():
         ax.text(1.01, i, f"{rank.mean_rank[s]:.1f} ± {rank.sd_rank[s]:.1f}", transform=ax.get_yaxis_transform(),
-                va="center", fontsize=6.8, color=style.GREY)
+                va="center", fontsize=7, color=style.GREY)
     ax.set(yticks=range(len(at)), yticklabels=map(named, at), ylim=(-.6, len(at) - .4),
            xlabel="AUC points against the mean of the target's candidates")
     ax.tick_params(axis="y", length=0)
@@ -90,7 +90,7 @@ def regrets(
     ax = axes[0, 0]
     ax.imshow(shown, cmap="YlOrRd", vmin=0, vmax=8, aspect="auto")
     for (i, j), v in np.ndenumerate(shown.to_numpy()):
-        ax.text(j, i, f"{v:.2f}", ha="center", va="center", fontsize=6.8, color="white" if v > 5 else "black",
+        ax.text(j, i, f"{v:.2f}", ha="center", va="center", fontsize=7, color="white" if v > 5 else "black",
                 weight="bold" if j == f.shape[1] else "normal")
     ax.axvline(f.shape[1] - .5, color="white", lw=3)
     ax.set_xticks(range(shown.shape[1]), [*map(_short, f), "mean"], rotation=35, ha="right")
@@ -183,7 +183,7 @@ def lists(
             ax.hlines(h.ranker.map(at), lo, hi, color=c, lw=1.2)
             ax.plot(h.weighted_tau, h.ranker.map(at), "o", ms=4.2, color=c, mew=0)
         for k, v in zip(g.ranker, g.rank_sd):
-            ax.text(1.01, at[k], f"{v:.1f}", transform=ax.get_yaxis_transform(), va="center", fontsize=6.8,
+            ax.text(1.01, at[k], f"{v:.1f}", transform=ax.get_yaxis_transform(), va="center", fontsize=7,
                     color=style.GREY)
         ax.set(title=pool, xlabel="weighted tau with the outcomes",
                ylim=(-.6, len(order) - .4))
@@ -246,7 +246,7 @@ def ranking(
         ax.hlines(at[m], f.lo[m], f.hi[m], color=c, lw=1.2)
         ax.plot(f.expected[m], at[m], "o", ms=4.5, color=c, mew=0)
     for i, c in zip(at, f.cost):
-        ax.text(1.01, i, c, transform=ax.get_yaxis_transform(), va="center", fontsize=6.8, color=style.GREY)
+        ax.text(1.01, i, c, transform=ax.get_yaxis_transform(), va="center", fontsize=7, color=style.GREY)
     ax.set(yticks=at, yticklabels=map(named, f.index), xlabel="expected AUC points against the mean of these sources",
            ylim=(-.6, len(f) - .4))
     ax.tick_params(axis="y", length=0)

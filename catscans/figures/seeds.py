@@ -63,7 +63,7 @@ def _seed_panel(ax, g, r, tone):
     ax.tick_params(axis="y", length=0)
     ax.margins(x=.08)
     ax.locator_params(axis="x", nbins=5)
-    ax.annotate(_line(r), (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", fontsize=6.8,
+    ax.annotate(_line(r), (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", fontsize=7,
                 color=GREY, va="bottom")
 
 # %% ../../nbs/figures/10_seeds.ipynb #ef05953e

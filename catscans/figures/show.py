@@ -77,7 +77,7 @@ def _one_vs_rest(axes, classes, p):
     roc.plot([0, 1], [0, 1], color="0.6", lw=.6, ls=":")
     roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC, one against the rest")
     pr.set(xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.02))
-    pr.legend(fontsize=6.5, title="class (held-out images)", title_fontsize=6.5, loc="lower left")
+    pr.legend(fontsize=7, title="class (held-out images)", title_fontsize=7, loc="lower left")
 
 # %% ../../nbs/figures/11_show.ipynb #1b0c85b1
 def _canvas(rec, title, size, cols, what="", more=""):
@@ -104,7 +104,7 @@ def curves(
                      else colour(rec["source"]), label=f"fold {i+1}")
     axes[0].set(xlabel="epoch", ylabel="training loss", title="training", ylim=(0, None))
     axes[0].locator_params(axis="x", integer=True)
-    if folds > 1: axes[0].legend(fontsize=6.5)
+    if folds > 1: axes[0].legend(fontsize=7)
     if p is not None: _one_vs_rest(axes[1:], classes, p)
     return fig
 
