@@ -6,12 +6,13 @@ STAMP  := $(VENV)/.installed
 PROFILE ?= toy
 export UV_COMPILE_BYTECODE = 1
 
-.PHONY: env paper quick test docs manuscript numbers metadata clean lock readme help
+.PHONY: env paper quick test docs manuscript numbers metadata examples clean lock readme help
 
 help:
 	@echo "make paper   published figures and audit, then the whole toy grid (PROFILE=lite for the real miniature)"
 	@echo "make test    all tests: notebooks and tests/; make quick: those that take less than three minutes together"
 	@echo "make manuscript   the paper, examined again, as a PDF from finished records (make numbers: its slow sentences anew)"
+	@echo "make examples  figures/examples: images of open datasets, where they are at hand (CATSCANS_DATA)"
 	@echo "make metadata     what archives read: RO-Crate and Croissant files"
 	@echo "make env     only set up .venv     make docs   the site     make lock   renew requirements.lock"
 
@@ -53,6 +54,7 @@ docs: env
 	$(BIN)/python docs/pages.py
 	cp -r docs/conf.py docs/contents.md figures _proc/
 	$(BIN)/sphinx-build -q -b html _proc _site
+	@$(BIN)/python docs/links.py _site
 	@echo "the site is in _site/index.html"
 
 readme: env
@@ -65,6 +67,10 @@ manuscript: env
 
 numbers: env
 	@$(BIN)/python -m catscans.manuscript numbers
+
+# figures/examples: images of open datasets (CATSCANS_DATA says where they lie); without them nothing is drawn, and a line says so
+examples: env
+	@$(BIN)/python -c "from catscans.figures.design import save_examples; save_examples()"
 
 # for an archive: RO-Crates of results/ and figures/, a Croissant file per dataset; none of them is kept in git
 DATE ?= $(shell date +%F)
