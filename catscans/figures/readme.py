@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 from ..core.basics import UserError, listed
 from ..core.files import atomic
+from ..core.grid import get_profile
 from ..metrics.comparisons import excludes_zero, told_from_zero, told_otherwise
 from ..records.frames import load_all
 from ..records.view import study
@@ -68,8 +69,9 @@ def named_sentence(
 def said()->dict: # name -> sentence
     "Every sentence of the README that states a result, from the records as they are."
     table, choice, lite = audit(profiles=()), evidence.said(), study("lite")
-    few = scarce.headline(scarce.results(scarce.starts_of(load_all("scarce"))))
-    return dict(named=named_sentence(sentences()["coefficients"]), scarce=few,
+    few = scarce.results(scarce.starts_of(load_all("scarce", strategies=("", "double"))))
+    asked = [s for s in get_profile("scarce").sources if s not in scarce.BASES and "@" not in s]
+    return dict(named=named_sentence(sentences()["coefficients"]), scarce=scarce.in_short(few, asked),
                 numbers=numbers_text(numbers_frame(table)), headline=headline(table), paper=in_short(table),
                 lite=gains_sentence(gain_frame(lite), lite.fold_auc()), **choice)
 

@@ -50,6 +50,9 @@ _MAKE = dict(table1_datasets=table1, fig1_samples=fig1, fig2_design=fig2, table2
     table9_metrics_agree=table9,
     table7_cost=table7,
     fig9_gallery=estimators, table8_estimators=estimator_table, fig10_atlas=atlas, fig11_seeds=seeds)
+# what takes folds for folds; draws share one held-out part
+_OF_FOLDS = ("fig3_auc", "table4_auc", "fig4_distance", "table6_correlations", "fig5_ranks", "fig6_gain",
+             "fig7_critical_difference", "fig9_gallery", "table8_estimators", "fig11_seeds")
 _ONLY_OURS = ("fig1_samples", "fig8_curves", "table5_metrics", "table9_metrics_agree", "table7_cost")
 
 # %% ../../nbs/figures/16_report.ipynb #f2adb871
@@ -61,6 +64,8 @@ def why_not(
     "Why a profile, or a part of its grid, cannot have a table or figure."
     published = st.of_authors
     if published and name in _ONLY_OURS: return "the authors' record has no images, losses, predictions or times"
+    if not published and name in _OF_FOLDS and get_profile(st.profile).split == "draws":
+        return f"draws share one held-out part: catscans figures --profile {st.profile} draws its own"
     if not published and name == "table3_finetuning": return "the git history belongs to published"
     if name == "fig1_samples" and not st.watermark and data_dir() is None:
         return "CATSCANS_DATA is not set, so there are no images to show"

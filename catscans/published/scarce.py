@@ -6,7 +6,7 @@
 __all__ = ['NATURAL', 'BASES', 'DOUBLE', 'PLAIN', 'HELPS', 'LEARNED', 'MEDICAL', 'MORE_MEDICAL', 'MORE_NATURAL', 'IMAGENET',
            'LISTS', 'start_name', 'in_words', 'fine_tuned', 'starts_of', 'scores_of', 'plan_of', 'each_source',
            'Results', 'results', 'draws_as_seeds', 'how_reliable', 'truth_of', 'noise_of', 'facts_of', 'rankers',
-           'headline', 'statements_said', 'sources_said', 'reliability_said']
+           'headline', 'statements_said', 'in_short', 'sources_said', 'reliability_said']
 
 # %% ../../nbs/published/07_scarce.ipynb #7f9dc7f9
 import math
@@ -209,6 +209,20 @@ def statements_said(
     return [f"{s.statement[0].upper()}{s.statement[1:]}: {_points(s['mean'])} AUC points over {s.targets} targets"
             f"{_interval(s)}, p = {s.p_holm:.2g} after Holm: {s.verdict}." for _, s in r.over.iterrows()
             if s.statement != HELPS]
+
+# %% ../../nbs/published/07_scarce.ipynb #84d05c48
+def in_short(
+    r:Results,
+    sources=(), # names that the study asks for, `random` and ImageNet aside; default: those that stand
+)->str:
+    """The study in short: the headline; once every source from random weights stands, also what sources of one's own
+    give and whether medical ones give more; once every source from ImageNet does, what more pretraining gives it."""
+    have = {*r.sources.get("statement", ()), *r.double.get("statement", ())}
+    asked = [LEARNED, MEDICAL] if have >= {*sources} else []
+    if asked and have >= {DOUBLE + s for s in sources}: asked += [MORE_MEDICAL, MORE_NATURAL]
+    said = [f"{s.statement} {_points(s['mean'])}{_interval(s)}: {s.verdict}" for _, s in r.over.iterrows()
+            if s.statement in asked]
+    return f"{headline(r)} In AUC points over all targets, {'; '.join(said)}." if said else headline(r)
 
 # %% ../../nbs/published/07_scarce.ipynb #b585fa99
 def sources_said(

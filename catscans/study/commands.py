@@ -18,6 +18,7 @@ from ..datasets.doctor import examine, page
 from ..datasets.loading import opener
 from ..figures.comparison import write_page
 from ..figures.report import make
+from ..figures.scarce_report import found, present, write
 from .plan import PUBLISHED, plan
 from .done import looking, other_images, problem
 from .machine import check_backend
@@ -53,12 +54,23 @@ def _refuse_incomplete(profile, notebooks):
     raise UserError(f"profile {profile} is not complete, {counted(len(missing), 'step is', 'steps are')} left: "
                     f"{', '.join(missing[:5])}{more}; do catscans run --profile {profile}")
 
+# %% ../../nbs/study/09_commands.ipynb #dbd7862e
+def _figures_of_draws(profile):
+    "a study of draws is drawn from the records that stand: its page says what waits"
+    made = present(found(profile=profile))
+    write(made, profile)
+    waits = [n for n, it in made.items() if it is None]
+    tell(f"{counted(len(made) - len(waits), 'table or figure', 'tables and figures')} in {figures_dir(profile)}"
+         + (f"; waiting for records: {', '.join(waits)}" if waits else ""))
+    return 0
+
 # %% ../../nbs/study/09_commands.ipynb #0d0c8266
 def _figures(profile, part=None):
     draw = ("results", "audit")
     choose("profile", profile, (*PROFILES, PUBLISHED))
     in_clone()
     if part: return _figures_of_part(profile, part)
+    if profile in PROFILES and PROFILES[profile].split == "draws": return _figures_of_draws(profile)
     _refuse_incomplete(profile, draw)
     return run(profile, only=draw, jobs=1, again=True) or tell(f"figures: {figures_dir(profile)}") or 0
 

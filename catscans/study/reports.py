@@ -12,6 +12,7 @@ from ..core.basics import UserError, choose, tell
 from ..core.files import results_dir
 from ..core.grid import PROFILES
 from ..figures.report import write_report
+from ..figures.scarce_report import found, present, write_page
 from .plan import PUBLISHED, plan
 from .done import left_of, looking, problem
 from .status import CAME, as_came, in_clone
@@ -25,6 +26,8 @@ def report(
     where it is not up to date. Where a clone brought the page and nothing was drawn yet, only say so."""
     choose("profile", profile, (*PROFILES, PUBLISHED))
     in_clone()
+    if profile in PROFILES and PROFILES[profile].split == "draws":     # made of the records that stand
+        return write_page(f := found(profile=profile), present(f), profile)
     with looking(profile):
         whole = plan(profile)
         steps = [s for s in whole if s.notebook in ("results", "audit")]
