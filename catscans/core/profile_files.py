@@ -45,7 +45,8 @@ def read_profile(
     "`UserError` where the file cannot be read, or is no TOML."
     path = Path(path)
     try: text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError: raise UserError(f"{path}:1: it is not written in UTF-8; save it again as UTF-8") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}:1: it is not written in UTF-8; save it again as UTF-8") from None
     except OSError as e: raise UserError(f"{path}:1: it cannot be read ({e.strerror})") from None
     try: return ProfileFile(path, text, tomllib.loads(text))
     except tomllib.TOMLDecodeError as e:
@@ -141,7 +142,9 @@ def _block(f, b, i, d)->list: # of (source, target)
     all_ = ([(s, t) for s in sources for t in targets] if b.get("first") == "source" else
             [(s, t) for t in targets for s in sources])
     out = [p for p in all_ if (d.get("same") or not _kin(*p)) and list(p) not in d.get("without", [])]
-    if not out: raise f.fault("there is no pair: each source is its target or was left out; same = true keeps such pairs", **where)
+    if not out:
+        raise f.fault("there is no pair: each source is its target or was left out; same = true keeps such pairs",
+                      **where)
     return out
 
 def _kin(a, b): return a.split("@")[0] == b.split("@")[0]     # two parts of one dataset

@@ -116,7 +116,8 @@ def add(
     with alone_in(base):
         if what not in ARCHIVES:
             return _register(name, path, what,
-                             _read(path, what, name, CHECK_SIZE, say, range=span, **_columns(path, what, reading)), columns)
+                             _read(path, what, name, CHECK_SIZE, say, range=span, **_columns(path, what, reading)),
+                             columns)
         with hidden_folder(base, "adding") as tmp:
             got = _contents(extract(path, tmp/"all"))
             what = kind(got)

@@ -266,7 +266,8 @@ def _named_labels(df, where, class_col)->list:
     if named == ["class"]: return []
     need_columns(df[[]].assign(**{c: "1" for c in df.columns}), named, where, _RENAME)
     if odd := [c for c in named if c not in label_columns(df, [])]:
-        raise UserError(f"{where}: the column {odd[0]} is no label: allowed are 1, 0, -1 (uncertain) and blanks, and at "
+        raise UserError(f"{where}: the column {odd[0]} is no label: allowed are 1, 0, -1 (uncertain) and blanks, "
+                        f"and at "
                         "least one 1")
     return named
 

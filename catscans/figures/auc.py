@@ -225,7 +225,8 @@ def rank_heatmap(
                          _counted(data),
         "Rank 1 is the highest mean AUC (small print). Colour: AUC points below the target's best, dark is 0, light "
         f"{top:.1f}.{seeds_note(folds)}", sub="Rank of the sources by mean AUC")
-    image = ax.imshow(below, cmap=mpl.colormaps["YlGnBu_r"].with_extremes(bad="#F4F4F4"), vmin=0, vmax=top*1.15, aspect="auto")
+    image = ax.imshow(below, cmap=mpl.colormaps["YlGnBu_r"].with_extremes(bad="#F4F4F4"), vmin=0, vmax=top*1.15,
+                      aspect="auto")
     for i, s in enumerate(rows):
         for j, t in enumerate(st.targets): _heat_cell(ax, (j, i), (rank.loc[s, t], mean.loc[s, t]),
                                                       image.cmap(image.norm(below.loc[s, t])), _absent(st, s, t))

@@ -103,7 +103,8 @@ def verdicts(
             continue
         ax.add_patch(FancyBboxPatch((x - .24, y - .28), .62, .56, boxstyle="round,pad=.06,rounding_size=.12",
                                     fc=VERDICT_COLOUR[verdict], ec="none"))
-        ax.text(x + .07, y, VERDICT_SYMBOL[verdict], ha="center", va="center", color=ink_on(VERDICT_COLOUR[verdict]), fontsize=8)
+        ax.text(x + .07, y, VERDICT_SYMBOL[verdict], ha="center", va="center", color=ink_on(VERDICT_COLOUR[verdict]),
+                fontsize=8)
         ax.text(x + .75, y, text, ha="left", va="center", fontsize=8)
     ax.set(xlim=(-.5, 19.5), ylim=(max(y for _, y, *_ in rows) + .6, -.7))
     ax.axis("off")
@@ -537,7 +538,8 @@ def differences(rec=None):
     fig, [[ax]] = _canvas(rec, f"Of {len(d)} differences between paper and code we judge the effect of {many} as "
                                f"{effects[0]}",
         (7.2, 2.5), what=f"{len(d)} differences; source files and commits",
-        more="Numbers: those of the audit's list. The effect is our judgement, not a measurement. A setting has a value in each protocol, published and "
+        more="Numbers: those of the audit's list. The effect is our judgement, not a measurement. A setting has a "
+             "value in each protocol, published and "
              "described: "
              f"{int((o == 'obeyed').sum())} are obeyed by code, {int((o == 'declared only').sum())} are declared only "
              "and change nothing yet. Reporting and unrecoverable differences cannot be chosen.")

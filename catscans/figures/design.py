@@ -120,7 +120,8 @@ def _example_row(axes, card, shown):
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
         ax.set_xlabel(_CELLS.get(name.lower(), name.lower()), fontsize=7, labelpad=2)
-    axes[0].set_ylabel("\n".join(card.title.split(" (")[0].rsplit(" ", 1)), color=ink(colour(card.name)), weight="bold", fontsize=7.5)
+    axes[0].set_ylabel("\n".join(card.title.split(" (")[0].rsplit(" ", 1)), color=ink(colour(card.name)), weight="bold",
+                       fontsize=7.5)
     return [dict(dataset=card.name, label=name, mean=float(im.mean()), licence=card.licence) for im, name in shown]
 
 def save_examples(

@@ -324,7 +324,8 @@ def agreement_finding(
     held, p = t[t.permutation_p_holm.astype(float) < alpha], t.permutation_p.astype(float)
     if p.isna().all(): return "No score orders the sources at all"
     if len(held):
-        return minus(f"{len(held)} of {len(t)} scores {'is' if len(held) == 1 else 'are'} told from chance after Holm's "
+        return minus(f"{len(held)} of {len(t)} scores {'is' if len(held) == 1 else 'are'} told from chance after "
+                     f"Holm's "
                      f"correction, first {held.title.iloc[0]} (τ {held.weighted_tau.iloc[0]:.2f})")
     first = p.idxmin()
     turned = ", the wrong way round" if t.weighted_tau[first] < 0 else ""

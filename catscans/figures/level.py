@@ -115,7 +115,8 @@ def families(
     shapes, counts = list(frame["shape"].unique()), sorted(frame.families.unique())
     fig, [axes] = canvas(_study(), _coverage_title(frame), (7.2, 3.2), 1, len(shapes),
         f"{int(frame.studies.max()):,} studies a dot",
-        "Dots: share of intervals that hold the true mean, with two standard errors; the line is at 95 %. One difference "
+        "Dots: share of intervals that hold the true mean, with two standard errors; the line is at 95 %. One "
+        "difference "
         "a family, drawn from the distribution above the panel.", where, sharey=True, said=SAID)
     for ax, shape in zip(axes, shapes):
         ax.axhline(.95, color="#333333", lw=.8)

@@ -167,7 +167,8 @@ def atlas_of(
         what, where=where, sub="The datasets in two dimensions",
         more="Metric multidimensional scaling; stress: how much of the distances is lost on paper (normalised "
              "stress-1; 0: "
-             "nothing). The bar is a length in the distance's own unit; maps are turned alike. Nearest is looked for among "
+             "nothing). The bar is a length in the distance's own unit; maps are turned alike. Nearest is looked "
+             "for among "
              "datasets of another collection of images; shares of so few datasets are not tested."
              + (" A disc's diameter is the mean distance between two samples of the same dataset; without a disc it "
                 "was not "

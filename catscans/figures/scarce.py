@@ -273,7 +273,8 @@ def distance_finding(
     most = max(rho, key=lambda m: abs(rho[m]) if rho[m] == rho[m] else -1)
     name = (names or {}).get(most, most.replace("_", " "))
     if len(rho) == 1: return minus(f"{name}: Spearman {rho[most]:.2f} with the gain, mean within targets")
-    return minus(f"Of {len(rho)} measures {name} goes with the gain most closely (Spearman {rho[most]:.2f}, mean within "
+    return minus(f"Of {len(rho)} measures {name} goes with the gain most closely (Spearman {rho[most]:.2f}, mean "
+                 f"within "
                  "targets; chosen after looking)")
 
 def _near_panel(ax, one, name, colours):

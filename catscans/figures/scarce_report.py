@@ -162,7 +162,8 @@ def _known(d):
 _rank_table = lambda t: None if t is None else (
     t.reset_index(names="ranker")[["ranker", "pairs", "weighted_tau", "regret", "p_names", "p_holm"]])
 _none_if_empty = lambda t: t if len(t) else None
-_reliable = lambda f: _none_if_empty(f.reliable.reset_index().iloc[:, :6].drop(columns=["sd", "sd_seed"], errors="ignore"))
+_reliable = lambda f: _none_if_empty(
+    f.reliable.reset_index().iloc[:, :6].drop(columns=["sd", "sd_seed"], errors="ignore"))
 FIGURES = dict(
     imagenet_less_random=lambda f: draw.imagenet(f.results.each, f.results.over),
     every_pair=lambda f: draw.heat(f.results.pairs),
@@ -218,11 +219,14 @@ def write(
 LIMITS = ("One network (EfficientNet-Lite0), images of 64 by 64 pixels, two dimensions only, 200 training images. Each "
           "source was pretrained once: the intervals speak for these networks, and another pretraining of the same "
           "source may move a difference by more than they say. The eight targets are those at hand, "
-          "not a sample of medicine. Sources have at most 9,200 images: larger medical sources were not tried. Pairs of "
+          "not a sample of medicine. Sources have at most 9,200 images: larger medical sources were not tried. "
+          "Pairs of "
           "one family or laboratory were left out, so nothing is said of a source that is very near.")
-METHOD = ("Of each target one part is held out by patient, lesion or slide, the same for every network; each draw takes "
+METHOD = ("Of each target one part is held out by patient, lesion or slide, the same for every network; each draw "
+          "takes "
           "200 training images of the rest, three draws (six for random weights and ImageNet). The score is the AUC of "
-          "each class against the rest, weighted by class, after the whole training. An interval counts which 200 images "
+          "each class against the rest, weighted by class, after the whole training. An interval counts which 200 "
+          "images "
           "were drawn and which images were held out. What is compared, and at which level, was written down before "
           "any score was read ([plan](PLAN.md)).")
 _SECTIONS = {"Which start is best?": ("imagenet_less_random", "each_target", "every_pair", "aucs"),
@@ -270,7 +274,8 @@ def rare_said(
     "Whether average precision orders the starts otherwise than the AUC where melanoma is rare."
     said = f.rare[1]
     if not said: return ""
-    return minus(f"With melanoma thinned to 5 % of the held-out images, AUC and average precision order the starts with a "
+    return minus(f"With melanoma thinned to 5 % of the held-out images, AUC and average precision order the starts "
+                 f"with a "
                  f"Kendall's tau of {said['kendall_tau']:.2f} (middle 95 % of 200 thinnings {said['lo']:.2f} to "
                  f"{said['hi']:.2f}) and put the same one first in {100*said['same_first']:.0f} % of them.")
 
@@ -281,14 +286,16 @@ def again_said(
     "How much another pretraining changes, beside another draw."
     if t is None: return ""
     rms = lambda c: 100*float((t[c]**2).mean())**.5
-    return (f"Over {counted(len(t), 'pair')} of a source and a target, another pretraining of the source moves the AUC by "
+    return (f"Over {counted(len(t), 'pair')} of a source and a target, another pretraining of the source moves the "
+            f"AUC by "
             f"{rms('sd_networks'):.1f} points, another draw of training images by {rms('sd_draws'):.1f} "
             f"(standard deviations; what neither explains: {rms('sd_rest'):.1f}).")
 
 def _answers(f, made):
     "what each section says before its figures"
     r = f.results
-    lines = dict(zip(_SECTIONS, (["The table gives the power to see a true difference of 2 or 5 points and the ICC: how "
+    lines = dict(zip(_SECTIONS, (["The table gives the power to see a true difference of 2 or 5 points and the "
+                                  "ICC: how "
                                   "well the order of the sources repeats between draws."], [], [], [])))
     if len(f.reliable): lines["Which start is best?"].append(scarce.reliability_said(f.reliable) + ".")
     lines["What sources give"] = [scarce.sources_said(r), again_said(made["pretrained_again"])]

@@ -238,7 +238,9 @@ def said(
     each = [f"{k} draws: {span(d.power_02)} for 0.02 and {span(d.power_05)} for 0.05 AUC" for k, d in f.groupby("draws")]
     over = frame[(frame.method == "8 targets, signs") & (frame.spread == SPREAD[-1])]
     return (f"Where two starts are equally good, their difference on one target is taken for real in "
-            f"{span(f.level, '.1%')} of simulated studies ({len(f)} settings; Satterthwaite's degrees of freedom: up to "
-            f"{s.level.max():.1%}). A better start is found with {'; with '.join(each)}. Over eight targets, whose true "
+            f"{span(f.level, '.1%')} of simulated studies ({len(f)} settings; Satterthwaite's degrees of freedom: "
+            f"up to "
+            f"{s.level.max():.1%}). A better start is found with {'; with '.join(each)}. Over eight targets, whose "
+            f"true "
             f"differences vary by {SPREAD[-1]:g}, 0.02 AUC is found in {span(over.power_02)} and 0.05 in "
             f"{span(over.power_05)} (level {span(over.level, '.1%')}).")

@@ -153,7 +153,7 @@ def _card_in(path)->tuple: # folder of the files, the card
 def load_shared(
     path:str|Path, # folder as `share` wrote it, or file as `write_network` did
 )->tuple: # keras.Model, the card
-    """A network that somebody shares or keeps, checked: its files by their checksums, its probabilities for the card's picture.
+    """A network that somebody shares or keeps, checked: its files by checksums, its probabilities for the card's picture.
     `UserError` where either is not as the card says."""
     import keras
     folder, card = _card_in(path)

@@ -101,7 +101,8 @@ def ways(
     whole, other = (pd.DataFrame([x for x in rows if (x["way"] == "") is is_], columns=[*keys, "way", "auc"])
                     for is_ in (True, False))
     other = other[~other.way.str.startswith("again")]
-    both = other.merge(whole.drop(columns="way"), on=keys, suffixes=("", "_whole")).assign(d=lambda f: f.auc - f.auc_whole)
+    both = other.merge(whole.drop(columns="way"), on=keys, suffixes=("", "_whole"))
+    both = both.assign(d=both.auc - both.auc_whole)
     for (way, s), f in both.groupby(["way", "start"], sort=False):
         each = f.groupby("target").d.mean()
         out.append(dict(way=way, start=s, targets=len(each), auc=f.groupby("target").auc.mean().mean(),

@@ -292,7 +292,7 @@ def looked_up(
             + (f", and the other {len(lack)} have no print and are recognised by their name only" if lack else ""))
 
 # %% ../../nbs/recommend/01_prints.ipynb #36c33dc1
-KEPT_BACK = "not to be passed on"                         # in a licence: not even statistics of the images are published
+KEPT_BACK = "not to be passed on"   # in a licence: not even statistics of the images are published
 WHOLE = 20_000                                            # images that are decoded
 
 def printable()->list:

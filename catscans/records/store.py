@@ -192,7 +192,8 @@ def from_table(
         raise UserError(f"record {rec['slug']}: its predictions in {path} cannot be read ({type(e).__name__}: {e}); "
                         "fetch the file again, or delete the record and run it again") from None
     if _sum_of(out) == said["sha256"]: return out
-    raise UserError(f"record {rec['slug']}: {path} holds other predictions than were recorded; fetch the file again, or "
+    raise UserError(f"record {rec['slug']}: {path} holds other predictions than were recorded; fetch the file "
+                    f"again, or "
                     "delete the record and run it again")
 
 def _whole_of(planes, dtype):

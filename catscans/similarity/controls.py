@@ -46,7 +46,8 @@ def diversity_spread(
 
 # %% ../../nbs/similarity/06_controls.ipynb #57bf830c
 @estimator(+1, "1 (one image, repeated) to about the number of features" + _OWN,
-           "embedding of the source under the probe; at least 4 images", "participation ratio: Gao et al. 2017, bioRxiv "
+           "embedding of the source under the probe; at least 4 images", "participation ratio: Gao et al. 2017, "
+                                                                         "bioRxiv "
            "214262; the trace of the squared covariance unbiased: Song et al. 2012, JMLR 13, Eq. 4", "n^2 d")
 def diversity_dimension(
     source_embedding,  # (m, d)

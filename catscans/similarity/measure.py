@@ -81,7 +81,7 @@ def shown(
     protocol:str,
     size:int=0,     # default: the profile's
 ):  # catscans.datasets.images.Images
-    "The images of a dataset, or a few that stand for those of a source whose network is public and images are not here."
+    "The images of a dataset, or a few that stand for a source whose network is public and whose images are not here."
     size = size or p.size or SIZE
     few = stand_in(name, size) if name in p.ready and where(name) is None else None
     return images_of(name, p, size, protocol) if few is None else few
@@ -217,8 +217,10 @@ def blurred(
     within = np.maximum.outer(np.diag(v), np.diag(v))
     near = [(i, j) for i in range(len(v)) for j in range(i) if v[i, j] <= within[i, j]]
     pairs, total = len(near), len(v)*(len(v) - 1)//2
-    return "" if not near else (f"note: {pairs} of {total} pairs of datasets lie no further apart than subsets of one of "
-                                f"the two ({names[near[0][1]]} and {names[near[0][0]]}, for example): by Task2Vec these "
+    return "" if not near else (f"note: {pairs} of {total} pairs of datasets lie no further apart than subsets of "
+                                f"one of "
+                                f"the two ({names[near[0][1]]} and {names[near[0][0]]}, for example): by Task2Vec "
+                                f"these "
                                 "cannot be told apart")
 
 # %% ../../nbs/similarity/09_measure.ipynb #93465f00

@@ -137,12 +137,14 @@ def _minutes(s):
     raise argparse.ArgumentTypeError(f"received {s!r}, allowed is a number of minutes above 0, as 2 or 10")
 
 def _compare_options(subs):
-    c = _command(subs, "compare", "which start is best for your own images: measured on them, within the minutes that you "
+    c = _command(subs, "compare", "which start is best for your own images: measured on them, within the minutes "
+                                  "that you "
                                   "give")
     c.epilog = _TABLE
     c.add_argument("images", metavar="FOLDER|CSV|NPZ|NAME", help="NAME: a dataset of catscans data list")
     c.add_argument("--sources", nargs="+", action="extend", default=[], metavar="NAME|FILE",
-                   help="networks: imagenet, another of the package, or a .keras or .h5 file (default: all that are on this "
+                   help="networks: imagenet, another of the package, or a .keras or .h5 file (default: all that "
+                        "are on this "
                         "machine; nothing is fetched); ImageNet, random weights and pixels are measured always")
     c.add_argument("--features", nargs="+", action="extend", default=[], metavar="NAME=FILE.npz",
                    help="what another network has computed: ids (the images' paths) and features (a row for each)")
@@ -162,7 +164,8 @@ def _add_options(subs):
     add.add_argument("--origin", choices=ORIGINS, default=ORIGINS[0], help="what the images show, for the colours and "
                      f"comparisons of a study (default {ORIGINS[0]})")
     add.add_argument("--group-duplicates", action="store_true",
-                     help="images that are there more than once, as the same file or nearly, are one group from now on: "
+                     help="images that are there more than once, as the same file or nearly, are one group from "
+                          "now on: "
                           "no fold has one in training and the other held out")
     _reading_options(add)
 

@@ -141,7 +141,8 @@ def _add(a):
     def say(s):
         said.append(s)
         tell(f"note: {s}", file=sys.stderr)
-    e = add(a.path, a.name, say=say, origin=a.origin, **reading_of(a), **(dict(group_duplicates=True) if a.group_duplicates else {}))
+    copies = dict(group_duplicates=True) if a.group_duplicates else {}
+    e = add(a.path, a.name, say=say, origin=a.origin, **reading_of(a), **copies)
     for s in e.get("checks", ()):
         if not any(t.endswith(s) for t in said): say(s)
     name = (set(entries()) - before).pop()
