@@ -16,7 +16,8 @@ from catscans.training.recipes import Recipe
 from catscans.training.trainer import Trainer
 from catscans.transfer.folds import Finetuning, finetune
 from catscans.records import store
-from catscans.transfer import ensembles, stages
+from catscans.transfer import ensembles, run, stages
+from catscans.transfer.joint import as_whole
 from catscans.transfer.run import execute
 from catscans.transfer.world import World
 
@@ -181,3 +182,15 @@ def test_options_of_a_recipe_change_what_they_say_and_nothing_when_off(start):
     slow = moved(decay=.1)
     assert far(slow, "block1_conv/kernel") < .01*far(plain, "block1_conv/kernel") and far(slow, "block4_conv/kernel") > .05*far(plain, "block4_conv/kernel")
     for option in (dict(smoothing=.2), dict(mixup=.2)): assert (moved(**option)["block4_conv/kernel"] != plain["block4_conv/kernel"]).any()
+
+
+@pytest.mark.parametrize("slug, learned, whole", [("mixed0-two", ["one"], "one"), ("mixed50-two", ["one", "two"], "one"), ("mixed100-two", ["two"], "two"), ("equal", ["one"], "one")])
+def test_what_a_pretraining_learns_and_what_its_record_counts(slug, learned, whole):
+    world = small_world()
+    job = run.Job(Run("one", None, "toy", "grouped", 1, slug), SMALL, RECIPE, 32, None, world)
+    images = job.images("one")
+    got = run._learned(job, images)
+    assert [s.name for s in got] == learned and (len(learned) == 2 or len(got[0]) == 90)
+    of, _ = run._seen_of(images, got)
+    at, y, p = as_whole(got[0], of, np.arange(4), np.eye(2)[got[0].y[:4]])
+    assert of.name == whole and (of.x[at] == got[0].x[:4]).all() and (p.argmax(1) == y).all()
