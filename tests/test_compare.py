@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import compare_honest
+from benchmarks import compare_honest, compare_regret
 from catscans.compare import nested
 from catscans.study.cli import main
 
@@ -54,6 +54,23 @@ def test_the_study_of_honesty_goes_on_and_sums_up(tmp_path, monkeypatch, capsys)
     assert len(asked) == len(set(asked)) == 2*len(compare_honest.KINDS), "nothing is done twice"
     said = capsys.readouterr().out
     assert "covered 0.5" in said and "a_named 0.5, told 2, right 0.5" in said and "same_choice 1.0" in said
+
+
+@pytest.mark.slow(8)
+def test_regret_is_what_the_choice_lacks_to_the_best_on_images_that_were_not_drawn(tmp_path, monkeypatch, capsys):
+    from catscans.datasets.images import Images
+    made, f = compare_honest.folder("planted", 0, 240)
+    images = Images(np.zeros((240, 2, 2, 3), "uint8"), made.y, made.groups.astype(str), made.classes, None, "f", "toy", np.arange(240).astype(str))
+    features = dict(zip(("imagenet", "squeezenet", "random", "pixels"), f.values()))
+    row = compare_regret.answer("busi", 1, features, images, np.arange(120), np.arange(120, 240))
+    real = {k: float(v) for k, v in (t.split() for t in row["truth"].split("; "))}
+    assert row["best"] == max(real, key=real.get) and row["regret"] == pytest.approx(100*(max(real.values()) - real[row["chosen"]]), abs=.02)
+    assert row["regret_imagenet"] == pytest.approx(100*(max(real.values()) - real["imagenet"]), abs=.02) and row["regret_blind"] > 0
+    asked = []
+    monkeypatch.setattr(compare_regret, "rows_of", lambda t, draws: [asked.append((t, d)) or row | dict(target=t, draw=d) for d in draws])
+    for targets in (["busi"], ["busi", "knee"]): compare_regret.main(["--targets", *targets, "--draws", "1", "2", "--out", str(tmp_path/"r.csv")])
+    assert asked == [("busi", 1), ("busi", 2), ("knee", 1), ("knee", 2)], "nothing is done twice"
+    assert f"targets 2, choices 4, right {row['chosen'] == row['best']:.2f}, compare {row['regret']:.2f}" in capsys.readouterr().out
 
 
 @pytest.fixture
