@@ -8,7 +8,8 @@ CLI = ["-c", "import sys; from catscans.study import main; sys.exit(main(sys.arg
 LIMITS = {  # what -> (arguments of python, seconds promised)
     "from catscans.datasets import load": (["-c", "from catscans.datasets import load"], .4),
     "from catscans.models import resnet50": (["-c", "from catscans.models import resnet50"], 2),
-    "catscans audit --json": ([*CLI, "audit", "--json"], 10),
+    "catscans audit --json": ([*CLI, "audit", "--json"], 2),
+    "catscans status": ([*CLI, "status"], .5),
     "catscans run, nothing to do": ([*CLI, "run", "--profile", "published"], 5),
     "catscans --help": ([*CLI, "--help"], .5),
 }
