@@ -1,13 +1,15 @@
 """The grid through a real Slurm on loopback: slurmctld, slurmd and munged laid out from Debian's packages by tests/slurm/start.sh.
 
 Kills are as many as CATSCANS_KILLS says (4 here; 20 and more by hand: CATSCANS_KILLS=20 pytest tests/test_slurm.py -k killed)."""
-import importlib.util, os, random, shutil, signal, subprocess, sys, tempfile, time
+import importlib.util, json, os, platform, random, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from catscans.core.basics import UserError
 from catscans.records.store import differences, read
+from catscans.study import machine
 from fakes import ROOT, catscans, command, fake_project
 
 START = ROOT/"tests"/"slurm"/"start.sh"
@@ -149,3 +151,22 @@ def test_a_killed_submitters_jobs_are_ended_and_a_second_submitter_is_refused(cl
     assert third.wait() == 130
     while jobs(folder) and time.time() < end + 180: time.sleep(.5)
     assert jobs(folder) == []
+
+
+def test_who_holds_a_profile_is_named_with_another_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("CATSCANS_PROJECT", str(tmp_path))
+    monkeypatch.setenv("CATSCANS_WORK", str(tmp_path/"work"))
+    with machine.only_one("toy") as (path, _, _):
+        path.write_text(json.dumps(json.loads(path.read_text()) | dict(host="node7")))
+        with pytest.raises(UserError, match=f"process {os.getpid()} on node7"), machine.only_one("toy"): pass
+
+
+def test_a_number_of_another_machine_is_no_process_of_this_one(tmp_path):
+    p, lock = subprocess.Popen(["sleep", "60"]), tmp_path/"lock"
+    try:
+        said = dict(engine=p.pid, created=psutil.Process(p.pid).create_time(), mark="no mark")
+        lock.write_text(json.dumps(said | dict(host="node7")))
+        assert machine._leftover(lock) == []
+        lock.write_text(json.dumps(said | dict(host=platform.node())))
+        assert [x.pid for x in machine._leftover(lock)] == [p.pid]
+    finally: p.kill()
