@@ -1,7 +1,7 @@
 "The site's pages: what Sphinx makes of notebooks that nbdev has processed for Quarto."
 import importlib.util, re
 
-import nbformat
+import nbformat, pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 
 from fakes import ROOT
@@ -42,3 +42,35 @@ def test_a_folder_s_page_names_its_files():
         said = "\n".join(c.source for c in nbformat.read(page, 4).cells)
         lost = [f.name for f in page.parent.glob("[0-9]*.ipynb") if f"]({f.name})" not in said]
         assert not lost, f"{page.relative_to(ROOT)} does not name {lost}"
+
+
+def links():
+    spec = importlib.util.spec_from_file_location("links", ROOT/"docs/links.py")
+    spec.loader.exec_module(m := importlib.util.module_from_spec(spec))
+    return m
+
+
+def test_a_site_s_dead_links_missing_images_titles_and_front_matter_are_found(tmp_path):
+    page = "<html><head><title>{}</title></head><body><h1 id='a'>A</h1>{}</body></html>"
+    (tmp_path/"sub").mkdir()
+    (tmp_path/"i.png").touch()
+    (tmp_path/"index.html").write_text(page.format("A", "<a href='sub/b.html#a'>b</a><img src='i.png'><a href='#a'>a</a><a href='https://else.where/x'>x</a>"))
+    (tmp_path/"sub/b.html").write_text(page.format("B", "<a href='../index.html'>a</a><pre>title: x</pre>"))
+    assert links().faults(tmp_path) == []
+    (tmp_path/"sub/b.html").write_text(page.format(" ", "<a href='../c.html'>c</a><a href='../index.html#none'>n</a><img src='../j.png'><p>skip_exec: true</p>"))
+    assert links().faults(tmp_path) == ["sub/b.html has no title", "sub/b.html prints the line 'skip_exec: true'",
+        "sub/b.html: link ../c.html leads nowhere", "sub/b.html: link ../index.html#none: there is no such place on the page", "sub/b.html: image ../j.png leads nowhere"]
+    (tmp_path/"empty").mkdir()
+    assert "holds no page" in links().faults(tmp_path/"empty")[0]
+
+
+def test_the_built_site_has_no_dead_link():
+    if not (ROOT/"_site").exists(): pytest.skip("SKIPPED: there is no _site here (make docs builds it), its links were not followed")
+    assert not (found := links().faults(ROOT/"_site")), "\n".join(found[:20])
+
+
+def test_every_guide_and_every_folder_stands_once_in_the_sidebar():
+    listed = re.findall(r"^[\w/]+$", (ROOT/"docs/contents.md").read_text(), re.M)
+    there = [f"{p.parent.name}/{p.stem}" for d in ("guides", "paper") for p in (ROOT/"nbs"/d).glob("*.ipynb")]
+    there += [f"{p.parent.name}/index" for p in (ROOT/"nbs").glob("*/index.ipynb")]
+    assert sorted(listed) == sorted({"index", *there}), "docs/contents.md: one line for each guide, page of the paper and folder"
