@@ -150,7 +150,7 @@ def fig3(
     data, many = auc_summary(folds), folds.seed.nunique() > 1
     sd = "sd_seeds" if many else ("sd_population", "sd_sample")[setting("error_bars", st.protocol)["fig3"]]
     rows = drawn_rows(st)
-    fig, [axes] = canvas(st, best_finding(data, told_from_next(folds)), (7.2, 1.35+.2*len(rows)), 1, len(st.targets),
+    fig, [axes] = canvas(st, best_finding(data, told_from_next(folds)), (7.2, 1.35+.2*len(rows)+.3*many), 1, len(st.targets),
         f"{data.folds.sum()} folds of {counted_folds(data.source)}",
         f"Dots: mean; lines: one standard deviation over {'seeds' if many else 'folds'} (divisor "
         f"{'n' if sd == 'sd_population' else 'n-1'}){'; small dots: single seeds' if many else ''}. "

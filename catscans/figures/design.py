@@ -175,11 +175,15 @@ def measured(
     return [said[m] for m in said if m in names] + ([counted(len(others), "other estimator")] if others else [])
 
 # %% ../../nbs/figures/03_design.ipynb #1a8bbd02
+def _as_wide(text, most=17):
+    "bold letters, or plain and smaller ones where a name is as wide as its box"
+    return dict(weight="bold") if len(text) <= most else dict(weight="normal", fontsize=7)
+
 def _sources(ax, st, ys, given):
     "the left part: a box per source, and its weights"
     for s, y in ys.items():
         _box(ax, .02, y, 1.36, .27, label(s), colour(s), ls=(0, (3, 2)) if s == "random" else "-", color=ink(colour(s)),
-             weight="bold", **({"fontsize": 7} if len(label(s)) > 17 else {}))
+             **_as_wide(label(s)))
         if s == "random":
             ax.plot([1.38, 2.38], [y, y], color=colour(s), lw=1)
             continue
@@ -195,8 +199,8 @@ def _targets(ax, st, ys, yt, k, mid):
                 _flow(ax, 2.38, ys[s], 3.3, yt[t] + .02*(ys[s]-mid), c, alpha=.75,
                       ls=(0, (1.2, 1.2)) if s == t else "-")
         _box(ax, 3.3, yt[t], 1.74, .66, "", c)
-        ax.text(3.39, yt[t]+.12, label(t), va="center", fontsize=7.8 if len(label(t)) < 17 else 7, weight="bold",
-                color=ink(c), zorder=3)
+        ax.text(3.39, yt[t]+.12, label(t), va="center", color=ink(c), zorder=3,
+                **({"fontsize": 7.8} | _as_wide(label(t), 16)))
         seeds = f"\n× {len(st.seeds)} seeds" if len(st.seeds) > 1 else ""
         ax.text(3.39, yt[t]-.13, f"{sum(u == t for _, u in st.pairs)} runs × {k} folds{seeds}", va="center",
                 fontsize=7, color=GREY, zorder=3, linespacing=1.15)
