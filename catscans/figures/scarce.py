@@ -56,7 +56,7 @@ def heat_finding(
     first = wide.idxmax().value_counts()
     better, worse = (int(((side*f.mean_difference > 0) & (f.p_holm <= .05)).sum()) for side in (1, -1))
     return (f"{better} of {len(f)} differences from random are told to be above 0, {worse or 'none'} below; the best "
-            f"start most often is {in_words(first.index[0])} ({first.iloc[0]} of {wide.shape[1]} targets)")
+            f"start most often: {in_words(first.index[0])} ({first.iloc[0]} of {wide.shape[1]} targets)")
 
 # %% ../../nbs/figures/19_scarce.ipynb #ca5b6ea7
 def _cells(ax, wide, told, rows, targets):
@@ -92,7 +92,7 @@ def heat(
     for i in range(1, len(rows)):
         if rows[i].startswith(DOUBLE) != rows[i-1].startswith(DOUBLE) or rows[i-1] in BASES:
             ax.axhline(i - .5, color="white", lw=3)
-    ax.set_xticks(range(len(targets)), [label(t) for t in targets])
+    ax.set_xticks(range(len(targets)), [label(t).replace(" ", "\n") for t in targets], fontsize=7)
     ax.set_yticks(range(len(rows)), [in_words(s) for s in rows])
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
