@@ -183,6 +183,7 @@ def rankers_finding(
     t = table[table.index != CHANCE]
     lists, others = (t[[_listed(k) is is_ for k in t.index]] for is_ in (True, False))
     best = lists.weighted_tau.astype(float).idxmax()
+    if not len(others): return f"No estimator is measured yet; the best of the lists is: {best}"
     told = int((others.p_holm.astype(float) <= .05).sum())
     better = int((others.weighted_tau.astype(float) > float(lists.weighted_tau[best])).sum())
     return (f"{told or 'None'} of {len(others)} estimators {'is' if told == 1 else 'are'} told from chance; "
