@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PROFILE ?= toy
 export UV_COMPILE_BYTECODE = 1
 
-.PHONY: env paper quick test docs manuscript numbers metadata examples clean lock readme help
+.PHONY: env paper quick test docs manuscript numbers learn metadata examples clean lock readme help
 
 help:
 	@echo "make paper   published figures and audit, then the whole toy grid (PROFILE=lite for the real miniature)"
@@ -71,6 +71,10 @@ numbers: env
 # figures/examples: images of open datasets (CATSCANS_DATA says where they lie); without them nothing is drawn, and a line says so
 examples: env
 	@$(BIN)/python -c "from catscans.figures.design import save_examples; save_examples()"
+
+# the table that `rank` learns from, anew from the records of the study with few images
+learn: env
+	@$(BIN)/python -m catscans.recommend.transfers
 
 # for an archive: RO-Crates of results/ and figures/, a Croissant file per dataset; none of them is kept in git
 DATE ?= $(shell date +%F)

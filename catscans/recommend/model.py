@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FEATURES', 'SAID', 'PRIOR', 'TRUST', 'LEVEL', 'OUTCOMES', 'BETTER', 'BEATS', 'WORSE', 'NO_EVIDENCE', 'SAME', 'CANNOT',
-           'MARGIN', 'ARMS', 'facts_of', 'candidates', 'Rows', 'rows', 'choose_trust', 'Model', 'fit', 'predict',
-           'mean_rank', 'validate', 'outcomes', 'claims', 'claim', 'coverage', 'pools', 'always', 'known',
-           'feature_sets', 'ablation', 'gap']
+           'MARGIN', 'ARMS', 'facts_of', 'print_distances', 'candidates', 'Rows', 'rows', 'choose_trust', 'Model',
+           'fit', 'predict', 'mean_rank', 'validate', 'outcomes', 'claims', 'claim', 'coverage', 'pools', 'always',
+           'known', 'feature_sets', 'ablation', 'gap']
 
 # %% ../../nbs/recommend/02_model.ipynb #93223f97
 import math
@@ -28,7 +28,8 @@ FEATURES = {  # name -> f(source facts, target facts); facts: images, classes, c
 
 SAID = dict(log_images="the size of a source", log_classes="its number of classes",
             same_colour="whether it is in colour as yours are", like_classes="whether it has about as many classes",
-            alike="how alike the images look")
+            alike="how alike the images look", log_images_here="whether size counts more with one network than another",
+            imagenet_here="whether ImageNet counts more with one network than another")
 
 def facts_of(
     images, # catscans.datasets.images.Images
@@ -40,7 +41,11 @@ def facts_of(
     return dict(images=len(images), classes=len(images.classes), colour=bool(np.median(tint) > 1))
 
 # %% ../../nbs/recommend/02_model.ipynb #acadf368
-def _alike(d, known):
+def print_distances(
+    d,           # frame: source, target
+    known:dict,  # prints
+)->list: # minus the distance of the two prints; NaN where one has none, or not of the same probe
+    "How alike the images of every pair look."
     of = {s: p for s, p in print_of(dict.fromkeys([*d.source, *d.target]), known).items() if p.look}
     far = lambda a, b: (-distance(of[a].look, of[b].look)
                         if a in of and b in of and same_probe(of[a].touch, of[b].touch) else math.nan)
@@ -62,7 +67,7 @@ def candidates(
     if extra:
         d = d.merge(medmnist.scores(wide=True)[["target", "source", *(
             choose("published estimator", e, medmnist.SCORES) for e in extra)]], on=["target", "source"])
-    if known is not None: d["alike"] = _alike(d, known)
+    if known is not None: d["alike"] = print_distances(d, known)
     if only is not None: d = d[d.source.isin(only)]
     return (d if siblings else d[d.group != d.family]).reset_index(drop=True)
 
@@ -83,11 +88,12 @@ class Rows:
     group:np.ndarray   # family of the target
     family:np.ndarray  # of the source, by the same codes
     w:np.ndarray       # one over the targets of the family
+    apart:bool=False   # of several records, whose targets have other candidates: sources are compared within targets
     def __len__(self): return len(self.s)
     def take(self, keep):
         return Rows(self.sources,
                     *(getattr(self, k)[keep] for k in ("s", "f", "z", "points", "sd", "target", "group",
-                                                       "family", "w")))
+                                                       "family", "w")), apart=self.apart)
 
 # %% ../../nbs/recommend/02_model.ipynb #dd57e327
 def _code(values, of):
@@ -119,13 +125,13 @@ def rows(
     # a family counts once, however many targets it has
     weight = 1/d.groupby("group").target.transform("nunique").to_numpy()
     return Rows(sources, _code(d.source, sources), f, _unit(auc, at), 100*points, 100*sd, at, _code(d.group, families),
-                _code(d.family, families), weight)
+                _code(d.family, families), weight, "record" in d and d.record.nunique() > 1)
 
 # %% ../../nbs/recommend/02_model.ipynb #7e57155f
 def _solver(r):
     "(a, b) -> effects (sources,) and weights (k,); the sums over rows are made once"
     n, k = len(r.sources), r.f.shape[1]
-    x = np.concatenate([np.eye(n)[r.s], r.f], axis=1)
+    x = _design(r) if r.apart else np.concatenate([np.eye(n)[r.s], r.f], axis=1)
     m, v = (x.T*r.w) @ x, (x.T*r.w) @ r.z
     def solve(a, b):
         penalty, c = np.array([a]*n + [b]*k, float), np.zeros(n + k)

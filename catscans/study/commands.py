@@ -94,7 +94,7 @@ def _report(profile):
 # %% ../../nbs/study/09_commands.ipynb #4a931e4e
 def _rank(a):
     check_backend()
-    return main_rank(a.images, a.probe, a.json, a.keep, a.verbose, group_duplicates=a.group_duplicates,
+    return main_rank(a.images, a.probe, a.json, a.keep, a.verbose, a.learn, group_duplicates=a.group_duplicates,
                      **reading_of(a))
 
 def _doctor_of(a)->str:
