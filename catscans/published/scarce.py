@@ -6,7 +6,7 @@
 __all__ = ['NATURAL', 'BASES', 'DOUBLE', 'PLAIN', 'HELPS', 'LEARNED', 'MEDICAL', 'MORE_MEDICAL', 'MORE_NATURAL', 'IMAGENET',
            'LISTS', 'start_name', 'in_words', 'fine_tuned', 'starts_of', 'scores_of', 'plan_of', 'each_source',
            'Results', 'results', 'draws_as_seeds', 'how_reliable', 'truth_of', 'noise_of', 'facts_of', 'rankers',
-           'headline', 'statements_said', 'in_short', 'sources_said', 'reliability_said']
+           'measured', 'similarity_said', 'headline', 'statements_said', 'in_short', 'sources_said', 'reliability_said']
 
 # %% ../../nbs/published/07_scarce.ipynb #7f9dc7f9
 import math
@@ -15,7 +15,7 @@ import numpy as np, pandas as pd
 from ..core.basics import listed
 from ..metrics.comparisons import holm
 from ..metrics.draws import Statement, VERDICTS, against, on_targets, over_targets, start_of
-from ..metrics.orders import compared
+from ..metrics.orders import CHANCE, compared
 from ..metrics.ranking import reliability
 from ..metrics.scores import METRICS
 from ..datasets.catalogue import label
@@ -183,6 +183,29 @@ def rankers(
         # an estimator that has no value for many of the pairs is not compared
         if len(truth.merge(mine, on=["source", "target"])) >= .95*len(truth): listed_[m] = mine
     return compared(truth, listed_, directions, noise, **kw)
+
+# %% ../../nbs/published/07_scarce.ipynb #0075fe1f
+def measured(
+    record:dict,  # of the similarity step
+)->tuple: # frame: measure, source, target, value; measure -> -1 for a distance, +1
+    "All distances and estimates of a record as `rankers` takes them; experts and Task2Vec are distances."
+    cells = [*record["distances"], *record.get("estimates", ())]
+    frame = pd.DataFrame(cells)[["measure", "source", "target", "value"]].astype(dict(value=float))
+    said = record["settings"].get("directions", {})
+    return frame, {m: said.get(m, -1) for m in frame.measure.unique()}
+
+def similarity_said(
+    table:pd.DataFrame,  # of `rankers`
+    alpha:float=.05,
+)->str:
+    "Whether any list or estimator knows which source transfers, in two sentences."
+    tried = table.drop(index=CHANCE)
+    first, lot = tried.iloc[0], table.regret[CHANCE]
+    known = list(tried.index[tried.p_holm <= alpha])
+    said = f"told from chance: {listed(known)}" if known else "none of them can be told from chance"
+    return (f"Of {len(tried)} lists and estimators on {int(first.pairs)} pairs the best is \"{tried.index[0]}\": weighted "
+            f"tau {first.weighted_tau:.2f}, its first choice loses {first.regret:.1f} AUC points (a random choice "
+            f"{lot:.1f}). After Holm's correction {said}.")
 
 # %% ../../nbs/published/07_scarce.ipynb #d215b0dc
 def _points(v): return f"{100*v:+.1f}".replace("-", "−")
