@@ -615,8 +615,8 @@ def test_a_familys_own_source_teaches_nothing_about_the_familys_targets(outcomes
 
 def test_a_dropped_familys_targets_teach_the_ranking_nothing(monkeypatch):
     "the record's outcomes on BloodMNIST say nothing about images that are BloodMNIST's; those on another set do"
-    from catscans.recommend import ranking
-    images, real = replace(noise(40, name="bloodmnist"), groups=None, card=None), ranking.candidates
+    from catscans.recommend import ranking, transfers
+    images, real = replace(noise(40, name="bloodmnist"), groups=None, card=None), transfers.candidates
     def table(group):
         def other(*a, **kw):
             d = real(*a, **kw).reset_index(drop=True)
@@ -624,7 +624,7 @@ def test_a_dropped_familys_targets_teach_the_ranking_nothing(monkeypatch):
             assert group is None or len(at)
             d.loc[at, "auc"] = np.random.default_rng(1).permutation(np.array(d.auc[at]))
             return d
-        monkeypatch.setattr(ranking, "candidates", other)
+        monkeypatch.setattr(transfers, "candidates", other)
         r = ranking.rank(images, known={})
         assert set(r.dropped) == {"bloodmnist"}
         return r.table.sort_index()
