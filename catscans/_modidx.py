@@ -3055,6 +3055,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'catscans/published/scarce.py'),
                                            'catscans.published.scarce._points': ( 'published/scarce.html#_points',
                                                                                   'catscans/published/scarce.py'),
+                                           'catscans.published.scarce._read_together': ( 'published/scarce.html#_read_together',
+                                                                                         'catscans/published/scarce.py'),
                                            'catscans.published.scarce.draws_as_seeds': ( 'published/scarce.html#draws_as_seeds',
                                                                                          'catscans/published/scarce.py'),
                                            'catscans.published.scarce.each_source': ( 'published/scarce.html#each_source',

@@ -212,17 +212,23 @@ def _points(v): return f"{100*v:+.1f}".replace("-", "−")
 
 def _interval(r): return "" if r.lo is None or pd.isna(r.lo) else f" (95 %: {_points(r.lo)} to {_points(r.hi)})"
 
+def _read_together(one, over):
+    "the mean over targets among all statements of the plan that can be tested"
+    if len(over) < 2: return f" (p = {one.p:.2g}: {one.verdict})"
+    return (f"; read together with the other statements of the plan ({len(over)} in all, Holm's correction) p = "
+            f"{one.p:.2g} becomes {one.p_holm:.2g}: {one.verdict}")
+
 def headline(
     r:Results,
 )->str:
-    "ImageNet less random, over targets and on each, in two sentences."
+    "ImageNet less random: over targets, with the plan's verdict, and on each."
     one = r.over[r.over.statement == HELPS].iloc[0]
     f = r.each[r.each.statement == HELPS].sort_values("mean_difference", ascending=False)
     told, most, least = f[f.p_holm <= .05], f.iloc[0], f.iloc[-1]
     return (f"With 200 training images, starting from ImageNet instead of from nothing changes the AUC by "
             f"{_points(one['mean'])} points on average over {one.targets} targets{_interval(one)}: from "
             f"{_points(least.mean_difference)} on {label(least.target)} to {_points(most.mean_difference)} on "
-            f"{label(most.target)}. On {len(told)} of {len(f)} targets it is larger than chance explains (after Holm's "
+            f"{label(most.target)}{_read_together(one, r.over)}. On {len(told)} of {len(f)} targets it is larger than chance explains (after Holm's "
             f"correction); the half-width of its interval is 4 points or less on {(f.half <= .04).sum()}.")
 
 def statements_said(
