@@ -211,7 +211,7 @@ def test_what_is_said_of_scores_and_of_the_distance_follows_the_record():
     table = pd.DataFrame(dict(claim=["", model.WORSE, model.SAME, model.NO_EVIDENCE, f"{model.CANNOT}: only 2 of 9"]))
     assert "Of 4 ways" in (said := evidence.on_scores(table)) and "none did better than what sources did on other targets alone and 1 did worse, allowing for so many tries; 1 chose the same sources, for 1 nothing was found, and for 1 there are too few" in said
     assert "2 did better than what sources did on other targets alone and none did worse" in evidence.on_scores(pd.DataFrame(dict(claim=[model.BEATS]*2)))
-    assert "4 of the 162 pairs have that distance" in evidence.on_distance() and "could not be tested" in evidence.on_distance()
+    assert "9 of the 162 pairs have that distance" in evidence.on_distance() and "could not be tested" in evidence.on_distance()
     assert "No" not in (said := evidence.on_distance(model.candidates(only=SINGLE, known=printed(dict(zip(SINGLE, np.eye(12))))))) and "is learned from the record" in said
     assert evidence.said(table=table) == dict(take=evidence.take(), always=evidence.same_as_always(), prior=evidence.what_could_be_told(), scores=evidence.on_scores(table), lists=evidence.on_lists(), distance=evidence.on_distance())
 

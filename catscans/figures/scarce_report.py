@@ -34,7 +34,7 @@ class Found:
     results:scarce.Results
     reliable:pd.DataFrame         # of `published.scarce.how_reliable`; empty: fewer than two sources stand
     distances:pd.DataFrame|None   # of `records.frames.distances`; None: not measured yet
-    n_perm:int = RESAMPLES        # shuffles of the rankers' test
+    shuffles:int = RESAMPLES      # shuffles of the rankers' test
 
     @functools.cached_property
     def facts(self): return scarce.facts_of(self.records)
@@ -52,7 +52,7 @@ def found(
     records=None,      # of a study of draws, of every strategy; default: those of the profile
     near=None,         # distances; default: those of the profile, where they stand
     profile="scarce",
-    n_perm=RESAMPLES,  # shuffles of the rankers' test
+    shuffles=RESAMPLES, # shuffles of the rankers' test
 )->Found:
     "What the records say. `UserError` where no records of both ImageNet and random weights stand."
     if records is None:
@@ -64,7 +64,7 @@ def found(
         raise UserError(f"profile {profile} has no records of both ImageNet and random weights yet; "
                         f"do catscans run --profile {profile}")
     return Found(records, starts, scores, scarce.results(starts), scarce.how_reliable(scores), near,
-                 n_perm)
+                 shuffles)
 
 # %% ../../nbs/figures/20_scarce_report.ipynb #ce48baa1
 def _kind(r):
@@ -148,7 +148,7 @@ def rankers_of(
     measured = None if f.distances is None else f.distances[f.distances.measure.isin(_known(f.distances))]
     ways = {} if measured is None else {m: direction(m) for m in measured.measure.unique()}
     noise = scarce.noise_of(f.reliable) if len(f.reliable) else None
-    try: return scarce.rankers(truth, f.facts, measured, ways, noise, n_perm=f.n_perm)
+    try: return scarce.rankers(truth, f.facts, measured, ways, noise, **{"n_perm": f.shuffles})
     except UserError: return None
 
 def _known(d):

@@ -143,9 +143,9 @@ def all_needs(
     world:World=HERE,
 )->list: # of Run: fine-tunings whose record is read, pretrainings whose record and weights are read
     "What has to be there before a step."
-    first, ready = starts_from(step, world), world.profile(step.profile).ready
+    first = starts_from(step, world)
     if not step.run or not step.run.members: return [first] if first else []
-    members = step.run.members
+    members, ready = step.run.members, world.profile(step.profile).ready
     if strategy_of(step.run.strategy).together == "stacked":      # its members are trained once more, on less
         members = [*(m.pretraining for m in members if m.source not in ("random", *ready)), *members]
     return members
