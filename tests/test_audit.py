@@ -614,5 +614,5 @@ def test_every_figure_is_drawn_from_the_record(tmp_path, monkeypatch):
         fig = audit_figures.draw(name)
         image = Image.open(tmp_path/"figures"/"published"/f"audit_{name}.png").convert("L")
         assert image.getextrema()[0] < 60 and len(image.getcolors(100_000)) > 20 and len(fig.frame)
-    bars = [b.get_height() for b in fig.axes[0].patches]
-    assert sorted(bars) == sorted(findings.tests_frame().significant)
+    dots = [x for c in fig.axes[0].collections if c.get_gid() == "counts" for x in c.get_offsets()[:, 0]]
+    assert sorted(dots) == sorted(findings.tests_frame().significant)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER_SOURCES', 'PAPER_TARGETS', 'NOT_RECORDED', 'PROFILES', 'Profile', 'own_profiles', 'Profiles', 'get_profile',
-           'Run', 'runs', 'cells_of', 'seeds_of', 'folds_of', 'part_of']
+           'compared_sources', 'Run', 'runs', 'cells_of', 'seeds_of', 'folds_of', 'part_of']
 
 # %% ../../nbs/core/04_grid.ipynb #f6d7c3c1
 from dataclasses import dataclass, replace
@@ -88,6 +88,12 @@ PROFILES = Profiles({n: Profile(**profile_fields(_file(n))) for n in _SHIPPED})
 
 # %% ../../nbs/core/04_grid.ipynb #d45a7c12
 def get_profile(name:str)->Profile: return PROFILES[choose("profile", name, PROFILES)]
+
+def compared_sources(
+    p:Profile,
+)->tuple: # of sources
+    "The sources that are compared: of one that is there as a whole, its parts (`dtd10@300`) are left out."
+    return tuple(s for s in p.sources if "@" not in s or s.split("@")[0] not in p.sources)
 
 # %% ../../nbs/core/04_grid.ipynb #8c6128a1
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ __all__ = ['OPEN', 'EXAMPLES', 'MOST', 'shown_images', 'fig1', 'may_be_shown', '
 
 # %% ../../nbs/figures/03_design.ipynb #1fba231e
 import numpy as np, pandas as pd
-from ..core.basics import UserError, counted, seed_for
+from ..core.basics import UserError, counted, note, seed_for
 from ..core.grid import get_profile
 from ..records.view import of_study, Study
 from ..datasets.catalogue import DATASETS, label
@@ -130,7 +130,7 @@ def save_examples(
     "Draw `examples` and write it, where the images are on this machine."
     try: fig = examples()
     except UserError as e:
-        print(f"note: figures/{folder}/fig1_images was not drawn, since images are not on this machine: {e}")
+        note(f"figures/{folder}/fig1_images was not drawn, since images are not on this machine: {e}")
         return []
     return save(fig, None, folder, "fig1_images")
 

@@ -15,7 +15,7 @@ from ..metrics.orders import CHANCE
 from ..datasets.catalogue import label
 from ..published.scarce import BASES, DOUBLE, HELPS, NATURAL, in_words
 from ..published.scarce_tables import within
-from .style import GREY, ORIGIN, PALETTE, RED, canvas, legend, minus, styled
+from .style import GREY, ORIGIN, PALETTE, RED, canvas, ink_on, legend, minus, styled
 
 # %% ../../nbs/figures/19_scarce.ipynb #ce453343
 WIDE, NARROW = 7.2, 3.5   # inches: two columns of a journal, and one
@@ -59,7 +59,7 @@ def heat_finding(
             f"start most often: {in_words(first.index[0])} ({first.iloc[0]} of {wide.shape[1]} targets)")
 
 # %% ../../nbs/figures/19_scarce.ipynb #ca5b6ea7
-def _cells(ax, wide, told, rows, targets):
+def _cells(ax, wide, rows, targets):
     "the number of a cell, bold where it is told from nothing, and its interval under it"
     for i, s in enumerate(rows):
         for j, t in enumerate(targets):
@@ -67,7 +67,7 @@ def _cells(ax, wide, told, rows, targets):
                 ax.text(j, i, ABSENT, ha="center", va="center", fontsize=7, color=GREY)
                 continue
             r = wide.loc[(s, t)]
-            tone = "white" if abs(r.mean_difference) > told else "#222222"
+            tone = ink_on(ax.images[0].to_rgba(r.mean_difference)[:3])
             ax.text(j, i - .17, f"{100*r.mean_difference:+.1f}".replace("-", "−"), ha="center", va="center",
                     fontsize=7.5, color=tone, weight="bold" if r.p_holm <= .05 else "normal")
             ax.text(j, i + .22, f"{100*r.lo:+.0f} to {100*r.hi:+.0f}".replace("-", "−"), ha="center", va="center",
@@ -88,7 +88,7 @@ def heat(
         f"AUC points more than from random weights. Bold: p < 0.05 after Holm over all pairs of an arm. {NO_PAIR} "
         f"{DRAWS}")
     ax.imshow(values, cmap="PuOr", vmin=-top, vmax=top, aspect="auto")
-    _cells(ax, wide, .62*top, rows, targets)
+    _cells(ax, wide, rows, targets)
     for i in range(1, len(rows)):
         if rows[i].startswith(DOUBLE) != rows[i-1].startswith(DOUBLE) or rows[i-1] in BASES:
             ax.axhline(i - .5, color="white", lw=3)

@@ -9,7 +9,7 @@ __all__ = ['THIRD', 'finite_numbers', 'sd_population', 'sd_sample', 'fold_ratio'
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #f60aaca9
 import itertools, math
-import numpy as np, pandas as pd
+import numpy as np
 from ..core.basics import UserError, choose, listed
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #94c20a60
@@ -110,15 +110,15 @@ def _wide(frame, target, value):
     "Folds x sources of one target, or a `UserError` that names what is missing, double or mixed."
     missing = [c for c in ("source", "target", "fold", value) if c not in frame]
     if missing: raise UserError(f"the frame lacks the columns {missing}: received {list(frame)}")
-    f = frame[frame.target == choose("target", target, list(pd.unique(frame.target)))]
+    f = frame[frame.target == choose("target", target, list(frame.target.unique()))]
     for c in ("profile", "protocol", "seed"):
         if c in f and f[c].nunique() > 1:
             raise UserError(f"one table never mixes a {c}: received {sorted(map(str, f[c].unique()))}; keep one")
     if (d := f[f.duplicated(["source", "fold"])]).size:
         raise UserError(f"{d.source.iloc[0]} -> {target}, fold {d.fold.iloc[0]} is there twice")
-    w = f.pivot(index="fold", columns="source", values=value)[list(pd.unique(f.source))]
+    w = f.pivot(index="fold", columns="source", values=value)[list(f.source.unique())]
     if w.isna().any().any():
-        fold, source = next((i, s) for s in w for i in w.index if pd.isna(w.loc[i, s]))
+        fold, source = next((i, s) for s in w for i in w.index if np.isnan(w.loc[i, s]))
         raise UserError(f"{source} -> {target} has no {value} for fold {fold}: "
                         "all sources of a target need the same folds")
     if w.shape[0] < 2 or w.shape[1] < 2:
@@ -136,11 +136,12 @@ def _correction(frame, target, n_train, n_test):
 def ranking(
     frame,                     # tidy frame: source, target, fold, value
     value="auc_ovr_weighted",  # column
-)->pd.DataFrame: # target, source, rank, mean, sd_population, sd_sample, mean_rank
+):  # pandas DataFrame: target, source, rank, mean, sd_population, sd_sample, mean_rank
     """Sources of each target by mean over folds (rank 1: highest), and their mean rank over folds (ties share).
     `UserError` where folds are missing, double or mixed."""
+    import pandas as pd
     rows = []
-    for t in pd.unique(frame.target):
+    for t in frame.target.unique():
         w = _wide(frame, t, value)
         r = w.rank(axis=1, ascending=False).mean()
         for i, s in enumerate(w.mean().sort_values(ascending=False, kind="stable").index):
@@ -168,7 +169,7 @@ def friedman_nemenyi(
     """Friedman's test of equal ranks and, for the diagram, the runs of sources that Nemenyi's criterion does not
     separate. `UserError` where there are too few sources or folds."""
     from scipy.stats import friedmanchisquare
-    targets = list(pd.unique(frame.target))
+    targets = list(frame.target.unique())
     if target is None and len(targets) != 1: raise UserError(f"name one target: the frame has {', '.join(targets)}")
     w = _wide(frame, target or targets[0], value)
     if w.shape[1] < 3: raise UserError(f"Friedman's test needs three sources: {target or targets[0]} has {w.shape[1]}")
@@ -209,10 +210,11 @@ def corrected_pairs(
     n_test=None,
     value="auc_ovr_weighted",
     level=.95,
-)->pd.DataFrame: # one row per target and pair, `a` the source with the higher mean, by p
+):  # pandas DataFrame: one row per target and pair, `a` the source with the higher mean, by p
     "Of `pairwise_tests` only the corrected test. `UserError` where folds are missing, double or mixed."
+    import pandas as pd
     tables = []
-    for t in [target] if target is not None else pd.unique(frame.target):
+    for t in [target] if target is not None else frame.target.unique():
         w, how, rows = _wide(frame, t, value), _correction(frame, t, n_train, n_test), []
         for a, b in itertools.combinations(w.mean().sort_values(ascending=False, kind="stable").index, 2):
             nb = corrected_t_test(w[a].to_numpy(), w[b].to_numpy(), level=level, **how)
@@ -241,9 +243,10 @@ def pairwise_tests(
     n_test=None,
     value="auc_ovr_weighted", # column
     level=.95,
-)->pd.DataFrame: # one row per target and pair, `a` the source with the higher mean, by p
+):  # pandas DataFrame: one row per target and pair, `a` the source with the higher mean, by p
     """All pairs of sources of each target: `corrected_t_test` with Holm, beside paired t, Welch, Wilcoxon and Nemenyi.
     `UserError` where folds are missing, double or mixed."""
+    import pandas as pd
     corrected, tables = corrected_pairs(frame, target, n_train, n_test, value, level), []
     for t, rows in corrected.groupby("target", sort=False):
         w = _wide(frame, t, value)
@@ -260,11 +263,12 @@ def minus_baseline(
     n_test=None,
     value="auc_ovr_weighted", # column
     level=.95,
-)->pd.DataFrame: # target, source, mean_difference, lo, hi, t, p, p_holm (over the sources of the target), wins, k
+):  # pandas DataFrame: target, source, mean_difference, lo, hi, t, p, p_holm (over the sources of the target), wins, k
     """Mean difference from the baseline with the interval of `corrected_t_test`, per target and source.
     `UserError` where the baseline has no folds."""
+    import pandas as pd
     tables = []
-    for t in pd.unique(frame.target):
+    for t in frame.target.unique():
         w = _wide(frame, t, value)
         if baseline not in w:
             raise UserError(f"{t} has no folds of the baseline {baseline!r}: its sources are {', '.join(w)}; "
@@ -315,7 +319,7 @@ def told_otherwise(
     `UserError` where folds are missing, double or mixed."""
     own = paired = 0
     for _, one in frame.groupby("seed") if "seed" in frame else [(0, frame)]:
-        for t in pd.unique(one.target):
+        for t in one.target.unique():
             f = one[one.target == t]
             folds = _correction(f, t, None, None)["folds"] or f.fold.nunique()
             gains = minus_baseline(f, baseline, folds - 1, 1, value, level)

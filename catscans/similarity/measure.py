@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SIZE', 'SAMPLING', 'MOST', 'MUTUAL', 'RECORDED', 'FIRST', 'SLOW', 'VERSIONS', 'LOOKED_AT', 'probe_for', 'own_task',
-           'shown', 'compared_sources', 'allowed', 'only', 'images_for', 'Sampling', 'embeddings', 'rows', 'spreads',
-           'blurred', 'missing_networks', 'through_sources', 'in_order', 'estimates', 'sample', 'look', 'kept',
-           'measure', 'matrix', 'plane', 'atlas', 'observer']
+           'shown', 'allowed', 'only', 'images_for', 'Sampling', 'embeddings', 'rows', 'spreads', 'blurred',
+           'missing_networks', 'through_sources', 'in_order', 'estimates', 'sample', 'look', 'kept', 'measure',
+           'matrix', 'plane', 'atlas', 'observer']
 
 # %% ../../nbs/similarity/09_measure.ipynb #d3d40b84
 import math, time
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from ..core.basics import UserError, choose, counted, digest
 from ..core.files import work_dir
-from ..core.grid import PROFILES, PROTOCOLS, Profile, Run, get_profile
+from ..core.grid import PROFILES, PROTOCOLS, Profile, Run, compared_sources, get_profile
 from ..core.protocols import setting
 from ..records.store import path_of, read, write
 from ..metrics.labels import one_class
@@ -85,12 +85,6 @@ def shown(
     size = size or p.size or SIZE
     few = stand_in(name, size) if name in p.ready and where(name) is None else None
     return images_of(name, p, size, protocol) if few is None else few
-
-def compared_sources(
-    p:Profile,
-)->tuple: # of sources
-    "The sources that are compared: of one that is there as a whole, its parts (`dtd10@300`) are left out."
-    return tuple(s for s in p.sources if "@" not in s or s.split("@")[0] not in p.sources)
 
 def allowed(
     p:Profile,

@@ -17,8 +17,10 @@ _HOLDS = (dict, Counter, OrderedDict, defaultdict, list, set)     # what can be 
 
 def _held(v, depth=6):
     "what a container holds now, to its depth; None where it is no container"
-    if type(v) not in _HOLDS or not depth: return None
-    if isinstance(v, dict): return {k: (x, _held(x, depth-1)) for k, x in v.items()}
+    ours = isinstance(v, dict) and type(v).__module__.startswith("catscans.")
+    if not depth or not ours and type(v) not in _HOLDS: return None
+    # what is stored, whatever a class of ours finds beside it
+    if isinstance(v, dict): return {k: (x, _held(x, depth-1)) for k, x in dict.items(v)}
     return [(x, _held(x, depth-1)) for x in v]
 
 def _refill(v, held):

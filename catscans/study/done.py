@@ -13,14 +13,13 @@ from importlib.resources import files
 from pathlib import Path
 from ..core.basics import UserError, choose, digest
 from ..core.files import project_dir, results_dir, work_root
-from ..core.grid import PROFILES, Run
+from ..core.grid import PROFILES, Run, compared_sources
 from ..core.strategies import strategy_of
 from ..records.store import trained_sha
 from ..datasets import toy
 from ..datasets.images import fingerprint
 from ..datasets.loading import load
 from ..models.weights import load_weights
-from ..similarity.measure import compared_sources
 from ..transfer.world import HERE, World, recipe_of, settings_of, threads_for
 from .plan import Step, notebook, read_json
 

@@ -27,6 +27,7 @@ from ..datasets.doctor import checks
 from ..models.export import is_written, stock, write_network
 from ..models.networks import imagenet_weights
 from ..models.weights import Weights, load_weights, seen_of, shared_images, weights_sha256
+from ..metrics.comparisons import corrected_t_test
 from ..metrics.labels import several
 from ..training.heads import head_for
 from ..training.recipes import recipe_key, sized, usual
@@ -212,7 +213,6 @@ def _group(folds): return folds.index if folds.groups is None else folds.groups
 def interval(self)->dict: # mean, lo, hi
     """Mean AUC of the folds with a 95 % interval. Where each image is held out once, from the spread of folds that
     share training images (Nadeau and Bengio 2003, Eq. 9); otherwise from the spread of the held-out images."""
-    from catscans.metrics.comparisons import corrected_t_test   # pandas: not where networks are trained
     k, m = len(self.folds), float(np.mean(self.auc))
     if not np.isfinite(m): return dict(mean=m, lo=np.nan, hi=np.nan)
     if k > 1 and len(set(self.index)) == len(self.index):
