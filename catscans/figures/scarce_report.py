@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'TABLES', 'WAITS', 'LINE', 'LIMITS', 'METHOD', 'Found', 'found', 'standing', 'standing_said', 'worded',
-           'rankers_of', 'present', 'write', 'cost_said', 'rare_said', 'again_said', 'page', 'write_page']
+           'rankers_of', 'present', 'write', 'cost_said', 'rare_said', 'again_said', 'page', 'write_page', 'drawn_of',
+           'show_of']
 
 # %% ../../nbs/figures/20_scarce_report.ipynb #40ce9283
 import functools, os
@@ -13,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from ..core.basics import UserError, choose, counted
 from ..core.files import atomic, figures_dir, results_dir
-from ..core.grid import runs
+from ..core.grid import PROFILES, runs
 from ..records.frames import distances, load_all
 from ..metrics.correlation import RESAMPLES
 from ..metrics.scores import METRICS
@@ -330,3 +331,20 @@ def write_page(
     text = page(f, made, standing_said(standing(profile)), to.parent, profile)
     with atomic(to) as tmp: tmp.write_text(text, encoding="utf-8")
     return to
+
+def drawn_of(
+    profile:str,
+)->dict|None: # as of `present`; None: its targets are cut into folds
+    "Draw and write every figure and table that a profile of draws has records for. `UserError` as of `found`."
+    if profile not in PROFILES or PROFILES[profile].split != "draws": return None
+    made = present(found(profile=profile))
+    write(made, profile)
+    return made
+
+def show_of(
+    profile:str,
+):
+    "Show in a notebook what `drawn_of` draws; nothing where targets are cut into folds."
+    from IPython.display import display
+    for it in (drawn_of(profile) or {}).values():
+        if it is not None: display(it)

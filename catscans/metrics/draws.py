@@ -95,12 +95,13 @@ def start(
 def start_of(
     rec:dict,     # a record of draws, as of `records.store.read`
     groups=None,  # group of every image of the target (`Images.groups`); default: those in the record
+    quiet=False,  # who reads many records says it once for all
 )->Start:
     "A start from its record. A record without groups is taken image by image, and that is said."
     a, name = predictions(rec), f"{rec['source']} -> {rec['target']}"
     by = a.group
     if groups is not None: by = np.asarray(groups)[a.index]
-    if by is None:
+    if by is None and not quiet:
         note(f"{name}: its record names no groups of held-out images, each is taken by itself; where a patient has "
              "several images, intervals are too narrow")
     return start(a, by, name)

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['NATURAL', 'BASES', 'DOUBLE', 'PLAIN', 'HELPS', 'LEARNED', 'MEDICAL', 'MORE_MEDICAL', 'MORE_NATURAL', 'IMAGENET',
-           'LISTS', 'start_name', 'in_words', 'fine_tuned', 'starts_of', 'scores_of', 'plan_of', 'each_source',
-           'Results', 'results', 'draws_as_seeds', 'how_reliable', 'truth_of', 'noise_of', 'facts_of', 'rankers',
-           'measured', 'similarity_said', 'headline', 'statements_said', 'in_short', 'sources_said', 'reliability_said']
+           'LISTS', 'SAME_AS_A_LIST', 'start_name', 'in_words', 'fine_tuned', 'starts_of', 'scores_of', 'plan_of',
+           'each_source', 'Results', 'results', 'draws_as_seeds', 'how_reliable', 'truth_of', 'noise_of', 'facts_of',
+           'rankers', 'measured', 'similarity_said', 'headline', 'statements_said', 'in_short', 'sources_said',
+           'reliability_said']
 
 # %% ../../nbs/published/07_scarce.ipynb #7f9dc7f9
 import math
 from dataclasses import dataclass
 import numpy as np, pandas as pd
-from ..core.basics import listed
+from ..core.basics import listed, note
 from ..metrics.comparisons import holm
 from ..metrics.draws import Statement, VERDICTS, against, on_targets, over_targets, start_of
 from ..metrics.orders import CHANCE, compared
@@ -53,7 +54,12 @@ def starts_of(
     records,  # of a study
 )->dict: # (start, target) -> metrics.draws.Start
     "The AUCs of all draws, and what the held-out groups add. `UserError` where draws were scored on different images."
-    return {k: start_of(r) for k, r in fine_tuned(records).items()}
+    of = fine_tuned(records)
+    alone = list(dict.fromkeys(label(t) for (_, t), r in of.items() if "group" not in r["predictions"]))
+    if alone:
+        note(f"the records of {listed(alone)} name no groups of held-out images, each image is taken by itself; where "
+             "a patient has several images, intervals are too narrow")
+    return {k: start_of(r, quiet=True) for k, r in of.items()}
 
 def scores_of(
     records,  # of a study
@@ -163,6 +169,7 @@ def facts_of(
 
 LISTS = dict(images="fixed list: size", classes="fixed list: number of classes",
              quality="fixed list: quality on its own task")
+SAME_AS_A_LIST = ("log_size", "n_classes")     # controls of the similarity step
 
 # %% ../../nbs/published/07_scarce.ipynb #a034c317
 def rankers(
@@ -174,11 +181,13 @@ def rankers(
     **kw,                   # of `metrics.orders.compared`
 )->pd.DataFrame: # as of `metrics.orders.compared`
     """Fixed lists and estimators on identical pairs. ImageNet's quality on its own task is not known here: that list
-    stands beside the others only where ImageNet is not among the sources."""
+    stands beside the others only where ImageNet is not among the sources. Measures that are such a list under another
+    name are left out: Holm's correction would count them twice."""
     with_imagenet = (truth.source == "imagenet").any()
     use = [c for c in LISTS if not (with_imagenet and c == "quality")]
     listed_ = {LISTS[c]: truth.assign(score=truth.source.map(facts[c])) for c in use}
     for m, f in (distances.groupby("measure") if distances is not None else ()):
+        if m in SAME_AS_A_LIST: continue
         mine = f.rename(columns=dict(value="score"))
         # an estimator that has no value for many of the pairs is not compared
         if len(truth.merge(mine, on=["source", "target"])) >= .95*len(truth): listed_[m] = mine

@@ -9,15 +9,18 @@ __all__ = ['PROFILES_AUDITED', 'COLUMNS', 'AS_EFFECT', 'audit', 'obtained_counts
 # %% ../../nbs/published/04_verdicts.ipynb #ffdb61d9
 import json, textwrap
 import pandas as pd
-from ..core.basics import UserError, plain
+from ..core.basics import UserError, hearing, plain
+from ..core.grid import PROFILES
+from ..records.frames import load_all
 from .evidence import IN_PART, NOT_YET_RUN, NotThere, VERDICTS, from_profile, from_record
 from .claims import answer, obtained, tested
 from .effects import OBTAINED
 from .findings import headline
 from .grades import grades
+from .scarce_claims import NOT_ASKED, scarce_claims
 
 # %% ../../nbs/published/04_verdicts.ipynb #0258ddd3
-PROFILES_AUDITED = ("lite", "paper")
+PROFILES_AUDITED = ("lite", "scarce", "paper")
 COLUMNS = ("id", "claim", "where", "printed", "recomputed", "obtained", "tolerance", "verdict", "why", "class",
            "parts", "effect")
 
@@ -27,6 +30,9 @@ def _obtained(id, row, evidence):
     for profile, ev in evidence.items():
         if isinstance(ev, NotThere):
             out[profile] = NOT_YET_RUN
+            continue
+        if isinstance(ev, dict):        # a study of draws: claims that it has something about
+            out[profile] = plain(ev[id]) if id in ev else f"not applicable: {NOT_ASKED}"
             continue
         try: out[profile] = plain(obtained(ev, row, id))
         except UserError as e: out[profile] = f"not applicable: {e}"
@@ -38,12 +44,18 @@ def _effect(ev, row):
     return f and plain(dict(value=f.value, verdict=f.verdict, why=f.why, parts=f.said))
 
 def _evidence(profile, rec):
+    if profile in PROFILES and PROFILES[profile].split == "draws": return _of_draws(profile)
     try: return from_profile(profile, rec)
     except NotThere as e: return e
 
+def _of_draws(profile):
+    "what a study of draws says; its notes stand in its own report"
+    with hearing(): found = scarce_claims(load_all(profile))
+    return found or NotThere(f"{profile} has no records yet")
+
 def audit(
     record=None,    # Record, or a folder made by `records.authors.export`; default: the package's
-    profiles=None,  # our profiles to set beside it; default: lite and paper
+    profiles=None,  # our profiles to set beside it; default: lite, scarce and paper
 )->pd.DataFrame: # the columns of `COLUMNS`
     "All claims of the paper: as printed, as recomputed from the record, as obtained by us, with a verdict."
     ev = from_record(record)

@@ -18,7 +18,7 @@ from ..datasets.doctor import examine, page
 from ..datasets.loading import opener
 from ..figures.comparison import write_page
 from ..figures.report import make
-from ..figures.scarce_report import found, present, write
+from ..figures.scarce_report import drawn_of
 from .plan import PUBLISHED, plan
 from .done import looking, other_images, problem
 from .machine import check_backend
@@ -57,8 +57,7 @@ def _refuse_incomplete(profile, notebooks):
 # %% ../../nbs/study/09_commands.ipynb #dbd7862e
 def _figures_of_draws(profile):
     "a study of draws is drawn from the records that stand: its page says what waits"
-    made = present(found(profile=profile))
-    write(made, profile)
+    made = drawn_of(profile)
     waits = [n for n, it in made.items() if it is None]
     tell(f"{counted(len(made) - len(waits), 'table or figure', 'tables and figures')} in {figures_dir(profile)}"
          + (f"; waiting for records: {', '.join(waits)}" if waits else ""))
