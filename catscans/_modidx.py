@@ -3242,6 +3242,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'catscans.recommend.model.Rows': ('recommend/model.html#rows', 'catscans/recommend/model.py'),
                                           'catscans.recommend.model.Rows.__len__': ( 'recommend/model.html#rows.__len__',
                                                                                      'catscans/recommend/model.py'),
+                                          'catscans.recommend.model.Rows.apart': ( 'recommend/model.html#rows.apart',
+                                                                                   'catscans/recommend/model.py'),
                                           'catscans.recommend.model.Rows.take': ( 'recommend/model.html#rows.take',
                                                                                   'catscans/recommend/model.py'),
                                           'catscans.recommend.model._about': ('recommend/model.html#_about', 'catscans/recommend/model.py'),

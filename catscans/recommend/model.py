@@ -88,12 +88,13 @@ class Rows:
     group:np.ndarray   # family of the target
     family:np.ndarray  # of the source, by the same codes
     w:np.ndarray       # one over the targets of the family
-    apart:bool=False   # of several records, whose targets have other candidates: sources are compared within targets
+    record:np.ndarray  # (n,) which record a row is of
     def __len__(self): return len(self.s)
-    def take(self, keep):
-        return Rows(self.sources,
-                    *(getattr(self, k)[keep] for k in ("s", "f", "z", "points", "sd", "target", "group",
-                                                       "family", "w")), apart=self.apart)
+    @property
+    def apart(self):
+        "of several records, whose targets have other candidates: sources are compared within targets"
+        return len(set(self.record)) > 1
+    def take(self, keep): return Rows(self.sources, *(getattr(self, k)[keep] for k in list(vars(self))[1:]))
 
 # %% ../../nbs/recommend/02_model.ipynb #dd57e327
 def _code(values, of):
@@ -124,8 +125,9 @@ def rows(
     f = np.column_stack([_unit(d[c], at) for c in features]) if features else np.zeros((len(d), 0))
     # a family counts once, however many targets it has
     weight = 1/d.groupby("group").target.transform("nunique").to_numpy()
+    record = d.record if "record" in d else np.zeros(len(d))
     return Rows(sources, _code(d.source, sources), f, _unit(auc, at), 100*points, 100*sd, at, _code(d.group, families),
-                _code(d.family, families), weight, "record" in d and d.record.nunique() > 1)
+                _code(d.family, families), weight, np.asarray(record))
 
 # %% ../../nbs/recommend/02_model.ipynb #7e57155f
 def _solver(r):
@@ -202,18 +204,22 @@ def fit(
     r:Rows,
     features=(),        # names of the columns of r.f
     level:float=LEVEL,     # of the intervals
+    like:str|None=None, # record whose targets are as the new one; default, and where it has fewer than 3 families: all
     **kw,               # of `choose_trust`
 )->Model:
-    """Choose the trust, fit everything, and measure the errors on families left out;
-    `UserError` where the level is no share between 0 and 1."""
+    """Choose the trust, fit everything, and measure the errors on families left out. One record's sources may differ by
+    more AUC points than another's (fewer images, smaller networks): with `like` the scale and the errors are of that
+    record alone. `UserError` where the level is no share between 0 and 1."""
     if not 0 < level < 1: raise UserError(f"level: received {level}, allowed is a share between 0 and 1")
     a, b, p = choose_trust(r, **kw)
-    groups, at = np.unique(r.group, return_inverse=True)
-    spread = [np.median(r.sd[r.group == g]) for g in groups]
-    scale, error = float(np.median(spread)), np.abs(p*np.median(spread) - r.points)
+    mine = r.record == like
+    if len(set(r.group[mine])) < 3: mine = np.full(len(r), True)
+    groups, at = np.unique(r.group[mine], return_inverse=True)
+    scale = float(np.median([np.median(r.sd[mine & (r.group == g)]) for g in groups]))
+    error = np.abs(p*scale - r.points)[mine]
     width = _quantile(error, 1/np.bincount(at)[at], min(1., level*(1 + 1/len(groups))))
     effects, weights = _solver(r)(a, b)
-    return Model(list(r.sources), effects, tuple(features), weights, scale, width, level, (a, b), len(groups))
+    return Model(list(r.sources), effects, tuple(features), weights, scale, width, level, (a, b), len(set(r.group)))
 
 def predict(
     model:Model,
@@ -252,15 +258,17 @@ def validate(
     **kw,             # of `choose_trust`
 )->tuple: # frame per target, frame per pair
     """Leave one family of targets out. Per target: group, chosen, trust, regret (AUC points) of each method. Per pair:
-    target, group, source, points, predicted, width, and what each method says. Methods: recommender; shrunk, the prior
+    target, group, source, points, predicted, width (of the errors in the target's own record), and what each method says. Methods: recommender; shrunk, the prior
     that it falls back to; prior, the mean rank; random; largest; imagenet; and the rivals.
     `UserError` where there are too few families to choose settings."""
     import pandas as pd
     per, pairs = [], []
     for g in d.group.unique():
         train, test = d[(d.group != g) & (d.family != g)], d[d.group == g]
-        models = fit(rows(train, list(features)), features, level, **kw), fit(rows(train), level=level)
+        of = {k: (fit(rows(train, list(features)), features, level, k, **kw), fit(rows(train), level=level, like=k))
+              for k in (test.record.unique() if "record" in d else (None,))}
         for t, f in test.groupby("target", sort=False):
+            models = of[f.record.iloc[0] if "record" in d else None]
             ways = _ways(f, features, models, train, rivals, imagenet)
             p, names = ways["recommender"], f.source.tolist()
             per.append(dict(target=t, group=g, chosen=names[int(p.argmax())], trust=models[0].penalties[1],

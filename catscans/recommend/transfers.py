@@ -158,7 +158,7 @@ def _tried(d, of, records, features):
     got, trusted = [], []
     for g in d.group[d.record == of].unique():
         train = d[d.record.isin(records) & (d.group != g) & (d.family != g)]
-        m = fit(rows(train, list(features)), features)
+        m = fit(rows(train, list(features)), features, like=of)
         trusted.append(m.trusts_features)
         for _, f in d[(d.record == of) & (d.group == g)].groupby("target"):
             r = rows(f, list(features))
