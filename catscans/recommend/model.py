@@ -258,7 +258,7 @@ def validate(
     **kw,             # of `choose_trust`
 )->tuple: # frame per target, frame per pair
     """Leave one family of targets out. Per target: group, chosen, trust, regret (AUC points) of each method. Per pair:
-    target, group, source, points, predicted, width (of the errors in the target's own record), and what each method says. Methods: recommender; shrunk, the prior
+    target, group, source, points, predicted, width (of its own record), what each method says. Methods: recommender; shrunk, the prior
     that it falls back to; prior, the mean rank; random; largest; imagenet; and the rivals.
     `UserError` where there are too few families to choose settings."""
     import pandas as pd
