@@ -59,6 +59,7 @@ class Start:
     parts:np.ndarray  # (k, groups) AUC; a row sums to 0
     names:np.ndarray  # (groups,) which groups, in order
     n:int             # held-out images
+    grouped:bool=True # False: each image stands for itself
     def __len__(self): return len(self.auc)
 
 # %% ../../nbs/metrics/09_draws.ipynb #1711d074
@@ -89,7 +90,7 @@ def start(
     names, at = np.unique(by, return_inverse=True)
     each = [auc_parts(a.y[r], a.p[r]) for r in rows]
     parts = [np.bincount(at, adds, len(names))/len(at) for _, adds in each]
-    return Start(np.array([auc for auc, _ in each]), np.array(parts), names, len(at))
+    return Start(np.array([auc for auc, _ in each]), np.array(parts), names, len(at), groups is not None)
 
 # %% ../../nbs/metrics/09_draws.ipynb #e8030b7a
 def start_of(

@@ -54,12 +54,12 @@ def starts_of(
     records,  # of a study
 )->dict: # (start, target) -> metrics.draws.Start
     "The AUCs of all draws, and what the held-out groups add. `UserError` where draws were scored on different images."
-    of = fine_tuned(records)
-    alone = list(dict.fromkeys(label(t) for (_, t), r in of.items() if "group" not in r["predictions"]))
+    starts = {k: start_of(r, quiet=True) for k, r in fine_tuned(records).items()}
+    alone = list(dict.fromkeys(label(t) for (_, t), s in starts.items() if not s.grouped))
     if alone:
         note(f"the records of {listed(alone)} name no groups of held-out images, each image is taken by itself; where "
              "a patient has several images, intervals are too narrow")
-    return {k: start_of(r, quiet=True) for k, r in of.items()}
+    return starts
 
 def scores_of(
     records,  # of a study
