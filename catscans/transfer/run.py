@@ -35,7 +35,7 @@ from .frozen import on_features
 from .joint import as_whole, averaged, equalled, mixed, pretrain_union
 from .ensembles import averaged_probabilities, inner_splits, put_together, said_by, stacked
 from .stages import start_for
-from .tracking import track, tracker
+from .tracking import CodeCarbon, metered, track, tracker
 
 # %% ../../nbs/transfer/02_run.ipynb #6bbae90c
 WATTS_PER_THREAD = 10.  # assumed where the processor's energy counters cannot be read
@@ -100,13 +100,14 @@ class _Clock:
     def __init__(self):
         self.started, self.t0, self.joules, self.before = (
             datetime.now(timezone.utc), time.time(), _joules(), Counter(SECONDS))
+        self.meter = CodeCarbon() if metered() else None
     def read(self, train_s, threads, import_s, earlier)->dict:
         "the record's `timing`"
-        wh, mode = energy(self.joules, train_s, threads)
+        wh, mode = self.meter.read() if self.meter else energy(self.joules, train_s, threads)
         found = SECONDS["found"]-self.before["found"] + earlier["found"]
         phases = {f"{k}_s": SECONDS[k]-self.before[k] + earlier[k] for k in PHASES} | dict(import_s=import_s)
         phases["step_s"] += found
-        if (found or earlier) and mode.startswith("measured"): mode += ", of the last process only"
+        if (found or earlier) and (self.meter or mode.startswith("measured")): mode += ", of the last process only"
         return dict(started=self.started.isoformat(timespec="seconds"),
                     wall_s=time.time()-self.t0+earlier["wall"]+found, train_s=train_s,
                     energy_wh=wh, energy_mode=mode) | phases
