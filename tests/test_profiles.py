@@ -127,3 +127,17 @@ def test_images_of_ones_own_stand_in_a_profile_and_have_a_colour(project, monkey
     assert main(["data", "add", str(project/"scans.npz"), "--name", "brain", "--origin", "non-medical"]) == 0
     assert ("brain", "toy-pcam-middle") not in check_profile(path).pairs and ("random", "brain") in check_profile(path).pairs
     assert colour("brain") == ORIGIN["non-medical"]
+
+
+def test_a_wrong_profile_stops_nobody_who_does_not_ask_for_it(project, monkeypatch, capsys):
+    "whoever looks through all profiles goes on without it, and says so"
+    from catscans.figures import atlas
+    from catscans.core.basics import hearing
+    monkeypatch.setenv("CATSCANS_DATA", str(project/"data"))
+    (project/"data").mkdir()
+    (project/"profiles"/"odd.toml").write_text("size = none")
+    for line in ("data list", "plan --profile lite", "status --profile toy"): assert main(line.split()) == 0, line
+    with hearing() as said: assert atlas._study(("dtd", "imagenette"), "grouped").profile == "mixed"
+    assert any("odd.toml:1" in s and "left out" in s for s in said)
+    capsys.readouterr()
+    assert main(["plan", "--profile", "odd"]) == 2 and "odd.toml:1" in capsys.readouterr().err.replace("\n  ", "")

@@ -156,8 +156,8 @@ def _balance(ax, images, d, color):
 # %% ../../nbs/figures/12_atlas.ipynb #7e069b7b
 def _study(names, protocol):
     "What a figure of these datasets calls itself; generated images are marked as such"
-    for p in PROFILES:
-        if set(names) <= {*PROFILES[p].sources, *PROFILES[p].targets}: return replace(study(p), protocol=protocol)
+    for name, p in PROFILES.items():      # without those whose file is wrong
+        if set(names) <= {*p.sources, *p.targets}: return replace(study(name), protocol=protocol)
     return Study("mixed", protocol, tuple(names), (), (), "random",
                  PROFILES["toy"].watermark if any(n.startswith("toy-") for n in names) else "")
 
