@@ -283,3 +283,26 @@ def test_lite0_is_a_probe():
     features = probe.features(x)
     assert (probe.name, features.shape) == ("efficientnet-lite0", (2, 1280))
     assert probe.squared(x, np.ones_like(features)).shape == probe.each(x, np.ones_like(features)[None]).shape == (probe.filters,)
+
+
+PACKAGE = '''
+import keras
+from catscans.models.networks import add_network
+
+@add_network("colleagues-net", parameters=896, cuts=dict(only="only"), scaling="share")
+def colleagues_net(x): return keras.layers.Conv2D(32, 3, activation="relu", name="only")(x)
+'''
+
+
+@pytest.mark.slow(8)
+def test_a_package_brings_a_network_by_an_entry_point(tmp_path):
+    "it is found by its name alone, in a process that has imported nothing of it"
+    (tmp_path/"colleague.py").write_text(PACKAGE)
+    (at := tmp_path/"colleague-1.dist-info").mkdir()
+    (at/"METADATA").write_text("Metadata-Version: 2.1\nName: colleague\nVersion: 1\n")
+    (at/"entry_points.txt").write_text("[catscans.networks]\nmine = colleague\nlost = nowhere\n")
+    ask = ("import sys; from catscans.models.networks import name_and_cut, network; early = 'colleague' in sys.modules; m = network('colleagues-net', 3, 32); "
+           "print(early, m.output_shape, m.name, name_and_cut('colleagues-net-only')[1])")
+    p = subprocess.run([sys.executable, "-c", ask], env=os.environ | dict(PYTHONPATH=str(tmp_path), TF_CPP_MIN_LOG_LEVEL="3"), capture_output=True, text=True)
+    assert p.returncode == 0 and p.stdout.split() == "False (None, 3) colleagues_net only".split(), p.stdout + p.stderr[-2000:]
+    assert "lost of nowhere is left out" in " ".join(p.stderr.split())

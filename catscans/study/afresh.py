@@ -10,6 +10,7 @@ import gc, importlib, os, pkgutil, sys, threading, warnings
 from collections import Counter, OrderedDict, defaultdict
 from types import ModuleType, SimpleNamespace
 from ..core.basics import patch_to
+from ..core.plugins import load_plugins
 from ..transfer.reuse import SHELF
 
 # %% ../../nbs/study/13_afresh.ipynb #ca6f4f41
@@ -135,6 +136,7 @@ NOW = SimpleNamespace(state=None, done=0, first=0)     # its State; notebooks do
 def remember():
     "Called before the first notebook: from here on trainers and images are kept, and `afresh` leads back to now."
     SHELF.open = True
+    for group in ("estimators", "networks"): load_plugins(group)     # later nobody would register them again
     NOW.state = State()
 
 # %% ../../nbs/study/13_afresh.ipynb #ba26edea
