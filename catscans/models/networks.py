@@ -114,11 +114,9 @@ _ADDED = {}     # networks that somebody added -> module of their function
 def add_network(
     name:str,               # by which everything refers to it; no dots or slashes: it is part of file names
     parameters:int,         # numbers below its pooling, BatchNorm's averages among them
-    multiply_adds:int=0,    # of one image of 224 x 224 pixels, below its pooling; 0: not known, time is guessed from images
-    least:int=32,           # smallest side of an image, in pixels
     scaling:str="unit",     # key of SCALINGS: what the function is given; unit: -1 to 1, share: 0 to 1
     cuts:dict|None=None,    # name -> last layer: where it may end early, be frozen or be read
-    title:str="", citation:str="",
+    **facts,                # of `Network`: title, least (32), multiply_adds (0: not known), citation, note
 ):
     """Decorator of a function from the scaled image (a Keras tensor) to the last feature map: a network for `network`,
     `finetune`, profiles and commands. It starts from random weights or from a file; nobody has ImageNet weights of it.
@@ -130,8 +128,9 @@ def add_network(
         if name in BUILDERS and _ADDED.get(name, "") not in (f.__module__, "__main__"):
             raise ValueError(f"{name} is already a network{f' of {_ADDED[name]}' if name in _ADDED else ''}; choose "
                              "another name")
-        NETWORKS[name] = Network(name, title or name, parameters, parameters, multiply_adds, least, scaling,
-                                 tuple((cuts or {}).items()), "", citation=citation)
+        NETWORKS[name] = Network(**dict(name=name, title=name, multiply_adds=0, least=32, licence="") | facts
+                                 | dict(parameters=parameters, published=parameters, scaling=scaling,
+                                        cuts=tuple((cuts or {}).items())))
         BUILDERS[name], _ADDED[name] = _written_here(f), f.__module__
         return f
     return register
