@@ -96,8 +96,7 @@ def test_cut_networks_cost_what_their_card_is_scaled_to():
 
 
 @pytest.mark.slow(30)
-def test_two_thousand_steps_are_planned_and_looked_at(project, monkeypatch):
-    "how fast is for a quiet machine to say (5 to 8 s each); what grew with the square of the steps would take minutes"
+def test_two_thousand_steps_are_planned_and_looked_at_in_ten_seconds(project, monkeypatch):
     p = grid.PROFILES["toy"]
     many = replace(p, name="many", seeds=tuple(range(1, 56)))
     monkeypatch.setitem(grid.PROFILES, "many", many)
@@ -107,4 +106,4 @@ def test_two_thousand_steps_are_planned_and_looked_at(project, monkeypatch):
     for what in (lambda: costs.plan_text(costs.planned("many")), lambda: status.status("many")):
         start = time.process_time()
         what()
-        assert time.process_time() - start < 40
+        assert time.process_time() - start < 10
