@@ -13,7 +13,6 @@ from ..core.basics import UserError, listed
 from ..core.files import atomic
 from ..core.grid import get_profile
 from ..metrics.comparisons import excludes_zero, told_from_zero, told_otherwise
-from ..records.frames import load_all
 from ..records.view import study
 from ..datasets.catalogue import label
 from ..published import scarce
@@ -76,7 +75,7 @@ def so_far(
 def said()->dict: # name -> sentence
     "Every sentence of the README that states a result, from the records as they are."
     table, choice, lite = audit(profiles=()), evidence.said(), study("lite")
-    few = scarce.results(scarce.starts_of(load_all("scarce", strategies=("", "double"))))
+    few = scarce.standing_results()
     asked = [s for s in get_profile("scarce").sources if s not in scarce.BASES and "@" not in s]
     return dict(named=named_sentence(sentences()["coefficients"]), scarce=scarce.in_short(few, asked),
                 so_far=so_far(standing()),

@@ -20,7 +20,7 @@ from ..metrics.correlation import RESAMPLES
 from ..metrics.scores import METRICS
 from ..datasets.catalogue import label
 from ..published import scarce, scarce_tables as tables
-from ..published.scarce import BASES, in_words
+from ..published.scarce import BASES, in_words, p_cell, points, span
 from . import scarce as draw
 from .gallery import TITLES, direction
 from .style import markdown, minus, save, save_table
@@ -95,12 +95,6 @@ def standing_said(
             "these and may change with the others.")
 
 # %% ../../nbs/figures/20_scarce_report.ipynb #29140f7d
-def _points(v): return "" if pd.isna(v) else minus(f"{100*v:+.1f}")
-
-def _span(f): return [f"{_points(a)} to {_points(b)}" if not pd.isna(a) else "" for a, b in zip(f.lo, f.hi)]
-
-def _p(v): return "" if pd.isna(v) else "<0.001" if v < .001 else f"{v:.3f}"
-
 _STARTS = ("source", "start", "statement")
 _POINTS = {"mean_difference": "AUC points more", "mean": "AUC points more", "half": "half-width", "less_random":
            "AUC points more than random weights", "less_whole": "AUC points more than fine-tuned whole",
@@ -121,12 +115,12 @@ def worded(
     out = {}
     for c in f:
         if c in ("lo", "least_p", "families"): continue
-        if c == "hi": out["95 %"] = _span(f)
+        if c == "hi": out["95 %"] = [*map(span, f.lo, f.hi)]
         elif c == "target": out[c] = f[c].map(label)
         elif c in _STARTS: out[c] = f[c].map(_start_named)
         elif c in ("a", "b"): out[f"score {c}"] = [METRICS[m][0] for m in f[c]]
-        elif c in _POINTS: out[_POINTS[c]] = f[c].map(_points if c not in _SPREADS else lambda v: f"{100*v:.1f}")
-        elif c in ("p_holm", "p_names", "p"): out[{**_SHARES, **_HEADS}[c]] = f[c].map(_p)
+        elif c in _POINTS: out[_POINTS[c]] = f[c].map(points if c not in _SPREADS else lambda v: f"{100*v:.1f}")
+        elif c in ("p_holm", "p_names", "p"): out[{**_SHARES, **_HEADS}[c]] = f[c].map(p_cell)
         elif c in _SHARES: out[_SHARES[c]] = [("" if pd.isna(v) else minus(f"{v:.2f}")) for v in f[c]]
         else: out[_HEADS.get(c, c.replace("_", " "))] = f[c]
     return pd.DataFrame(out)

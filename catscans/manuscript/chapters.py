@@ -17,13 +17,13 @@ from ..core.files import results_dir
 from ..core.grid import PROFILES, get_profile, part_of
 from ..core.protocols import OBEYED, PROTOCOL_SETTINGS
 from ..records import authors, store
-from ..records.frames import load_all
 from ..records.view import Study, study
 from ..metrics.comparisons import corrected_t_test
 from ..datasets.catalogue import label
 from ..published import findings, scarce
 from ..published.effects import copied
 from ..published.evidence import CONTRADICTED, IN_PART
+from ..published.scarce import p_cell, points, span
 from ..published.verdicts import audit
 from ..recommend import evidence, medmnist
 from ..recommend.model import candidates
@@ -297,12 +297,7 @@ def few_images(
     records=None, # of the study; default: those that stand
 )->scarce.Results|None: # None: ImageNet or random weights have no records yet
     "The study with few images, by its plan of analysis: differences of draws that share one held-out part."
-    if records is None:
-        if not results_dir("scarce").is_dir(): return None
-        records = load_all("scarce", strategies=("", "double"))
-    with hearing(): starts = scarce.starts_of(records)     # what it notes stands in the study's own report
-    if not {*scarce.BASES} <= {s for s, _ in starts}: return None
-    return scarce.results(starts)
+    with hearing(): return scarce.standing_results(records)     # what it notes stands in the study's own report
 
 # %% ../../nbs/manuscript/01_chapters.ipynb #6c34d330
 NOT_YET = ("The records of this study are not there yet: it is laid down and has not been run as a whole, so nothing "
@@ -337,10 +332,6 @@ def strategies_sentence(
             "and none of them has a result here yet.")
 
 # %% ../../nbs/manuscript/01_chapters.ipynb #29830bd1
-def _points(v): return f"{100*v:+.1f}".replace("-", "−")
-def _ends(r): return "" if pd.isna(r.lo) else f"{_points(r.lo)} to {_points(r.hi)}"
-def _p(v): return "" if pd.isna(v) else "<0.001" if v < .001 else f"{v:.3f}"
-
 def scarce_facts(
     d:pd.DataFrame|None=None, # of `trials`; default: the records of profile `scarce`
     found=None,               # of `few_images`; default, where d is not given either: of the same records
@@ -357,9 +348,9 @@ def scarce_facts(
     both = lambda t: [_ours("scarce", source=s, target=t) for s in scarce.BASES]
     per = [fact(f"scarce-gain-{r.target}", r.mean_difference, few_images, *both(r.target), form="+.3f", follows=True)
            for r in g.itertuples()]
-    table = tuple((label(r.target), str(r.k), _points(r.mean_difference), _ends(r), _p(r.p_holm))
+    table = tuple((label(r.target), str(r.k), points(r.mean_difference), span(r.lo, r.hi), p_cell(r.p_holm))
                   for r in g.itertuples())
-    over = tuple((s.statement, str(s.targets), _points(s["mean"]), _ends(s), _p(s.p_holm), s.verdict)
+    over = tuple((s.statement, str(s.targets), points(s["mean"]), span(s.lo, s.hi), p_cell(s.p_holm), s.verdict)
                  for _, s in found.over.iterrows())
     return [*per, fact("scarce-rows", len(g), few_images, of, form="d"), fact("scarce-table", table, few_images, of),
             fact("scarce-statements", over, few_images, of), *out]

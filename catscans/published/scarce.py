@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['NATURAL', 'BASES', 'DOUBLE', 'PLAIN', 'HELPS', 'LEARNED', 'MEDICAL', 'MORE_MEDICAL', 'MORE_NATURAL', 'IMAGENET',
            'LISTS', 'SAME_AS_A_LIST', 'start_name', 'in_words', 'fine_tuned', 'starts_of', 'scores_of', 'plan_of',
-           'each_source', 'Results', 'results', 'draws_as_seeds', 'how_reliable', 'truth_of', 'noise_of', 'facts_of',
-           'rankers', 'measured', 'similarity_said', 'headline', 'statements_said', 'in_short', 'sources_said',
-           'reliability_said']
+           'each_source', 'Results', 'results', 'standing_results', 'draws_as_seeds', 'how_reliable', 'truth_of',
+           'noise_of', 'facts_of', 'rankers', 'measured', 'similarity_said', 'points', 'span', 'p_cell', 'headline',
+           'statements_said', 'in_short', 'sources_said', 'reliability_said']
 
 # %% ../../nbs/published/07_scarce.ipynb #7f9dc7f9
 import math
 from dataclasses import dataclass
 import numpy as np, pandas as pd
 from ..core.basics import listed, note
+from ..records.frames import load_all
 from ..metrics.comparisons import holm
 from ..metrics.draws import Statement, VERDICTS, against, on_targets, over_targets, start_of
 from ..metrics.orders import CHANCE, compared
@@ -120,6 +121,14 @@ def results(
     p = pd.concat([pd.Series(holm(f.p), f.index) for f in (pairs[arm], pairs[~arm]) if len(f)])
     return Results(each, over_targets(each), over(one[~doubled]), over(one[doubled]), pairs.assign(p_holm=p))
 
+def standing_results(
+    records=None, # of the study; default: those that stand
+)->Results|None: # None: ImageNet or random weights have no records yet
+    "`results` of whole networks that were fine-tuned, from random weights and from ImageNet."
+    if records is None: records = load_all("scarce", strategies=("", "double"))
+    starts = starts_of(records)
+    return results(starts) if {*BASES} <= {s for s, _ in starts} else None
+
 # %% ../../nbs/published/07_scarce.ipynb #ee0ad7b0
 def draws_as_seeds(
     scores:pd.DataFrame,       # of `scores_of`
@@ -217,9 +226,25 @@ def similarity_said(
             f"{lot:.1f}). After Holm's correction {said}.")
 
 # %% ../../nbs/published/07_scarce.ipynb #d215b0dc
-def _points(v): return f"{100*v:+.1f}".replace("-", "−")
+def points(
+    v, # a difference of AUCs; NaN: not known
+)->str:
+    "AUC points with their sign, for a table or a sentence."
+    return "" if pd.isna(v) else f"{100*v:+.1f}".replace("-", "−")
 
-def _interval(r): return "" if r.lo is None or pd.isna(r.lo) else f" (95 %: {_points(r.lo)} to {_points(r.hi)})"
+def span(
+    lo, hi, # ends of an interval of a difference of AUCs; NaN: there is none
+)->str:
+    "An interval in AUC points."
+    return "" if pd.isna(lo) else f"{points(lo)} to {points(hi)}"
+
+def p_cell(
+    p, # NaN: not tested
+)->str:
+    "A p for a table."
+    return "" if pd.isna(p) else "<0.001" if p < .001 else f"{p:.3f}"
+
+def _interval(r): return f" (95 %: {s})" if (s := span(r.lo, r.hi)) else ""
 
 def _read_together(one, over):
     "the mean over targets among all statements of the plan that can be tested"
@@ -235,8 +260,8 @@ def headline(
     f = r.each[r.each.statement == HELPS].sort_values("mean_difference", ascending=False)
     told, most, least = f[f.p_holm <= .05], f.iloc[0], f.iloc[-1]
     return (f"With 200 training images, starting from ImageNet instead of from nothing changes the AUC by "
-            f"{_points(one['mean'])} points on average over {one.targets} targets{_interval(one)}: from "
-            f"{_points(least.mean_difference)} on {label(least.target)} to {_points(most.mean_difference)} on "
+            f"{points(one['mean'])} points on average over {one.targets} targets{_interval(one)}: from "
+            f"{points(least.mean_difference)} on {label(least.target)} to {points(most.mean_difference)} on "
             f"{label(most.target)}{_read_together(one, r.over)}. On {len(told)} of {len(f)} targets it is larger than chance explains (after Holm's "
             f"correction); the half-width of its interval is 4 points or less on {(f.half <= .04).sum()}.")
 
@@ -244,7 +269,7 @@ def statements_said(
     r:Results,
 )->list: # of sentences
     "The other statements, each with its verdict."
-    return [f"{s.statement[0].upper()}{s.statement[1:]}: {_points(s['mean'])} AUC points over {s.targets} targets"
+    return [f"{s.statement[0].upper()}{s.statement[1:]}: {points(s['mean'])} AUC points over {s.targets} targets"
             f"{_interval(s)}, p = {s.p_holm:.2g} after Holm: {s.verdict}." for _, s in r.over.iterrows()
             if s.statement != HELPS]
 
@@ -258,7 +283,7 @@ def in_short(
     have = {*r.sources.get("statement", ()), *r.double.get("statement", ())}
     asked = [LEARNED, MEDICAL] if have >= {*sources} else []
     if asked and have >= {DOUBLE + s for s in sources}: asked += [MORE_MEDICAL, MORE_NATURAL]
-    said = [f"{s.statement} {_points(s['mean'])}{_interval(s)}: {s.verdict}" for _, s in r.over.iterrows()
+    said = [f"{s.statement} {points(s['mean'])}{_interval(s)}: {s.verdict}" for _, s in r.over.iterrows()
             if s.statement in asked]
     return f"{headline(r)} In AUC points over all targets, {'; '.join(said)}." if said else headline(r)
 

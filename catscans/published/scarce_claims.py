@@ -38,7 +38,10 @@ def one_of(
     what:str,     # the first of them, in words
 )->Finding:
     "Whether the first is told to be higher at least once. That it never is holds where it is told to be lower in all."
-    s = told(starts, asked)
+    return _example(told(starts, asked), what)
+
+def _example(s, what):
+    "`one_of`, of what was told"
     value, why = _counts(s, what)
     signs = [v for v, _ in s.values()]
     part = True if 1 in signs else False if signs and all(v == -1 for v in signs) else None
@@ -87,8 +90,8 @@ def chest(
     "Claim 14: chest X-rays below the baseline on some target."
     asked = [("random", "kermany", t) for t in _targets(starts) if ("kermany", t) in starts]
     if not asked: return None
-    f = one_of(starts, asked, "the network without pretraining")
-    gains = [f"{-d:+.3f} on {label(t)}" for (_, _, t), (_, d) in told(starts, asked).items()]
+    f = _example(s := told(starts, asked), "the network without pretraining")
+    gains = [f"{-d:+.3f} on {label(t)}" for (_, _, t), (_, d) in s.items()]
     return Finding(f.value, f.parts, f"Chest X-rays less random initialisation: {listed(gains)}. {f.why}")
 
 # %% ../../nbs/published/09_scarce_claims.ipynb #fc6ec3a5
